@@ -1,0 +1,1 @@
+"""fsgen: how often, where and to what effect a large language model has to help a small one."""

@@ -1,0 +1,203 @@
+"""Where a model lies, what it is, and how it spells a prompt: everything short of running it."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import polars as pl
+
+from fsgen import console
+from fsgen.settings import Complaint, Model, Settings
+
+FAMILY = Path("data/family")
+DESCRIPTIONS = Path("data/models")
+PROBE = [
+    {"role": "system", "content": "Be exact."},
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "1"},
+    {"role": "user", "content": "Two?"},
+]
+
+
+def folder(name: str, model: Model) -> Path:
+    """Local folder of a checkpoint; a hub model is fetched at its pinned revision."""
+    if model.path is not None:
+        return Path(model.path)
+    if model.family is not None:
+        return FAMILY / model.family
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+        return Path(snapshot_download(model.hub, revision=model.revision, allow_patterns=wanted))
+    except Exception as error:  # offline, gated, misspelt: the hub's client has no common base class
+        raise Complaint(
+            f"models.{name}: '{model.hub}' could not be fetched from the hub "
+            f"({type(error).__name__}); go online, log in, or give a local 'path'."
+        ) from error
+
+
+def load_tokenizer(name: str, model: Model):
+    """The checkpoint's own tokenizer; remote code is never run."""
+    from transformers import AutoTokenizer  # seconds to import, and most stages need none
+
+    try:
+        return AutoTokenizer.from_pretrained(folder(name, model))
+    except (OSError, ValueError) as error:
+        raise Complaint(
+            f"models.{name} has no readable tokenizer in {folder(name, model)}; complete the checkpoint."
+        ) from error
+
+
+def describe(name: str, model: Model) -> dict:
+    """What determines a model's output, and its sizes.
+
+    Returns file digests, the tokenizer's digest, usable vocabulary (ids of the tokenizer), stop
+    ids, and parameter counts: `head` is the vocabulary matrix that makes logits (counted also
+    where it is tied to the embedding), `non_embedding` everything but vocabulary matrices.
+    """
+    home = folder(name, model)
+    tokenizer = load_tokenizer(name, model)
+    config = json.loads((home / "config.json").read_text())
+    weights = sorted(home.glob("*.safetensors"))
+    if not weights:
+        raise Complaint(f"models.{name}: {home} holds no safetensors weights; convert the checkpoint.")
+    return {
+        "model": name,
+        "prompt": model.prompt,
+        "files": {p.name: _digest(p) for p in [home / "config.json", *weights]},
+        "tokenizer": _tokenizer_digest(tokenizer, model.prompt),
+        "vocabulary": max(tokenizer.get_vocab().values()) + 1,
+        "stop_ids": stop_ids(name, model, tokenizer),
+        "parameters": _count_parameters(weights, config),
+        "shape": _read_shape(config),
+    }
+
+
+def write_description(settings: Settings, name: str) -> None:
+    """Write data/models/<name>.json, unless a pair of the model cannot be fused."""
+    model = settings.named("models", name)
+    check_partners(settings, name)
+    path = DESCRIPTIONS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = describe(name, model)
+    path.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    sizes = about["parameters"]
+    console.wrote(
+        f"{path}: {sizes['total']:,} parameters, {sizes['non_embedding']:,} of them outside vocabulary matrices"
+    )
+
+
+def stop_ids(name: str, model: Model, tokenizer) -> list[int]:
+    """Ids that end a text: those in `models.<name>.stop_tokens`, else all that the checkpoint names."""
+    if model.stop_tokens is not None:
+        ids = [tokenizer.get_vocab().get(token) for token in model.stop_tokens]
+        if None in ids or not ids:
+            raise Complaint(f"models.{name}.stop_tokens {model.stop_tokens} are not all in its vocabulary.")
+        return sorted(ids)
+    named = {tokenizer.eos_token_id}
+    for file in ("generation_config.json", "config.json"):
+        path = folder(name, model) / file
+        value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+        named |= set(value if isinstance(value, list) else [value])
+    ids = sorted(named - {None})
+    if not ids:
+        raise Complaint(f"models.{name} names no end-of-text token; set models.{name}.stop_tokens.")
+    return ids
+
+
+def check_pair(settings: Settings, pair: str, described: dict[str, dict]) -> None:
+    """Complaint unless the pair's models share tokenizer and stop tokens.
+
+    `described` maps role to what `describe` returned; only "tokenizer" and "stop_ids" are looked at.
+    """
+    members = settings.pairs[pair].members()
+    for role, about in described.items():
+        for key, remedy in (
+            ("tokenizer", "logits of different vocabularies cannot be fused; pair models of one family"),
+            ("stop_ids", "set the same 'stop_tokens' for both models"),
+        ):
+            if about[key] != described["large"][key]:
+                raise Complaint(
+                    f"pairs.{pair}: '{members[role]}' and '{members['large']}' should have the same "
+                    f"{key.replace('_ids', ' tokens')}, but they differ; {remedy}."
+                )
+
+
+def check_partners(settings: Settings, name: str) -> None:
+    """Complaint if any pair that `name` takes part in cannot be fused; opens tokenizers alone."""
+    for pair, entry in settings.pairs.items():
+        if name not in entry.members().values():
+            continue
+        described = {}
+        for role, member in entry.members().items():
+            model = settings.models[member]
+            tokenizer = load_tokenizer(member, model)
+            described[role] = {
+                "tokenizer": _tokenizer_digest(tokenizer, model.prompt),
+                "stop_ids": stop_ids(member, model, tokenizer),
+            }
+        check_pair(settings, pair, described)
+
+
+def read_description(name: str) -> dict:
+    """What the `model` stage wrote about a model."""
+    path = DESCRIPTIONS / f"{name}.json"
+    if not path.is_file():
+        raise Complaint(f"There is no {path}; run 'dvc repro model@{name}'.")
+    return json.loads(path.read_text())
+
+
+def encode(name: str, mode: str, tokenizer, prompts: pl.DataFrame) -> list[list[int]]:
+    """Prompt ids of every row of a prompts table, as `prompt: plain | chat` says."""
+    if mode == "plain":
+        return tokenizer(prompts["plain"].to_list())["input_ids"]
+    if tokenizer.chat_template is None:
+        raise Complaint(f"models.{name}: its tokenizer has no chat template; set 'prompt: plain'.")
+    return [
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        for messages in prompts["messages"].to_list()
+    ]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tokenizer_digest(tokenizer, mode: str) -> str:
+    """Digest of ids and merges and, for chat prompts, of a probe conversation's rendering.
+
+    Templates of one family may differ where a prompt never goes (tools), so the text of the
+    template is not compared; the ids of the real prompts are, before a text is read.
+    """
+    probe = None
+    if mode == "chat" and tokenizer.chat_template is not None:
+        probe = tokenizer.apply_chat_template(PROBE, tokenize=False, add_generation_prompt=True)
+    spelling = json.loads(tokenizer.backend_tokenizer.to_str())
+    return hashlib.sha256(json.dumps([spelling, probe], sort_keys=True).encode()).hexdigest()
+
+
+def _count_parameters(weights: list[Path], config: dict) -> dict[str, int]:
+    from safetensors import safe_open
+
+    total = vocabulary = 0
+    for path in weights:
+        with safe_open(path, framework="numpy") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                shape = file.get_slice(key).get_shape()
+                total += math.prod(shape)
+                vocabulary += math.prod(shape) if shape[0] == config["vocab_size"] else 0
+    head = config["vocab_size"] * config["hidden_size"]
+    return {"non_embedding": total - vocabulary, "head": head, "total": total}
+
+
+def _read_shape(config: dict) -> dict[str, int]:
+    heads = config["num_attention_heads"]
+    head_width = config.get("head_dim") or config["hidden_size"] // heads
+    return {
+        "layers": config["num_hidden_layers"],
+        "width": heads * head_width,
+        "context": config["max_position_embeddings"],
+    }

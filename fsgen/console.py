@@ -1,0 +1,45 @@
+"""What a stage says to the terminal: a progress bar, one closing line, one sentence when it fails."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from fsgen.settings import Complaint
+
+
+class Bar(tqdm):
+    """A progress bar that counts its unit against a total and tokens against the clock."""
+
+    tokens = 0
+
+    def advance(self, done: int = 0, tokens: int = 0) -> None:
+        """Note finished units and the tokens that went through a model meanwhile."""
+        self.tokens += tokens
+        elapsed = max(self.format_dict["elapsed"], 1e-9)
+        self.set_postfix_str(f"{self.tokens / elapsed:.0f} tokens/s", refresh=False)
+        self.update(done)
+
+
+def progress(total: int, unit: str, label: str) -> Bar:
+    """A bar with rates and time left, drawn at most every half second; use it as a context manager."""
+    return Bar(total=total, unit=f" {unit}", desc=label, mininterval=0.5, smoothing=0.1, leave=False)
+
+
+def wrote(sentence: str) -> None:
+    """The one line with which a stage ends: what was written, and where."""
+    print(sentence, flush=True)
+
+
+def run(main: Callable) -> None:
+    """Call `main` with flags read from its signature; a Complaint ends the process with code 1."""
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    for name in inspect.signature(main).parameters:
+        parser.add_argument(f"--{name}", required=True)
+    try:
+        main(**vars(parser.parse_args()))
+    except Complaint as complaint:
+        print(f"fsgen: {complaint}", file=sys.stderr)
+        raise SystemExit(1) from None

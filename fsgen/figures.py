@@ -1,0 +1,308 @@
+"""The few figures: CoF against the size ratio, accuracy against the call ratio, as byte-stable SVG.
+
+Shape legend: P points of a series.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
+
+from fsgen.scaling import LAWS
+from fsgen.settings import Complaint
+
+# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is too light for a line
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "D", "^", "v", "P")
+INK, GREY, BAND = "#222222", "#767676", "#F3F1E7"
+DASHES = (0, (4, 3))
+REFERENCES = {
+    "random": (GREY, DASHES),
+    "perfect": (INK, ":"),
+    "always": (INK, ""),
+    "never": (INK, ""),
+}
+CLAIM = 20.0  # percent of tokens: "fewer than 20 % of interactions" (arXiv 2406.12295, abstract)
+MOST_PANELS = 9
+STYLE = {
+    "svg.hashsalt": "fsgen",
+    "svg.fonttype": "path",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E2E2DE",
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.minor.size": 0,
+    "legend.frameon": False,
+}
+
+
+def cof(scaling: Mapping, path_svg: Path) -> None:
+    """CoF against size ratio, a panel a dataset and a colour a method, from `scaling_table`.
+
+    Thin lines are the log-ratio law, dashed where too few models identify it. Raises Complaint
+    where there is no point to draw.
+    """
+    with mpl.rc_context(STYLE):
+        _write(draw_cof(scaling), Path(path_svg))
+
+
+def frontier(metrics: Mapping, path_svg: Path) -> None:
+    """Accuracy against call ratio, a panel a pair, from what metrics/<dataset>.json holds.
+
+    A colour a router, a marker a method; the budgets of one policy are joined. Of more than nine
+    pairs, nine spread over the size ratios are drawn. Raises Complaint where there is no policy.
+    """
+    with mpl.rc_context(STYLE):
+        _write(draw_frontier(metrics), Path(path_svg))
+
+
+def _write(figure: Figure, path_svg: Path) -> None:
+    path_svg.parent.mkdir(parents=True, exist_ok=True)
+    part = path_svg.with_name(path_svg.name + ".part")
+    figure.savefig(part, format="svg", metadata={"Date": None})
+    part.replace(path_svg)
+
+
+def _panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of at most `columns`, sharing their scales."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    width = max(1.0 + 2.6 * columns, 4.8)  # the key needs its room
+    figure = Figure(figsize=(width, 1.4 + 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    for lowest in axes[max(count - columns, 0) : count]:
+        lowest.tick_params(labelbottom=True)
+    return figure, list(axes[:count])
+
+
+def _key(figure: Figure, handles: list[Line2D | Patch], columns: int) -> None:
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.6)
+
+
+def _sign(label: str, colour: str, marker: str = "", line: str | tuple = "") -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, markersize=4.5, linestyle=line, label=label)
+
+
+# ---- CoF against the size ratio ---------------------------------------------------------------
+
+
+def draw_cof(scaling: Mapping) -> Figure:
+    """The figure of `cof`, in the style that is set."""
+    drawn = {d: {m: s for m, s in table.items() if s["points"]} for d, table in scaling.items()}
+    drawn = {dataset: table for dataset, table in sorted(drawn.items()) if table}
+    if not drawn:
+        raise Complaint(
+            "The figure of CoF needs at least one pair with a CoF, got none; name a pair under "
+            "'pairs' of params.yaml and rerun 'evaluate' and 'scaling'."
+        )
+    methods = sorted({method for table in drawn.values() for method in table})
+    figure, axes = _panels(len(drawn), columns=4)
+    for ax, (dataset, table) in zip(axes, drawn.items(), strict=True):
+        ax.set_title(dataset)
+        ax.axhspan(0, CLAIM, color=BAND, zorder=0)
+        for place, method in enumerate(methods):
+            if method in table:
+                _draw_series(ax, table[method], place, len(methods))
+    every = [series for table in drawn.values() for series in table.values()]
+    _scale_cof(axes[0], [point for series in every for point in series["points"]])
+    figure.supxlabel("Size ratio, large / small (non-embedding parameters, log scale)", fontsize=9)
+    figure.supylabel("CoF: mismatches, % of answer tokens", fontsize=9)
+    _key(figure, _cof_signs(methods, every), columns=min(len(axes) + 1, 4))
+    return figure
+
+
+def _draw_series(ax: Axes, series: Mapping, place: int, methods: int) -> None:
+    """Points with their intervals, methods set side by side, and the law beneath them."""
+    ratio_P, cof_P, low_P, high_P = _columns(series["points"])
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    aside = 3.5 * (place - (methods - 1) / 2) / 72  # inches on paper; the data stay where they are
+    ax.errorbar(
+        ratio_P,
+        cof_P,
+        yerr=[cof_P - low_P, high_P - cof_P],
+        fmt=marker,
+        color=colour,
+        markersize=4.5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        elinewidth=1,
+        transform=ax.transData + ScaledTranslation(aside, 0, ax.figure.dpi_scale_trans),
+        zorder=3,
+    )
+    params = series["laws"]["log_ratio"]["params"]
+    if params:
+        ends = np.array([ratio_P.min(), ratio_P.max()])
+        law = 100 * LAWS["log_ratio"].predict(1.0, ends, *params.values())
+        line = "-" if series["identified"] else DASHES
+        ax.plot(ends, law, color=colour, linewidth=0.9, linestyle=line, zorder=2)
+
+
+def _columns(points: list[Mapping]) -> tuple[np.ndarray, ...]:
+    """Ratios, and CoF with its interval in percent, [P] each."""
+    ratio_P = np.array([point["large"] / point["small"] for point in points])
+    return ratio_P, *(100 * np.array([p[key] for p in points]) for key in ("cof", "low", "high"))
+
+
+def _scale_cof(ax: Axes, points: list[Mapping]) -> None:
+    ratio_P, _, _, high_P = _columns(points)
+    is_narrow = ratio_P.max() < 30 * ratio_P.min()
+    ax.set_xscale("log")
+    ax.set_xlim(ratio_P.min() / 1.4, ratio_P.max() * 1.4)
+    ax.set_ylim(0, max(1.06 * high_P.max(), 1.25 * CLAIM))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1, 3)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _cof_signs(methods: list[str], every: list[Mapping]) -> list[Line2D | Patch]:
+    """A sign for each method, for the kinds of line that occur, and for the band."""
+    signs: list[Line2D | Patch] = [
+        _sign(method, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        for i, method in enumerate(methods)
+    ]
+    fitted = {series["identified"] for series in every if series["laws"]["log_ratio"]["params"]}
+    if True in fitted:
+        signs.append(_sign("linear in log ratio", GREY, line="-"))
+    if False in fitted:
+        signs.append(_sign("linear in log ratio, not identified", GREY, line=DASHES))
+    return [*signs, Patch(color=BAND, label=f"claimed: below {CLAIM:.0f} %")]
+
+
+# ---- accuracy against the call ratio ----------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """One policy's point."""
+
+    router: str
+    method: str
+    call_ratio: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def draw_frontier(metrics: Mapping) -> Figure:
+    """The figure of `frontier`, in the style that is set."""
+    runs = {name: _runs(pair["policies"]) for name, pair in metrics["pairs"].items()}
+    names = sorted(
+        (name for name in runs if runs[name]), key=lambda n: (_size_ratio(metrics, n), n)
+    )
+    if not names:
+        raise Complaint(
+            "The figure of accuracy needs at least one policy with a call ratio, got none; name one "
+            "under 'policies' of params.yaml and rerun 'rollout' and 'evaluate'."
+        )
+    shown = _spread(names)
+    every = [run for name in shown for run in runs[name]]
+    looks = _looks({run.router for run in every})
+    methods = sorted({run.method for run in every})
+    figure, axes = _panels(len(shown), columns=3)
+    for ax, name in zip(axes, shown, strict=True):
+        ax.set_title(name)
+        _draw_alone(ax, metrics, name)
+        for router, method in sorted({(run.router, run.method) for run in runs[name]}):
+            joined = [run for run in runs[name] if (run.router, run.method) == (router, method)]
+            _draw_runs(ax, joined, looks[router], MARKERS[methods.index(method) % len(MARKERS)])
+    axes[0].set_xlim(-0.03, 1.03)
+    axes[0].xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+    left_out = f"; {len(shown)} of {len(names)} pairs" if len(shown) < len(names) else ""
+    figure.supxlabel(f"Call ratio: answer tokens with a call, %{left_out}", fontsize=9)
+    figure.supylabel("Accuracy on test prompts, %", fontsize=9)
+    _key(figure, _frontier_signs(looks, methods), columns=min(2 * len(axes) + 1, 6))
+    return figure
+
+
+def _runs(policies: Mapping) -> list[Run]:
+    """Points in order of their call ratio; a policy without one, drafting say, has no place here."""
+    found = []
+    for name, policy in policies.items():
+        method, _, router = name.partition("@")[0].partition("+")
+        numbers = [policy.get(key) for key in Run._fields[2:]]
+        if None not in numbers:
+            found.append(Run(router or "drafting", method, *numbers))
+    return sorted(found, key=lambda run: (run.call_ratio, run))
+
+
+def _size_ratio(metrics: Mapping, name: str) -> float:
+    small, large = (metrics["models"][metrics["pairs"][name][role]] for role in ("small", "large"))
+    return large["parameters"] / small["parameters"]
+
+
+def _spread(names: list[str]) -> list[str]:
+    """At most nine of them, evenly from first to last."""
+    places = np.linspace(0, len(names) - 1, min(len(names), MOST_PANELS)).round().astype(int)
+    return [names[place] for place in places]
+
+
+def _looks(routers: set[str]) -> dict[str, tuple]:
+    """Colour and line of each router; references, which no one would run, come last and in grey."""
+    scored = sorted(routers - set(REFERENCES))
+    looks = {router: (COLOURS[i % len(COLOURS)], "-") for i, router in enumerate(scored)}
+    return looks | {router: look for router, look in REFERENCES.items() if router in routers}
+
+
+def _draw_alone(ax: Axes, metrics: Mapping, name: str) -> None:
+    """What each model reaches alone, with its interval."""
+    for role, line in (("large", "-"), ("small", DASHES)):
+        model = metrics["models"][metrics["pairs"][name][role]]
+        ax.axhspan(model["low"], model["high"], color=GREY, alpha=0.09, linewidth=0, zorder=0)
+        ax.axhline(model["accuracy"], color=GREY, linewidth=0.9, linestyle=line, zorder=1)
+
+
+def _draw_runs(ax: Axes, runs: list[Run], look: tuple, marker: str) -> None:
+    call_P, accuracy_P, low_P, high_P = np.array([run[2:] for run in runs]).T
+    colour, line = look
+    ax.errorbar(
+        call_P,
+        accuracy_P,
+        yerr=[accuracy_P - low_P, high_P - accuracy_P],
+        marker=marker,
+        color=colour,
+        linestyle=line,
+        linewidth=1,
+        markersize=4,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        elinewidth=0.7,
+        zorder=3,
+    )
+
+
+def _frontier_signs(looks: Mapping[str, tuple], methods: list[str]) -> list[Line2D]:
+    """Routers by colour, methods by marker, the models alone by line."""
+    routers = [
+        _sign(name, colour, "" if line else "o", line) for name, (colour, line) in looks.items()
+    ]
+    shapes = [_sign(name, GREY, MARKERS[i % len(MARKERS)]) for i, name in enumerate(methods)]
+    return [
+        *routers,
+        *shapes,
+        _sign("large alone", GREY, line="-"),
+        _sign("small alone", GREY, line=DASHES),
+    ]

@@ -1,0 +1,73 @@
+"""SQL over everything under data/: one DuckDB view a table, named and described here alone."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+from fsgen.settings import Complaint
+
+
+class View(NamedTuple):
+    """A view over the files that match `pattern`, with columns read from their paths."""
+
+    about: str
+    pattern: str
+    path_columns: dict[str, int]
+    """Column name to the place of its folder, counted from the end of the path (-1 is the file)."""
+
+
+VIEWS = {
+    "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}),
+    "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", {"model": -3, "dataset": -2}),
+    "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", {"model": -3, "dataset": -2}),
+    "large_reads": View(
+        "the large model on the default speakers' texts", "large/*/*/reads-*.parquet", {"pair": -3, "dataset": -2}
+    ),
+    "small_reads": View(
+        "small and tuned on the large model's text and their own", "small/*/*/reads-*.parquet", {"pair": -3, "dataset": -2}
+    ),
+    "fused": View("every method at every dumped position", "fused/*/*.parquet", {"pair": -2, "dataset": -1}),
+    "routed": View("simulated policies (estimates)", "routes/*/*.parquet", {"pair": -2, "dataset": -1}),
+    "rolled": View(
+        "tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", {"pair": -3, "dataset": -2}
+    ),
+    "rolled_texts": View(
+        "texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", {"pair": -3, "dataset": -2}
+    ),
+    "graded_solo": View("verdicts on models alone", "graded/models/*/*.parquet", {"model": -2, "dataset": -1}),
+    "graded": View("verdicts on policies", "graded/pairs/*/*.parquet", {"pair": -2, "dataset": -1}),
+    "tallies": View(
+        "per prompt and policy: counts, costs, verdict", "evaluated/*/policies.parquet", {"dataset": -2}
+    ),
+}  # fmt: skip
+
+
+def connect(data: Path = Path("data")) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with a view for every table that has files; the files are only read."""
+    connection = duckdb.connect()
+    connection.execute("set preserve_insertion_order = true")
+    for name, view in VIEWS.items():
+        if any(data.glob(view.pattern)):
+            connection.execute(definition(name, data))
+    return connection
+
+
+def definition(name: str, data: Path = Path("data")) -> str:
+    """The SQL that makes a view."""
+    view = VIEWS[name]
+    columns = ", ".join(
+        f"replace(split_part(filename, '/', {place}), '.parquet', '') as {column}"
+        for column, place in view.path_columns.items()
+    )
+    source = f"read_parquet('{data / view.pattern}', filename = true)"
+    return f"create or replace view {name} as select {columns}, * exclude (filename) from {source}"
+
+
+def ask(sql: str, data: Path = Path("data")):
+    """Result of a query as a polars frame; Complaint with DuckDB's own first line where it fails."""
+    try:
+        return connect(data).sql(sql).pl()
+    except duckdb.Error as error:
+        first = str(error).splitlines()[0]
+        raise Complaint(f"The query failed: {first} (known views: {', '.join(VIEWS)}).") from error

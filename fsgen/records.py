@@ -1,0 +1,94 @@
+"""From logits to the record of a position: the top list, and scalars of the full vocabulary.
+
+Shape legend: N positions, V usable vocabulary, K ids of a padded list (-1 where the list has ended).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from fsgen import store
+from fsgen.settings import Dump
+
+COLUMNS = [
+    ("top_ids", pa.list_(pa.int32()), "ids by falling logit, ties by lowest id: all within dump.depth nats of the maximum, at least k_min, at most k_max"),
+    ("top_logits", pa.list_(pa.float32()), "their logits"),
+    ("max_logit", pa.float32(), "largest logit"),
+    ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),
+    ("entropy", pa.float32(), "entropy of the next-token distribution over the usable vocabulary, nats"),
+    ("min_logit", pa.float32(), "smallest logit of the usable vocabulary"),
+]  # fmt: skip
+AT_COLUMN = ("at_logits", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
+
+
+class Records(NamedTuple):
+    """One model's records at N positions, as numpy arrays."""
+
+    top_ids_NK: np.ndarray
+    top_logits_NK: np.ndarray
+    max_logit_N: np.ndarray
+    logsumexp_N: np.ndarray
+    entropy_N: np.ndarray
+    min_logit_N: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Records":
+        return Records(*(array[rows] for array in self))
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Arrow columns in the order of COLUMNS."""
+        held_NK = self.top_ids_NK >= 0
+        lists = [store.ragged(self.top_ids_NK, held_NK), store.ragged(self.top_logits_NK, held_NK)]
+        names = [name for name, _, _ in COLUMNS]
+        return dict(zip(names, lists + [pa.array(array) for array in self[2:]], strict=True))
+
+
+def record(logits_NV: torch.Tensor, dump: Dump) -> Records:
+    """Records of float32 logits; entropy in nats, the rule for ties everywhere the lowest id."""
+    top_ids_NK, top_logits_NK = top_list(logits_NV, dump)
+    logsumexp_N = logits_NV.logsumexp(-1)
+    mean_logit_N = (torch.softmax(logits_NV, -1) * logits_NV).sum(-1)
+    # rounding can push the entropy of a certain position a hair below zero
+    entropy_N = (logsumexp_N - mean_logit_N).clamp_min(0)
+    tensors = (top_ids_NK, top_logits_NK, top_logits_NK[:, 0], logsumexp_N, entropy_N, logits_NV.amin(-1))
+    return Records(*(tensor.cpu().numpy() for tensor in tensors))
+
+
+def top_list(logits_NV: torch.Tensor, dump: Dump) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids (int32, padded with -1) and logits (padded with -inf) of the stored list, [N, K]."""
+    width = min(dump.k_max, logits_NV.shape[1])
+    values_NK, ids_NK = logits_NV.topk(width)
+    last_N1 = values_NK[:, -1:]
+    # topk breaks ties at its end as it likes; those rows are sorted in full
+    loose_N = (logits_NV == last_N1).sum(-1) > (values_NK == last_N1).sum(-1)
+    if loose_N.any():
+        ordered = logits_NV[loose_N].sort(dim=-1, descending=True, stable=True)
+        values_NK[loose_N], ids_NK[loose_N] = ordered.values[:, :width], ordered.indices[:, :width]
+    ids_NK, order = ids_NK.sort(dim=-1)
+    values_NK, order = values_NK.gather(1, order).sort(dim=-1, descending=True, stable=True)
+    ids_NK = ids_NK.gather(1, order)
+    dropped_NK = values_NK < values_NK[:, :1] - dump.depth
+    dropped_NK[:, : dump.k_min] = False
+    return ids_NK.masked_fill(dropped_NK, -1).int(), values_NK.masked_fill(dropped_NK, -torch.inf)
+
+
+def gather(logits_NV: torch.Tensor, ids_NK: np.ndarray) -> np.ndarray:
+    """Logits at the given ids, -inf where the id is -1."""
+    ids = torch.from_numpy(ids_NK).to(logits_NV.device).long()
+    taken_NK = logits_NV.gather(1, ids.clamp_min(0))
+    return taken_NK.masked_fill(ids < 0, -torch.inf).cpu().numpy()
+
+
+def largest_gain(tuned_NV: torch.Tensor, small_NV: torch.Tensor, ids_NK: np.ndarray) -> np.ndarray:
+    """Maximum of f - s over the ids outside the partner's list, -inf where the list is everything."""
+    inside = torch.from_numpy(ids_NK).to(tuned_NV.device).long()
+    gain_NV = tuned_NV - small_NV
+    rows_N1 = torch.arange(len(gain_NV), device=gain_NV.device)[:, None].expand_as(inside)
+    gain_NV[rows_N1[inside >= 0], inside[inside >= 0]] = -torch.inf
+    return gain_NV.amax(-1).cpu().numpy()
+
+
+def join(parts: list[Records]) -> Records:
+    """Records one after another."""
+    return Records(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -1,0 +1,153 @@
+"""Parquet on disk: described columns, same bytes for same input, shards that survive a kill.
+
+Shape legend: N rows, K ids of the longest list.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fsgen.settings import Complaint
+
+FORMAT_VERSION = "1"
+SCRATCH = Path("scratch")
+ROW_GROUP = 1 << 17
+
+
+class Shard(NamedTuple):
+    """A piece of a stage's output: what determines its bytes, and how to make its tables."""
+
+    facts: dict
+    make: Callable[[], dict[str, pa.Table]]
+    texts: int
+
+
+def schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
+    """Arrow schema whose every column carries its sentence, and the format version."""
+    made = [pa.field(name, kind, metadata={"about": about}) for name, kind, about in columns]
+    return pa.schema(made, metadata={"format_version": FORMAT_VERSION})
+
+
+def write(path: Path, table: pa.Table | pl.DataFrame | dict, columns: pa.Schema) -> None:
+    """Write a table under its schema, zstd-compressed; the file appears whole or not at all."""
+    if isinstance(table, pl.DataFrame):
+        table = table.to_arrow()
+    elif isinstance(table, dict):
+        table = pa.table(table)
+    table = table.select(columns.names).cast(columns)
+    split = [f.name for f in columns if pa.types.is_float32(f.type)]
+    split += [f"{f.name}.list.element" for f in columns if f.type == pa.list_(pa.float32())]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    pq.write_table(
+        table,
+        part,
+        compression="zstd",
+        row_group_size=ROW_GROUP,
+        use_dictionary=[f.name for f in columns if pa.types.is_string(f.type)],
+        use_byte_stream_split=split,
+    )
+    part.replace(path)
+
+
+def read(source: str | Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """All rows of a file, a folder or a glob, in the order of the file names.
+
+    Raises Complaint where there is no file, a file is no whole Parquet file, or its format differs.
+    """
+    paths = _files(Path(source))
+    if not paths:
+        raise Complaint(f"There is no table at {source}; run the stage that writes it.")
+    return pl.concat([pl.from_arrow(_read_one(path, columns)) for path in paths])
+
+
+def _files(source: Path) -> list[Path]:
+    if source.is_dir():
+        return sorted(source.glob("*.parquet"))
+    return sorted(source.parent.glob(source.name))
+
+
+def _read_one(path: Path, columns: list[str] | None) -> pa.Table:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Complaint(f"{path} is not a whole Parquet file; remove it and rerun its stage.") from error
+    with file:
+        version = (file.schema_arrow.metadata or {}).get(b"format_version", b"none").decode()
+        if version != FORMAT_VERSION:
+            raise Complaint(
+                f"{path} has format version {version}, this fsgen reads {FORMAT_VERSION}; rerun its stage."
+            )
+        return file.read(columns=columns)
+
+
+def fingerprint(facts: dict) -> str:
+    """Twenty hex digits that name everything that determines a shard's bytes."""
+    text = json.dumps({"format": FORMAT_VERSION, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@contextlib.contextmanager
+def appear(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out` in one rename when the block ends without an error."""
+    part = SCRATCH / "parts" / fingerprint({"out": str(out)})
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    part.replace(out)
+
+
+def finish_shards(folder: Path, shards: list[Shard], bar) -> int:
+    """Make the shards that scratch lacks and link all of them into `folder`; returns how many were made.
+
+    Shard i's table t becomes `t-<i>.parquet`. A shard lives in scratch under its fingerprint, so
+    a killed stage makes only what is missing, and a larger `limit` adds to what is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made = 0
+    for index, shard in enumerate(shards):
+        home = SCRATCH / "shards" / fingerprint(shard.facts)
+        if not home.exists():
+            _make(home, shard)
+            made += 1
+        else:
+            bar.advance(shard.texts)
+        for path in sorted(home.glob("*.parquet")):
+            os.link(path, folder / f"{path.stem}-{index:04d}.parquet")
+    return made
+
+
+def _make(home: Path, shard: Shard) -> None:
+    part = home.with_name(home.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, table in shard.make().items():
+        write(part / f"{name}.parquet", table, table.schema)
+    part.replace(home)
+
+
+def ragged(values_NK: np.ndarray, held_NK: np.ndarray) -> pa.ListArray:
+    """Padded rows as lists of the held entries."""
+    offsets = np.concatenate([[0], held_NK.sum(axis=1).cumsum()]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values_NK[held_NK]))
+
+
+def padded(lists: pl.Series, fill: float) -> np.ndarray:
+    """Lists as rows padded on the right with `fill`, [N, K]."""
+    lengths_N = lists.list.len().to_numpy()
+    flat = lists.explode(empty_as_null=False).to_numpy()
+    values_NK = np.full((len(lengths_N), int(lengths_N.max(initial=0))), fill, dtype=flat.dtype)
+    values_NK[np.arange(values_NK.shape[1]) < lengths_N[:, None]] = flat
+    return values_NK

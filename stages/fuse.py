@@ -1,0 +1,14 @@
+"""Every method's token at every dumped position of a pair.
+
+    python stages/fuse.py --pair arith-30k-1m
+"""
+
+from fsgen import console, settings, simulation
+
+
+def main(pair: str) -> None:
+    simulation.fuse_pair(settings.load(), pair)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,14 @@
+"""A pair's policies write their own texts.
+
+    python stages/rollout.py --pair arith-30k-1m
+"""
+
+from fsgen import console, rollout, settings
+
+
+def main(pair: str) -> None:
+    rollout.roll_out(settings.load(), pair)
+
+
+if __name__ == "__main__":
+    console.run(main)

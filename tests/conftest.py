@@ -1,0 +1,144 @@
+"""A small world for the tests: random models of three sizes that share one tokenizer, and prompts for them."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # xdist runs one worker a core
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from fsgen import checkpoints, settings, store
+try:
+    from fsgen.benchmarks import PROMPTS
+except ImportError:
+    import sys; sys.path.insert(0, "/tmp/shadow"); from benchmarks_stub import PROMPTS
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
+WORDS = [f"w{i}" for i in range(28)]
+NOISE = {"small": 0.15, "tuned": 0.2, "large": 0.0}
+
+PARAMS = {
+    "seed": 7,
+    "datasets": {"toy": {"task": "arith", "max_new_tokens": 20}},
+    "models": {name: {"path": f"checkpoints/{name}", "prompt": "plain"} for name in NOISE},
+    "pairs": {"duo": {"small": "small", "tuned": "tuned", "large": "large"}},
+    "methods": {
+        "oracle": {"rule": "oracle"},
+        "speculative": {"rule": "speculative"},
+        "contrastive": {"rule": "li2022"},
+        "contrastive_obrien": {"rule": "obrien2023"},
+        "average": {"rule": "average"},
+        "proxy": {"rule": "proxy"},
+    },
+    "routers": {
+        "always": {},
+        "never": {},
+        "threshold": {"at": 0.5},
+        "margin": {"at": 0.4},
+        "entropy": {},
+        "random": {},
+        "perfect": {},
+    },
+    "dump": {"depth": 2.5, "k_min": 4, "k_max": 20, "block": 6},
+    "compute": {"device": "cpu", "dtype": "float32", "rows": 4, "read_tokens": 120},
+}
+ROUTES = ["always", "never", "threshold", "margin", "threshold@30", "margin@10", "entropy@20", "random@20", "perfect", "perfect@10"]  # fmt: skip
+PARAMS["policies"] = [f"speculative@{k}" for k in (1, 3, 5)] + [
+    f"{method}+{router}" for method in PARAMS["methods"] if method != "speculative" for router in ROUTES
+]
+
+
+def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """One id a word, an end token last."""
+    vocabulary = {word: i for i, word in enumerate([*words, "<unk>", "<end>"])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="<unk>")
+
+
+def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS) -> None:
+    """A random Llama, `noise` away from the one that all share, so that two of them often agree.
+
+    Its output matrix is wider than its tokenizer, as real ones are.
+    """
+    tokenizer = make_tokenizer(words)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer) + 4,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.35,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(config)
+    torch.manual_seed(seed)
+    for weights in network.parameters():
+        weights.data += noise * weights.data.std().nan_to_num() * torch.randn_like(weights)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_prompts(count: int = 14, stops: tuple[str, ...] = ()) -> None:
+    """A prompts table of random words; the first third is for calibration."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(2, 9, (count,), generator=generator)
+    rows = []
+    for i, length in enumerate(lengths):
+        words = " ".join(WORDS[j] for j in torch.randint(0, len(WORDS), (int(length),), generator=generator))
+        rows.append(
+            {
+                "prompt_id": f"toy-{i:03d}",
+                "order": i,
+                "split": "calibration" if i % 3 == 0 else "test",
+                "messages": [{"role": "user", "content": words}],
+                "plain": words,
+                "stops": list(stops),
+                "gold": "{}",
+            }
+        )
+    Path("data/prompts").mkdir(parents=True, exist_ok=True)
+    frame = pl.DataFrame(rows, schema_overrides={"stops": pl.List(pl.String)})
+    store.write(Path("data/prompts/toy.parquet"), frame, PROMPTS)
+
+
+def write_params(params: dict = PARAMS) -> settings.Settings:
+    """The params file of the current folder, as settings."""
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    return settings.load()
+
+
+def describe_all(loaded: settings.Settings) -> None:
+    """The `model` stage for every model."""
+    for name in loaded.models:
+        checkpoints.write_description(loaded, name)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory) -> Path:
+    """Folder with the three random checkpoints."""
+    home = tmp_path_factory.mktemp("checkpoints")
+    for seed, (name, noise) in enumerate(NOISE.items()):
+        make_model(home / name, noise, seed)
+    return home
+
+
+@pytest.fixture
+def tiny_world(tiny_checkpoints, tmp_path, monkeypatch) -> settings.Settings:
+    """An empty project folder with tiny models, prompts and params."""
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints").symlink_to(tiny_checkpoints)
+    write_prompts()
+    loaded = write_params()
+    describe_all(loaded)
+    return loaded

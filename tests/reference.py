@@ -1,0 +1,114 @@
+"""The slow truth: one prompt, one full forward pass per model and step, no cache, no batch, no dump."""
+
+import functools
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Told:
+    """A text as the reference wrote it."""
+
+    tokens: list[int] = field(default_factory=list)
+    default: list[int] = field(default_factory=list)
+    fused: list[int] = field(default_factory=list)
+    called: list[bool] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+
+
+def next_logits(loaded, ids: list[int]) -> torch.Tensor:
+    """Float32 logits of the usable vocabulary after `ids`, by a full pass over them."""
+    return _next_logits(loaded.name, loaded.network, loaded.vocabulary, tuple(ids))
+
+
+@functools.cache  # policies share prefixes; the answer to one is computed once
+def _next_logits(name: str, network, vocabulary: int, ids: tuple[int, ...]) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1, :vocabulary].float()
+
+
+def lowest_argmax(values: list[float]) -> int:
+    return values.index(max(values))
+
+
+def fuse(rule: str, p: dict, large, small, tuned) -> int:
+    """The fused token, id by id in plain Python floats (double precision)."""
+    l, s = large.tolist(), small.tolist()
+    f = tuned.tolist() if tuned is not None else None
+    floor = max(l) + math.log(p["alpha"]) if rule in ("li2022", "obrien2023", "average") else -math.inf
+    scores = []
+    for i in range(len(l)):
+        if l[i] < floor:
+            scores.append(-math.inf)
+        elif rule in ("oracle", "speculative"):
+            scores.append(l[i])
+        elif rule == "li2022":
+            scores.append(l[i] - s[i] / p["tau"])
+        elif rule == "obrien2023":
+            scores.append((1 + p["beta"]) * l[i] - p["beta"] * s[i])
+        elif rule == "average":
+            scores.append(s[i] + p["beta"] * (l[i] - s[i]))
+        elif rule == "proxy":
+            scores.append(l[i] + p["alpha"] * (f[i] - s[i]))
+    return lowest_argmax(scores)
+
+
+def decide(gate, speaker: torch.Tensor, mismatch: bool, chance: float) -> bool:
+    """Whether the router calls, from the speaker's whole distribution."""
+    p = torch.softmax(speaker.double(), -1)
+    first, second = p.topk(2).values.tolist()
+    if gate.rule == "threshold":
+        return first < gate.cut
+    if gate.rule == "margin":
+        return first - second < gate.cut
+    if gate.rule == "entropy":
+        return -(p * p.log()).nan_to_num().sum().item() > gate.cut
+    if gate.rule == "random":
+        return chance < gate.cut
+    if gate.rule == "perfect":
+        return mismatch and (gate.cut is None or chance < gate.cut)
+    return {"always": True, "never": False}[gate.rule]
+
+
+def write(models: dict, method, gate, prompt: list[int], limit: int, chances) -> Told:
+    """One policy's own text; `chances[pos]` is the position's uniform draw."""
+    told = Told()
+    while len(told.tokens) < limit:
+        logits = {role: next_logits(loaded, prompt + told.tokens) for role, loaded in models.items()}
+        speaker = logits["tuned"] if method.rule == "proxy" else logits["small"]
+        default = lowest_argmax(speaker.tolist())
+        fused = fuse(method.rule, method.parameters, logits["large"], logits["small"], logits.get("tuned"))
+        called = decide(gate, speaker, fused != default, chances[len(told.tokens)])
+        told.default.append(default)
+        told.fused.append(fused)
+        told.called.append(called)
+        told.tokens.append(fused if called else default)
+        if told.tokens[-1] in models["large"].stop_ids:
+            break
+    return told
+
+
+def speculate(small, large, prompt: list[int], draft: int, limit: int) -> tuple[list[int], list[int]]:
+    """Greedy draft-and-verify; returns the text and the accepted length of every round.
+
+    The drafter goes on past its own end tokens; what the text never reaches is not counted.
+    """
+    text: list[int] = []
+    accepted: list[int] = []
+    while True:
+        drafted: list[int] = []
+        while len(drafted) < draft:
+            drafted.append(lowest_argmax(next_logits(small, prompt + text + drafted).tolist()))
+        taken = 0
+        for token in [*drafted, None]:
+            said = lowest_argmax(next_logits(large, prompt + text).tolist())
+            text.append(said)
+            taken += said == token
+            ended = said in large.stop_ids or len(text) == limit
+            if said != token or ended:
+                break
+        accepted.append(taken)
+        if ended:
+            return text, accepted

@@ -1,0 +1,179 @@
+"""The pipeline says what the slow reference says: every method with every router, and drafting at every K."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import reference
+from conftest import describe_all, write_params, write_prompts
+
+from fsgen import costs, decoding, models, reading, rollout, routers, simulation, store
+
+LIMIT = 20
+
+
+@pytest.fixture(scope="module")
+def world(tiny_checkpoints, tmp_path_factory):
+    """A project folder in which the whole pipeline has run once, with its models in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("world")
+        patch.chdir(home)
+        (home / "checkpoints").symlink_to(tiny_checkpoints)
+        write_prompts()
+        settings = write_params()
+        describe_all(settings)
+        for name in settings.models:
+            decoding.dump_solo(settings, name)
+        for stage in (reading.dump_large, reading.dump_small, simulation.fuse_pair, simulation.route_pair):
+            stage(settings, "duo")
+        rollout.roll_out(settings, "duo")
+        loaded = {role: models.load(settings, role) for role in ("small", "tuned", "large")}
+        yield SimpleNamespace(settings=settings, loaded=loaded, prompts=store.read("data/prompts/toy.parquet"))
+
+
+def prompt_ids(world) -> dict[str, list[int]]:
+    ids = models.prompt_ids(world.loaded["large"], world.prompts, LIMIT)
+    return dict(zip(world.prompts["prompt_id"], ids, strict=True))
+
+
+def texts_of(source: str, **where) -> dict[str, list[int]]:
+    rows = store.read(source).filter(**where).sort("prompt_id", "pos")
+    return dict(rows.group_by("prompt_id", maintain_order=True).agg("token_id").iter_rows())
+
+
+def told(world, policy_name: str) -> dict[str, reference.Told]:
+    """The reference's text of a policy for every test prompt."""
+    settings = world.settings
+    (policy,) = (p for p in settings.policies if p.name == policy_name)
+    calibrated = pl.read_json("data/routes/duo/thresholds.json")["toy"][0]
+    gate = routers.ready(settings, policy, calibrated)
+    method = settings.methods[policy.method]
+    tests = set(world.prompts.filter(split="test")["prompt_id"])
+    pos = np.arange(LIMIT)
+    return {
+        name: reference.write(
+            world.loaded, method, gate, ids, LIMIT, routers.chance(settings.seed, np.repeat(name, LIMIT), pos)
+        )
+        for name, ids in prompt_ids(world).items()
+        if name in tests
+    }
+
+
+def test_a_model_alone_writes_what_the_reference_writes(world):
+    """Batched, cached, left-padded decoding equals one full pass a step, and its scalars too."""
+    for role, loaded in world.loaded.items():
+        texts = texts_of(f"data/dumps/{role}/toy/tokens-*.parquet")
+
+        for name, ids in prompt_ids(world).items():
+            expected = []
+            while len(expected) < LIMIT and (not expected or expected[-1] not in loaded.stop_ids):
+                logits = reference.next_logits(loaded, ids + expected)
+                expected.append(reference.lowest_argmax(logits.tolist()))
+
+            assert expected == texts[name]
+
+
+def test_records_hold_the_full_distribution(world):
+    """Lists, normaliser, entropy and minimum are those of a full pass in double precision."""
+    loaded = world.loaded["large"]
+    rows = store.read("data/dumps/large/toy/tokens-*.parquet").sort("prompt_id", "pos")
+    ids, written = prompt_ids(world), texts_of("data/dumps/large/toy/tokens-*.parquet")
+    dump = world.settings.dump
+
+    for row in rows.sample(40, seed=1).iter_rows(named=True):
+        logits = reference.next_logits(loaded, ids[row["prompt_id"]] + written[row["prompt_id"]][: row["pos"]])
+        ranked = sorted(enumerate(logits.double().tolist()), key=lambda pair: (-pair[1], pair[0]))
+        near = [i for i, x in ranked if x >= ranked[0][1] - dump.depth]
+        kept = max(dump.k_min, min(len(near), dump.k_max))
+        p = torch_softmax(logits)
+
+        assert [i for i, _ in ranked[:kept]] == row["top_ids"]
+        assert np.allclose([x for _, x in ranked[:kept]], row["top_logits"], atol=1e-4)
+        assert row["logsumexp"] == pytest.approx(np.log(np.exp(logits.double().numpy()).sum()), abs=1e-4)
+        assert row["entropy"] == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)
+        assert row["min_logit"] == pytest.approx(logits.min().item(), abs=1e-4)
+
+
+def torch_softmax(logits) -> np.ndarray:
+    weights = np.exp(logits.double().numpy())
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("method", ["oracle", "contrastive", "contrastive_obrien", "average", "proxy"])
+def test_every_router_writes_what_the_reference_writes(world, method):
+    """Tokens, calls and mismatches of the tree equal one policy on one prompt without a cache."""
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").sort("prompt_id", "pos")
+    names = sorted({p.name for p in world.settings.policies if p.method == method})
+    assert len(names) == 10
+
+    for policy in names:
+        rows = rolled.filter(policy=policy).group_by("prompt_id", maintain_order=True).agg(pl.all())
+        texts = {row["prompt_id"]: row for row in rows.iter_rows(named=True)}
+        expected = told(world, policy)
+        assert expected.keys() == texts.keys()
+        for name, text in expected.items():
+            assert text.tokens == texts[name]["token_id"], (policy, name)
+            assert text.default == texts[name]["default_id"]
+            assert text.fused == texts[name]["fused_id"]
+            assert text.called == texts[name]["called"]
+            mismatches = sum(c != d for c, d in zip(text.fused, text.default, strict=True))
+            assert mismatches == sum(texts[name]["mismatch"])
+
+
+@pytest.mark.parametrize("draft", [1, 3, 5])
+def test_dumped_mismatches_give_the_rounds_of_a_real_draft_and_verify_loop(world, draft):
+    """Accepted lengths from the dump equal those of drafting and verifying, round by round."""
+    fused = store.read("data/fused/duo/toy.parquet").filter(method="speculative", writer="large")
+    large = texts_of("data/dumps/large/toy/tokens-*.parquet")
+
+    for name, ids in prompt_ids(world).items():
+        rows = fused.filter(prompt_id=name).sort("pos")
+        rounds = costs.speculative_rounds(rows["mismatch"].to_numpy(), np.zeros(len(rows), int), draft)
+        text, accepted = reference.speculate(world.loaded["small"], world.loaded["large"], ids, draft, LIMIT)
+
+        assert text == large[name]
+        assert accepted == rounds.accepted_R.tolist()
+
+
+def test_oracle_always_is_the_large_model_and_never_the_small_one(world):
+    """Token for token, as is perfect's text, whose calls are exactly the mismatches."""
+    tests = world.prompts.filter(split="test")["prompt_id"].to_list()
+    rolled = "data/rollouts/duo/toy/tokens-*.parquet"
+    large, small = (texts_of(f"data/dumps/{role}/toy/tokens-*.parquet") for role in ("large", "small"))
+
+    assert {name: large[name] for name in tests} == texts_of(rolled, policy="oracle+always")
+    assert {name: large[name] for name in tests} == texts_of(rolled, policy="oracle+perfect")
+    assert {name: small[name] for name in tests} == texts_of(rolled, policy="oracle+never")
+    perfect = store.read(rolled).filter(policy="oracle+perfect")
+    assert perfect["called"].equals(perfect["mismatch"])
+
+
+def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
+    """On dumped text every certified token equals the argmax over all ids, whatever the lists hold."""
+    fused = store.read("data/fused/duo/toy.parquet")
+    ids = prompt_ids(world)
+    checked = 0
+    for (method, writer), rows in fused.filter(certificate="exact").group_by("method", "writer"):
+        texts = texts_of(f"data/dumps/{writer}/toy/tokens-*.parquet")
+        entry = world.settings.methods[method]
+        for row in rows.sample(min(25, len(rows)), seed=2).iter_rows(named=True):
+            prefix = ids[row["prompt_id"]] + texts[row["prompt_id"]][: row["pos"]]
+            logits = [reference.next_logits(world.loaded[r], prefix) for r in ("large", "small", "tuned")]
+
+            assert reference.fuse(entry.rule, entry.parameters, *logits) == row["fused_id"]
+            checked += 1
+    assert checked > 100
+
+
+def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
+    """Proven rows marked on_text carry the decisions of the policy's own rollout."""
+    keys = ["policy", "prompt_id", "pos"]
+    routed = store.read("data/routes/duo/toy.parquet").filter(pl.col("on_text") & (pl.col("certificate") == "exact"))
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet")
+
+    both = routed.join(rolled, on=keys, how="left", suffix="_rolled", validate="1:1")
+
+    assert len(both) > 500
+    assert both["called"].equals(both["called_rolled"], check_names=False)
+    assert both["mismatch"].equals(both["mismatch_rolled"], check_names=False)
