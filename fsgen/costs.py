@@ -64,9 +64,7 @@ def speculative_rounds(mismatch_N: np.ndarray, text_N: np.ndarray, draft: int) -
     after_N = row_N + accepted_N + 1
     jump_N = np.where(after_N < end_N, after_N, len(text_N))
     round_R = _visited(first_T, jump_N)
-    return Rounds(
-        text_N[round_R], (row_N - first_N)[round_R], drafted_N[round_R], accepted_N[round_R]
-    )
+    return Rounds(text_N[round_R], (row_N - first_N)[round_R], drafted_N[round_R], accepted_N[round_R])
 
 
 def _next(mismatch_N: np.ndarray) -> np.ndarray:
@@ -91,7 +89,7 @@ def _visited(first_T: np.ndarray, jump_N: np.ndarray) -> np.ndarray:
 
 
 def verified(rounds: Rounds, prompt_tokens_T: np.ndarray) -> Spent:
-    """What verification cost the large model: a pass a round, over its drafts and one token more."""
+    """What verification cost the large model: a pass a round, over its drafts and a token more."""
     first_T = _first_rows(rounds.text_R, rounds.start_R)
     return Spent(
         np.diff(first_T, append=len(rounds.text_R)),
@@ -150,9 +148,7 @@ def stretch_flops(shape: Shape, first_S: np.ndarray, positions_S: np.ndarray) ->
     return 2.0 * parameters * positions_S + 4.0 * shape.layers * shape.width * context_S
 
 
-def speculative_flops(
-    small: Shape, large: Shape, rounds: Rounds, prompt_tokens_T: np.ndarray
-) -> np.ndarray:
+def speculative_flops(small: Shape, large: Shape, rounds: Rounds, prompt_tokens_T: np.ndarray) -> np.ndarray:
     """FLOPs of drafting and verifying each text, both models' prompts included, float64 [T]."""
     first_T = _first_rows(rounds.text_R, rounds.start_R)
     prompt_T = _prompt_positions(prompt_tokens_T, first_T)
@@ -185,7 +181,5 @@ def _spans(first_T: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray, np.n
 def _prompt_positions(prompt_tokens_T: np.ndarray, first_T: np.ndarray) -> np.ndarray:
     prompt_tokens_T = np.asarray(prompt_tokens_T)
     if len(prompt_tokens_T) != len(first_T) or (prompt_tokens_T < 1).any():
-        raise ValueError(
-            f"Expected a prompt of at least one token for each of {len(first_T)} texts."
-        )
+        raise ValueError(f"Expected a prompt of at least one token for each of {len(first_T)} texts.")
     return prompt_tokens_T - 1

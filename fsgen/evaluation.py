@@ -29,7 +29,11 @@ POLICIES = store.schema(
         ("calls", pa.int64(), "answer tokens at which the large model was called; rounds, for speculative"),
         ("mismatches", pa.int64(), "answer tokens where fused and default token differ"),
         ("interventions", pa.int64(), "calls that changed the token"),
-        ("small_mismatches", pa.int64(), "answer tokens where the fused token differs from the small model's"),
+        (
+            "small_mismatches",
+            pa.int64(),
+            "answer tokens where the fused token differs from the small model's",
+        ),
         *COSTS,
         ("finish_reason", pa.string(), "eos, stop or length"),
         ("verdict", pa.string(), "right, wrong or unknown"),
@@ -210,7 +214,9 @@ def _speculated(lake_, settings: Settings, pair: str, dataset: str, here: str, s
     for policy in settings.policies_of(pair):
         if policy.draft is not None:
             rows = lake_.sql(SPECULATED_ROWS.format(here=here, method=policy.method)).pl()
-            parts.append(_speculate(pair, policy, rows, alone, *(shapes[members[r]] for r in ("small", "large"))))
+            parts.append(
+                _speculate(pair, policy, rows, alone, *(shapes[members[r]] for r in ("small", "large")))
+            )
     return pl.concat(parts) if parts else _empty(POLICIES)
 
 
@@ -218,7 +224,9 @@ def _empty(schema: pa.Schema) -> pl.DataFrame:
     return pl.from_arrow(schema.empty_table())
 
 
-def _speculate(pair: str, policy: Policy, rows: pl.DataFrame, alone: pl.DataFrame, small, large) -> pl.DataFrame:
+def _speculate(
+    pair: str, policy: Policy, rows: pl.DataFrame, alone: pl.DataFrame, small, large
+) -> pl.DataFrame:
     text_N = rows["prompt_id"].rank("dense").to_numpy() - 1
     rounds = costs.speculative_rounds(rows["mismatch"].to_numpy(), text_N, policy.draft)
     spent = costs.verified(rounds, alone["prompt_tokens"].to_numpy())
@@ -237,7 +245,9 @@ def _speculate(pair: str, policy: Policy, rows: pl.DataFrame, alone: pl.DataFram
             large_passes=spent.passes_T,
             large_positions=spent.positions_T,
             large_prompt_positions=spent.prompt_positions_T,
-            flops=costs.speculative_flops(_shape(small), _shape(large), rounds, alone["prompt_tokens"].to_numpy()),
+            flops=costs.speculative_flops(
+                _shape(small), _shape(large), rounds, alone["prompt_tokens"].to_numpy()
+            ),
         )
         .select(POLICIES.names)
         .cast(dict.fromkeys(_integers(), pl.Int64))
@@ -269,7 +279,9 @@ def _model_numbers(name: str, counted: Tally) -> dict:
 
 
 def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
-    policies, large_texts, _, estimates = (t.filter(pl.col("pair") == pair) if "pair" in t.columns else t for t in counted)
+    policies, large_texts, _, estimates = (
+        t.filter(pl.col("pair") == pair) if "pair" in t.columns else t for t in counted
+    )
     numbers: dict = settings.pairs[pair].members() | {"cof": {}, "cof_on_large_text": {}, "cof_authors": {}}
     for name, method in settings.methods_of(pair).items():
         on_large = large_texts.filter(pl.col("method") == name)

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from fsgen.scaling import LAWS
 from fsgen.settings import Complaint
 
 # Okabe and Ito's palette, told apart by colour-blind readers; its yellow is too light for a line
@@ -24,12 +24,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 INK, GREY, BAND = "#222222", "#767676", "#F3F1E7"
 DASHES = (0, (4, 3))
-REFERENCES = {
-    "random": (GREY, DASHES),
-    "perfect": (INK, ":"),
-    "always": (INK, ""),
-    "never": (INK, ""),
-}
+ENDS = {"never": (INK, ""), "always": (INK, "")}
+REFERENCES = {"random": (GREY, DASHES), "perfect": (INK, ":")} | ENDS
 CLAIM = 20.0  # percent of tokens: "fewer than 20 % of interactions" (arXiv 2406.12295, abstract)
 MOST_PANELS = 9
 STYLE = {
@@ -42,19 +38,14 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": GREY,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#E2E2DE",
     "grid.linewidth": 0.6,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "xtick.minor.size": 0,
     "legend.frameon": False,
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
 }
 
 
@@ -89,8 +80,8 @@ def _panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels in rows of at most `columns`, sharing their scales."""
     columns = min(count, columns)
     rows = -(-count // columns)
-    width = max(1.0 + 2.6 * columns, 4.8)  # the key needs its room
-    figure = Figure(figsize=(width, 1.4 + 2.3 * rows), layout="constrained")
+    width = max(1.0 + 2.6 * columns, 6.4)  # the key needs its room
+    figure = Figure(figsize=(width, 1.4 + 2.4 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for spare in axes[count:]:
         spare.remove()
@@ -99,12 +90,30 @@ def _panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes[:count])
 
 
-def _key(figure: Figure, handles: list[Line2D | Patch], columns: int) -> None:
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.6)
+def _key(figure: Figure, signs: list[Line2D | Patch], columns: int) -> None:
+    figure.legend(handles=signs, loc="outside upper center", ncols=columns, columnspacing=1.6)
 
 
 def _sign(label: str, colour: str, marker: str = "", line: str | tuple = "") -> Line2D:
     return Line2D([], [], color=colour, marker=marker, markersize=4.5, linestyle=line, label=label)
+
+
+def _draw_points(ax: Axes, x_P, y_P, low_P, high_P, *, colour: str, **look) -> None:
+    """Points with white rims over paler intervals."""
+    ax.errorbar(
+        x_P,
+        y_P,
+        yerr=[y_P - low_P, high_P - y_P],
+        color=colour,
+        ecolor=to_rgba(colour, 0.55),
+        elinewidth=0.9,
+        linewidth=1,
+        markersize=4.5,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=3,
+        **look,
+    )
 
 
 # ---- CoF against the size ratio ---------------------------------------------------------------
@@ -131,32 +140,21 @@ def draw_cof(scaling: Mapping) -> Figure:
     _scale_cof(axes[0], [point for series in every for point in series["points"]])
     figure.supxlabel("Size ratio, large / small (non-embedding parameters, log scale)", fontsize=9)
     figure.supylabel("CoF: mismatches, % of answer tokens", fontsize=9)
-    _key(figure, _cof_signs(methods, every), columns=min(len(axes) + 1, 4))
+    _key(figure, _cof_signs(methods, every), columns=3 if len(axes) < 3 else 6)
     return figure
 
 
 def _draw_series(ax: Axes, series: Mapping, place: int, methods: int) -> None:
     """Points with their intervals, methods set side by side, and the law beneath them."""
-    ratio_P, cof_P, low_P, high_P = _columns(series["points"])
+    columns = _columns(series["points"])
     colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
     aside = 3.5 * (place - (methods - 1) / 2) / 72  # inches on paper; the data stay where they are
-    ax.errorbar(
-        ratio_P,
-        cof_P,
-        yerr=[cof_P - low_P, high_P - cof_P],
-        fmt=marker,
-        color=colour,
-        markersize=4.5,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=1,
-        transform=ax.transData + ScaledTranslation(aside, 0, ax.figure.dpi_scale_trans),
-        zorder=3,
-    )
+    moved = ax.transData + ScaledTranslation(aside, 0, ax.figure.dpi_scale_trans)
+    _draw_points(ax, *columns, colour=colour, fmt=marker, transform=moved)
     params = series["laws"]["log_ratio"]["params"]
     if params:
-        ends = np.array([ratio_P.min(), ratio_P.max()])
-        law = 100 * LAWS["log_ratio"].predict(1.0, ends, *params.values())
+        ends = np.array([columns[0].min(), columns[0].max()])
+        law = 100 * (params["c0"] + params["c1"] * np.log10(ends))
         line = "-" if series["identified"] else DASHES
         ax.plot(ends, law, color=colour, linewidth=0.9, linestyle=line, zorder=2)
 
@@ -209,13 +207,11 @@ class Run(NamedTuple):
 def draw_frontier(metrics: Mapping) -> Figure:
     """The figure of `frontier`, in the style that is set."""
     runs = {name: _runs(pair["policies"]) for name, pair in metrics["pairs"].items()}
-    names = sorted(
-        (name for name in runs if runs[name]), key=lambda n: (_size_ratio(metrics, n), n)
-    )
+    names = sorted((name for name in runs if runs[name]), key=lambda n: (_size_ratio(metrics, n), n))
     if not names:
         raise Complaint(
-            "The figure of accuracy needs at least one policy with a call ratio, got none; name one "
-            "under 'policies' of params.yaml and rerun 'rollout' and 'evaluate'."
+            "The figure of accuracy needs at least one policy with a call ratio, got none; name "
+            "one under 'policies' of params.yaml and rerun 'rollout' and 'evaluate'."
         )
     shown = _spread(names)
     every = [run for name in shown for run in runs[name]]
@@ -229,17 +225,17 @@ def draw_frontier(metrics: Mapping) -> Figure:
             joined = [run for run in runs[name] if (run.router, run.method) == (router, method)]
             _draw_runs(ax, joined, looks[router], MARKERS[methods.index(method) % len(MARKERS)])
     axes[0].set_xlim(-0.03, 1.03)
-    axes[0].xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+    for axis in (axes[0].xaxis, axes[0].yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
     left_out = f"; {len(shown)} of {len(names)} pairs" if len(shown) < len(names) else ""
     figure.supxlabel(f"Call ratio: answer tokens with a call, %{left_out}", fontsize=9)
     figure.supylabel("Accuracy on test prompts, %", fontsize=9)
-    _key(figure, _frontier_signs(looks, methods), columns=min(2 * len(axes) + 1, 6))
+    _key(figure, _frontier_signs(looks, methods), columns=4 if len(axes) < 3 else 5)
     return figure
 
 
 def _runs(policies: Mapping) -> list[Run]:
-    """Points in order of their call ratio; a policy without one, drafting say, has no place here."""
+    """Points in order of their call ratio; one without, drafting say, has no place here."""
     found = []
     for name, policy in policies.items():
         method, _, router = name.partition("@")[0].partition("+")
@@ -269,40 +265,23 @@ def _looks(routers: set[str]) -> dict[str, tuple]:
 
 def _draw_alone(ax: Axes, metrics: Mapping, name: str) -> None:
     """What each model reaches alone, with its interval."""
-    for role, line in (("large", "-"), ("small", DASHES)):
+    for role in ("large", "small"):
         model = metrics["models"][metrics["pairs"][name][role]]
-        ax.axhspan(model["low"], model["high"], color=GREY, alpha=0.09, linewidth=0, zorder=0)
-        ax.axhline(model["accuracy"], color=GREY, linewidth=0.9, linestyle=line, zorder=1)
+        ax.axhspan(model["low"], model["high"], color=BAND, linewidth=0, zorder=0)
+        ax.axhline(model["accuracy"], color=GREY, linewidth=0.8, zorder=1)
+        beside = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "color": GREY}
+        ax.annotate(f"{role} alone", (0.75, model["accuracy"]), fontsize=7.5, **beside)
 
 
 def _draw_runs(ax: Axes, runs: list[Run], look: tuple, marker: str) -> None:
-    call_P, accuracy_P, low_P, high_P = np.array([run[2:] for run in runs]).T
     colour, line = look
-    ax.errorbar(
-        call_P,
-        accuracy_P,
-        yerr=[accuracy_P - low_P, high_P - accuracy_P],
-        marker=marker,
-        color=colour,
-        linestyle=line,
-        linewidth=1,
-        markersize=4,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-        elinewidth=0.7,
-        zorder=3,
-    )
+    columns = np.array([run[2:] for run in runs]).T
+    _draw_points(ax, *columns, colour=colour, marker=marker, linestyle=line)
 
 
 def _frontier_signs(looks: Mapping[str, tuple], methods: list[str]) -> list[Line2D]:
-    """Routers by colour, methods by marker, the models alone by line."""
-    routers = [
-        _sign(name, colour, "" if line else "o", line) for name, (colour, line) in looks.items()
-    ]
-    shapes = [_sign(name, GREY, MARKERS[i % len(MARKERS)]) for i, name in enumerate(methods)]
-    return [
-        *routers,
-        *shapes,
-        _sign("large alone", GREY, line="-"),
-        _sign("small alone", GREY, line=DASHES),
-    ]
+    """Routers by colour and line, methods by marker; call ratios of 0 and 1 share a sign."""
+    signs = [_sign(name, colour, line=line) for name, (colour, line) in looks.items() if line]
+    ends = [name for name in ENDS if name in looks]
+    signs += [_sign(", ".join(ends), INK, "o")] if ends else []
+    return signs + [_sign(name, GREY, MARKERS[i % len(MARKERS)]) for i, name in enumerate(methods)]

@@ -1,4 +1,4 @@
-"""Intervals for what is measured on a sample of prompts: shares, ratios of sums, paired differences.
+"""Intervals for what a sample of prompts shows: shares, ratios of sums, paired differences.
 
 Shape legend: P prompts (the clusters: tokens of one prompt are not independent), B replicates.
 """
@@ -41,11 +41,11 @@ def ratio(
 ) -> Interval:
     """sum(numerator) / sum(denominator) over prompts, with a BCa cluster bootstrap interval.
 
-    Prompts whose denominator is 0 say nothing and are left out. The ratio is taken for a share where
-    every numerator lies between 0 and its denominator. Where the bootstrap has no spread to resample
-    (fewer than two prompts, or the same ratio in all), the interval covers the prompts not seen:
-    `_unseen` says how; a share of 0 or 1 gets Wilson's bound at the number of prompts, a single
-    prompt all of [0, 1], and what is no share the whole line.
+    Prompts whose denominator is 0 say nothing and are left out. The ratio is taken for a share
+    where every numerator lies between 0 and its denominator. Where the bootstrap has no spread
+    (fewer than two prompts, or the same ratio in all), the interval covers the prompts not seen,
+    see `_unseen`: a share of 0 or 1 gets Wilson's bound at the number of prompts, a single prompt
+    all of [0, 1], and what is no share the whole line, infinite ends included.
 
     Raises ValueError on a negative denominator, one that sums to 0, or a numerator without one.
     """
@@ -89,9 +89,7 @@ def mean_difference(
 def _paired(a_P: np.ndarray, b_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a_P, b_P = np.asarray(a_P, dtype=np.float64), np.asarray(b_P, dtype=np.float64)
     if a_P.ndim != 1 or a_P.shape != b_P.shape:
-        raise ValueError(
-            f"Expected one number a prompt twice, got shapes {a_P.shape}, {b_P.shape}."
-        )
+        raise ValueError(f"Expected one number a prompt twice, got shapes {a_P.shape}, {b_P.shape}.")
     if not (np.isfinite(a_P).all() and np.isfinite(b_P).all()):
         raise ValueError("Expected finite numbers for every prompt.")
     return a_P, b_P
@@ -121,9 +119,7 @@ def _bca(
     return _enclosing(value, low, high)
 
 
-def _resampled(
-    numerator_P: np.ndarray, denominator_P: np.ndarray, seed: int, replicates: int
-) -> np.ndarray:
+def _resampled(numerator_P: np.ndarray, denominator_P: np.ndarray, seed: int, replicates: int) -> np.ndarray:
     """The ratio on `replicates` multinomial samples of the prompts, [B]."""
     generator, prompts = np.random.Generator(np.random.PCG64(seed)), len(numerator_P)
     rows = max(1, DRAWS_AT_ONCE // prompts)

@@ -265,8 +265,8 @@ def _point(dataset: str, content: Mapping, name: str, method: str) -> dict:
         parameters = content["models"].get(pair[role], {}).get("parameters")
         if not parameters:
             raise Complaint(
-                f"metrics/{dataset}.json should give the parameters of '{pair[role]}', the {role} model "
-                f"of {name}, got {parameters}; rerun the stages 'model' and 'evaluate'."
+                f"metrics/{dataset}.json should give the parameters of '{pair[role]}', the {role} "
+                f"model of {name}, got {parameters}; rerun the stages 'model' and 'evaluate'."
             )
         sizes[role] = parameters / 1e9
     return {"pair": name, **sizes, "cof": cof["value"], "low": cof["low"], "high": cof["high"]}

@@ -215,9 +215,9 @@ class _OwnTexts(NamedTuple):
         asked = pl.col("called") | (unproven if gate.rule == "perfect" else False)
         left = (asked & (pl.col("mismatch") | unproven)).cast(pl.Int32)
         # the row at which the policy leaves the text is still one that it sees
-        return rows.with_columns(
-            on_text=(left.cum_sum() - left).over("prompt_id", "turn") == 0
-        ).select(ROUTED.names)
+        return rows.with_columns(on_text=(left.cum_sum() - left).over("prompt_id", "turn") == 0).select(
+            ROUTED.names
+        )
 
 
 def _seen(rows: pl.DataFrame) -> routers.Speaker:

@@ -13,10 +13,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fsgen import checkpoints, settings, store
+
 try:
     from fsgen.benchmarks import PROMPTS
 except ImportError:
-    import sys; sys.path.insert(0, "/tmp/shadow"); from benchmarks_stub import PROMPTS
+    import sys
+
+    sys.path.insert(0, "/tmp/shadow")
+    from benchmarks_stub import PROMPTS
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent

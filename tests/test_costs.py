@@ -61,9 +61,7 @@ def test_accepted_and_added_tokens_make_up_the_text(texts, draft):
     lengths = {90 - 7 * i: len(bits) for i, bits in enumerate(texts)}
     ends = sum(
         start + accepted == lengths[text]
-        for text, start, accepted in zip(
-            rounds.text_R, rounds.start_R, rounds.accepted_R, strict=True
-        )
+        for text, start, accepted in zip(rounds.text_R, rounds.start_R, rounds.accepted_R, strict=True)
     )
 
     assert len(bits_N) == rounds.accepted_R.sum() + len(rounds.text_R) - ends
@@ -89,9 +87,7 @@ def test_a_drafter_that_is_always_wrong_gains_nothing():
 def test_verification_is_a_pass_a_round_over_its_drafts_and_one():
     """Texts of 7 agreeing and 2 differing tokens, K = 2, prompts of 10 and 4 tokens."""
     bits_N = np.array([0] * 7 + [1, 1], dtype=bool)
-    spent = costs.verified(
-        costs.speculative_rounds(bits_N, np.repeat([0, 1], [7, 2]), 2), np.array([10, 4])
-    )
+    spent = costs.verified(costs.speculative_rounds(bits_N, np.repeat([0, 1], [7, 2]), 2), np.array([10, 4]))
 
     assert spent.passes_T.tolist() == [3, 2]
     assert spent.positions_T.tolist() == [3 + 3 + 2, 3 + 2]
@@ -154,15 +150,13 @@ def test_one_position_costs_two_flops_a_parameter_and_its_attention():
 
 @given(texts_of_bits, st.integers(1, 7), st.integers(1, 9))
 def test_speculative_flops_equal_a_loop_over_what_each_model_reads(texts, draft, prompt_tokens):
-    """L reads every round's drafts and one token; S its drafts' inputs and what it must catch up."""
+    """L reads every round's drafts and one token; S its drafts' inputs and what it skipped."""
     bits_N, text_N = flat(texts)
     rounds = costs.speculative_rounds(bits_N, text_N, draft)
     expected = []
     for bits in texts:
         plain = draft_and_verify([int(bit) for bit in bits], [0] * len(bits), draft)
-        total = slow_flops(LARGE, range(prompt_tokens - 1)) + slow_flops(
-            SMALL, range(prompt_tokens - 1)
-        )
+        total = slow_flops(LARGE, range(prompt_tokens - 1)) + slow_flops(SMALL, range(prompt_tokens - 1))
         for i, (start, drafted, accepted) in enumerate(plain):
             first = prompt_tokens - 1 + start
             catching_up = accepted == drafted and i + 1 < len(plain)

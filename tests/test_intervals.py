@@ -154,9 +154,7 @@ def test_pairing_removes_what_the_prompts_share():
     gain_P, difficulty_P = generator.normal(0.1, 0.2, 60), generator.normal(0, 10, 60)
     plain = intervals.mean_difference(gain_P, np.zeros(60), seed=0)
 
-    assert plain == pytest.approx(
-        intervals.mean_difference(gain_P + difficulty_P, difficulty_P, seed=0)
-    )
+    assert plain == pytest.approx(intervals.mean_difference(gain_P + difficulty_P, difficulty_P, seed=0))
 
 
 counts = st.lists(
@@ -169,9 +167,7 @@ counts = st.lists(
 def test_a_share_lies_in_its_interval_and_the_interval_between_0_and_1(rows, seed, level):
     """Whatever the counts, 0 <= low <= value <= high <= 1, and no certainty comes from a sample."""
     numerator_P, denominator_P = np.array(rows).T
-    value, low, high = intervals.ratio(
-        numerator_P, denominator_P, seed=seed, level=level, replicates=200
-    )
+    value, low, high = intervals.ratio(numerator_P, denominator_P, seed=seed, level=level, replicates=200)
 
     assert 0 <= low <= value <= high <= 1
     assert low < high

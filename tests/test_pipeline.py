@@ -29,7 +29,9 @@ def world(tiny_checkpoints, tmp_path_factory):
             stage(settings, "duo")
         rollout.roll_out(settings, "duo")
         loaded = {role: models.load(settings, role) for role in ("small", "tuned", "large")}
-        yield SimpleNamespace(settings=settings, loaded=loaded, prompts=store.read("data/prompts/toy.parquet"))
+        yield SimpleNamespace(
+            settings=settings, loaded=loaded, prompts=store.read("data/prompts/toy.parquet")
+        )
 
 
 def prompt_ids(world) -> dict[str, list[int]]:
@@ -82,7 +84,9 @@ def test_records_hold_the_full_distribution(world):
     dump = world.settings.dump
 
     for row in rows.sample(40, seed=1).iter_rows(named=True):
-        logits = reference.next_logits(loaded, ids[row["prompt_id"]] + written[row["prompt_id"]][: row["pos"]])
+        logits = reference.next_logits(
+            loaded, ids[row["prompt_id"]] + written[row["prompt_id"]][: row["pos"]]
+        )
         ranked = sorted(enumerate(logits.double().tolist()), key=lambda pair: (-pair[1], pair[0]))
         near = [i for i, x in ranked if x >= ranked[0][1] - dump.depth]
         kept = max(dump.k_min, min(len(near), dump.k_max))
@@ -169,7 +173,9 @@ def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
 def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
     """Proven rows marked on_text carry the decisions of the policy's own rollout."""
     keys = ["policy", "prompt_id", "pos"]
-    routed = store.read("data/routes/duo/toy.parquet").filter(pl.col("on_text") & (pl.col("certificate") == "exact"))
+    routed = store.read("data/routes/duo/toy.parquet").filter(
+        pl.col("on_text") & (pl.col("certificate") == "exact")
+    )
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet")
 
     both = routed.join(rolled, on=keys, how="left", suffix="_rolled", validate="1:1")

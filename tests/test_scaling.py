@@ -1,4 +1,4 @@
-"""Claims about fsgen.scaling: laws return what made the points, and refuse what points cannot tell."""
+"""Claims about fsgen.scaling: laws return what made the points, or refuse."""
 
 import json
 
@@ -39,9 +39,7 @@ def test_points_made_by_a_law_return_its_parameters(law, params, unit):
 
 
 def noisy(seed=0):
-    return (
-        0.02 + 0.05 * np.log10(LARGE_P / SMALL_P) + np.random.default_rng(seed).normal(0, 0.01, 15)
-    )
+    return 0.02 + 0.05 * np.log10(LARGE_P / SMALL_P) + np.random.default_rng(seed).normal(0, 0.01, 15)
 
 
 @pytest.mark.parametrize(("law", "truth"), TRUTHS)
@@ -87,7 +85,7 @@ def test_a_power_law_pressed_against_the_authors_bound_says_so():
 
 
 def test_measures_of_a_straight_line_are_those_of_the_textbook():
-    """r2, leave-one-out (e / (1 - leverage)) and AICc with K + 1 = 3, worked out from the residuals."""
+    """r2, leave-one-out as e / (1 - leverage), AICc with K + 1 = 3, from the residuals."""
     cof_P = noisy()
     fit = scaling.fit("log_ratio", SMALL_P, LARGE_P, cof_P)
     x_P = np.log10(LARGE_P / SMALL_P)
@@ -141,9 +139,7 @@ def test_a_size_of_nothing_is_refused():
         scaling.fit("log_ratio", [0.0, 1.0, 2.0], [4.0, 4.0, 4.0], [0.1, 0.1, 0.1])
 
 
-pairs = st.lists(
-    st.tuples(st.sampled_from(SIZES), st.sampled_from(SIZES), st.floats(0, 1)), max_size=8
-)
+pairs = st.lists(st.tuples(st.sampled_from(SIZES), st.sampled_from(SIZES), st.floats(0, 1)), max_size=8)
 
 
 @settings(deadline=None, max_examples=40)

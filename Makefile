@@ -1,0 +1,22 @@
+# Two commands: `make repro` rebuilds every result, `make test` runs the whole suite.
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: repro test lint
+
+repro: $(VENV)/installed
+	dvc repro
+	fsgen headline
+
+test: $(VENV)/installed
+	pytest -n auto
+
+lint: $(VENV)/installed
+	ruff check .
+	ruff format --check .
+
+$(VENV)/installed: pyproject.toml
+	test -d $(VENV) || python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@

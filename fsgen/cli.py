@@ -1,0 +1,72 @@
+"""`fsgen` for people: check a params file, ask the tables in SQL, print the headline table."""
+
+import argparse
+import sys
+
+from fsgen import lake, report, settings
+from fsgen.settings import Complaint
+
+
+def main() -> None:
+    """Entry point of the console script; a Complaint is one line on stderr and exit code 1."""
+    arguments = _parser().parse_args()
+    try:
+        arguments.act(arguments)
+    except Complaint as complaint:
+        print(f"fsgen: {complaint}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fsgen", description=__doc__)
+    acts = parser.add_subparsers(required=True, metavar="COMMAND")
+    check = acts.add_parser("check", help="validate params.yaml as a whole; opens tokenizers, no weights")
+    check.set_defaults(act=_check)
+    sql = acts.add_parser(
+        "sql", help='ask the tables: fsgen sql "select pair, avg(mismatch::int) from fused group by 1"'
+    )
+    sql.add_argument("query")
+    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    sql.set_defaults(act=_sql)
+    tables = acts.add_parser("tables", help="list the views and what their rows are")
+    tables.set_defaults(act=_tables)
+    headline = acts.add_parser("headline", help="print accuracy and collaboration frequency of every pair")
+    headline.set_defaults(act=_headline)
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from fsgen import checkpoints  # transformers takes seconds, and only this command needs it
+
+    loaded = settings.load()
+    for name in loaded.models:
+        checkpoints.check_partners(loaded, name)
+    counts = ", ".join(
+        f"{len(getattr(loaded, kind))} {kind}" for kind in ("datasets", "models", "pairs", "policies")
+    )
+    print(f"params.yaml holds: {counts}.")
+
+
+def _sql(arguments: argparse.Namespace) -> None:
+    frame = lake.ask(arguments.query)
+    if arguments.format == "csv":
+        print(frame.write_csv(), end="")
+    elif arguments.format == "json":
+        print(frame.write_json())
+    else:
+        import polars as pl
+
+        with pl.Config(
+            tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True
+        ):
+            print(frame)
+
+
+def _tables(arguments: argparse.Namespace) -> None:
+    for name, view in lake.VIEWS.items():
+        print(f"{name:<14} {view.about}")
+
+
+def _headline(arguments: argparse.Namespace) -> None:
+    for dataset, content in report.read_metrics(settings.load()).items():
+        print(report.headline_table(dataset, content))

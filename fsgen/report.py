@@ -1,0 +1,62 @@
+"""What a person looks at first: the fitted laws, the figures and the headline table."""
+
+import json
+from pathlib import Path
+
+from fsgen import console, figures, scaling
+from fsgen.settings import Complaint, Settings
+
+METRICS, PLOTS = Path("metrics"), Path("plots")
+
+
+def read_metrics(settings: Settings) -> dict[str, dict]:
+    """metrics/<dataset>.json of every dataset in params.yaml."""
+    found = {}
+    for dataset in settings.datasets:
+        path = METRICS / f"{dataset}.json"
+        if not path.is_file():
+            raise Complaint(f"There is no {path}; run 'dvc repro evaluate@{dataset}'.")
+        found[dataset] = json.loads(path.read_text())
+    return found
+
+
+def write_scaling(settings: Settings) -> None:
+    """Write metrics/scaling.json: points and laws of every dataset and method."""
+    table = scaling.scaling_table(read_metrics(settings))
+    path = METRICS / "scaling.json"
+    path.write_text(json.dumps(table, indent=2) + "\n")
+    console.wrote(f"{path}: {len(scaling.LAWS)} laws for {sum(map(len, table.values()))} series")
+
+
+def write_report(settings: Settings) -> None:
+    """Write plots/cof.svg and plots/frontier/<dataset>.svg, and print the headline tables."""
+    metrics = read_metrics(settings)
+    figures.cof(json.loads((METRICS / "scaling.json").read_text()), PLOTS / "cof.svg")
+    for dataset, content in metrics.items():
+        figures.frontier(content, PLOTS / "frontier" / f"{dataset}.svg")
+        print(headline_table(dataset, content))
+    console.wrote(f"{PLOTS}/: cof.svg and frontier/ for {', '.join(metrics)}")
+
+
+def headline_table(dataset: str, content: dict) -> str:
+    """Markdown table of a dataset: accuracies of both models and CoF of every method, all in percent."""
+    methods = sorted({method for pair in content["pairs"].values() for method in pair["cof"]})
+    methods = [method for method in methods if method != "speculative"]  # the oracle's own numbers
+    lines = [
+        f"**{dataset}**: accuracy and collaboration frequency (CoF: share of tokens that the large model "
+        "changes when it is always asked), percent with 95 % intervals over prompts",
+        "",
+        "| pair | small alone | large alone | " + " | ".join(f"CoF {method}" for method in methods) + " |",
+        "|---" * (3 + len(methods)) + "|",
+    ]
+    for name, pair in content["pairs"].items():
+        cells = [_percent(content["models"][pair[role]], "accuracy") for role in ("small", "large")]
+        cells += [_percent(pair["cof"].get(method), "value") for method in methods]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(number: dict | None, key: str) -> str:
+    if number is None:
+        return "-"
+    return f"{number[key]:.1%} ({number['low']:.1%} to {number['high']:.1%})".replace("%", "")

@@ -1,0 +1,14 @@
+"""Grade what one model wrote alone.
+
+python stages/grade_solo.py --model arith-30k
+"""
+
+from fsgen import benchmarks, console, settings
+
+
+def main(model: str) -> None:
+    benchmarks.grade_solo(settings.load(), model)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,111 @@
+"""The plan of the house: imports go down, torch stays in its rooms, dvc.yaml tells the truth."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fsgen import benchmarks, fusion, routers, settings
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fsgen"
+FLOORS = [
+    {"settings", "console"},
+    {"store", "lake", "family", "tasks", "checkpoints", "fusion", "routers", "costs", "intervals"},
+    {"models", "records", "texts", "benchmarks", "simulation", "evaluation", "scaling", "figures"},
+    {"cursor"},
+    {"decoding", "reading", "rollout", "report"},
+    {"cli"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+TORCH_ROOMS = {"family", "models", "records", "cursor", "decoding", "reading", "rollout"}
+# params and the terminal: what they hold reaches a stage as values, or changes no byte
+UNTRACKED = {"fsgen/settings.py", "fsgen/console.py"}
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Files of the package that `path` imports, anywhere in it; docstring-only __init__ files left out."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fsgen":
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "fsgen"]
+        else:
+            continue
+        found |= {file for name in names if (file := ROOT / (name.replace(".", "/") + ".py")).exists()}
+    return found
+
+
+def import_closure(path: Path) -> set[str]:
+    """Every file of the package that running `path` can execute, relative to the root."""
+    seen: set[Path] = set()
+    todo = [path]
+    while todo:
+        fresh = imported_files(todo.pop()) - seen
+        seen |= fresh
+        todo += fresh
+    return {str(file.relative_to(ROOT)) for file in seen} - UNTRACKED
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_a_floor():
+    """No file of the package stands outside the plan."""
+    assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} == set(FLOOR_OF)
+
+
+def test_imports_only_go_down():
+    """A room uses the floors below it, and nothing beside or above."""
+    upward = {
+        (room(path), room(used))
+        for path in PACKAGE.rglob("*.py")
+        if room(path) != "__init__"
+        for used in imported_files(path)
+        if room(used) != room(path) and FLOOR_OF[room(used)] >= FLOOR_OF[room(path)]
+        and (room(path), room(used)) != ("console", "settings")
+    }  # fmt: skip
+
+    assert upward == set()
+
+
+def test_torch_stays_in_its_rooms():
+    """Whatever runs after the dumps needs no torch."""
+    users = {
+        room(path)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "torch" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch")
+    }
+
+    assert users == TORCH_ROOMS
+
+
+def test_inits_hold_nothing_but_a_sentence():
+    """Code in an __init__ would run in every stage without standing in its dependencies."""
+    for path in PACKAGE.rglob("__init__.py"):
+        (only,) = ast.parse(path.read_text()).body
+        assert isinstance(only, ast.Expr)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_declared_code_equals_imported_code(name):
+    """A stage is stale exactly when code that it can run has changed."""
+    stage = STAGES[name].get("do", STAGES[name])
+    entry = next(word for word in stage["cmd"].split() if word.startswith("stages/"))
+    declared = {dep for dep in stage["deps"] if isinstance(dep, str) and dep.startswith(("fsgen/", "stages/"))}
+
+    assert import_closure(ROOT / entry) | {entry} == declared
+
+
+def test_names_in_settings_are_the_registries():
+    """What params.yaml may name is what the registries hold."""
+    assert set(settings.TASK_NAMES) == set(benchmarks.TASKS)
+    assert settings.RULE_DEFAULTS.keys() == fusion.RULES.keys()
+    assert set(settings.SCORED_ROUTERS) == set(routers.ROUTERS)
+    assert set(settings.ROUTER_NAMES) > set(settings.SCORED_ROUTERS)
