@@ -9,9 +9,10 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen import console, store
-from fsgen.settings import Complaint, Dataset, Settings
+from fsgen.settings import Dataset, Settings
 from fsgen.tasks import arith, gsm8k
 from fsgen.tasks.verdict import Verdict
+from fsgen.typed import Complaint
 
 TASKS: dict[str, ModuleType] = {"arith": arith, "gsm8k": gsm8k}
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])

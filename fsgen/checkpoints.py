@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from fsgen import console
-from fsgen.settings import Complaint, Model, Settings
+from fsgen.settings import Model, Settings
+from fsgen.typed import Complaint
 
 FAMILY = Path("data/family")
 DESCRIPTIONS = Path("data/models")
@@ -85,7 +86,7 @@ def write_description(settings: Settings, name: str) -> None:
     path.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
     sizes = about["parameters"]
     console.wrote(
-        f"{path}: {sizes['total']:,} parameters, {sizes['non_embedding']:,} of them outside vocabulary matrices"
+        f"{path}: {sizes['total']:,} parameters, {sizes['non_embedding']:,} outside vocabulary matrices"
     )
 
 

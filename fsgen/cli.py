@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from fsgen import lake, report, settings
-from fsgen.settings import Complaint
+from fsgen.typed import Complaint
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from fsgen.settings import Complaint
+from fsgen.typed import Complaint
 
 
 class Bar(tqdm):

@@ -17,8 +17,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fsgen import console
-from fsgen.settings import Complaint, Curriculum, Member, Settings, Tuned
+from fsgen.settings import Curriculum, Member, Settings, Tuned
 from fsgen.tasks import arith
+from fsgen.typed import Complaint
 
 FOLDER = Path("data/family")
 CONTEXT = 512
@@ -137,7 +138,8 @@ def make_documents(chance: random.Random, curriculum: Curriculum, count: int) ->
     shares = [getattr(curriculum, style) for style in STYLES]
     styles = chance.choices(STYLES, weights=shares, k=count)
     problems = arith.training_problems(chance, count)
-    return [(q, _answer(chance, style, steps, a)) for style, (q, steps, a) in zip(styles, problems, strict=True)]
+    drawn = zip(styles, problems, strict=True)
+    return [(question, _answer(chance, style, steps, a)) for style, (question, steps, a) in drawn]
 
 
 def _answer(chance: random.Random, style: str, steps: list[str], answer: int) -> str:

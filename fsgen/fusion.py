@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fsgen.settings import Method
+from fsgen.policies import Method
 
 
 def oracle(l, s, f):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from fsgen.settings import Complaint
+from fsgen.typed import Complaint
 
 
 class View(NamedTuple):
@@ -17,30 +17,25 @@ class View(NamedTuple):
     """Column name to the place of its folder, counted from the end of the path (-1 is the file)."""
 
 
+_MODEL, _PAIR = {"model": -3, "dataset": -2}, {"pair": -3, "dataset": -2}
 VIEWS = {
     "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}),
-    "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", {"model": -3, "dataset": -2}),
-    "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", {"model": -3, "dataset": -2}),
-    "large_reads": View(
-        "the large model on the default speakers' texts", "large/*/*/reads-*.parquet", {"pair": -3, "dataset": -2}
-    ),
-    "small_reads": View(
-        "small and tuned on the large model's text and their own", "small/*/*/reads-*.parquet", {"pair": -3, "dataset": -2}
-    ),
+    "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", _MODEL),
+    "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", _MODEL),
+    "large_reads": View("the large model on the speakers' texts", "large/*/*/reads-*.parquet", _PAIR),
+    "small_reads": View("small and tuned on all texts of a pair", "small/*/*/reads-*.parquet", _PAIR),
     "fused": View("every method at every dumped position", "fused/*/*.parquet", {"pair": -2, "dataset": -1}),
     "routed": View("simulated policies (estimates)", "routes/*/*.parquet", {"pair": -2, "dataset": -1}),
-    "rolled": View(
-        "tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", {"pair": -3, "dataset": -2}
+    "rolled": View("tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", _PAIR),
+    "rolled_texts": View("texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", _PAIR),
+    "graded_solo": View(
+        "verdicts on models alone", "graded/models/*/*.parquet", {"model": -2, "dataset": -1}
     ),
-    "rolled_texts": View(
-        "texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", {"pair": -3, "dataset": -2}
-    ),
-    "graded_solo": View("verdicts on models alone", "graded/models/*/*.parquet", {"model": -2, "dataset": -1}),
     "graded": View("verdicts on policies", "graded/pairs/*/*.parquet", {"pair": -2, "dataset": -1}),
     "tallies": View(
-        "per prompt and policy: counts, costs, verdict", "evaluated/*/policies.parquet", {"dataset": -2}
+        "a policy on a prompt: counts, costs, verdict", "evaluated/*/policies.parquet", {"dataset": -2}
     ),
-}  # fmt: skip
+}
 
 
 def connect(data: Path = Path("data")) -> duckdb.DuckDBPyConnection:

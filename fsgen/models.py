@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from fsgen import checkpoints
-from fsgen.settings import Complaint, Compute, Settings
+from fsgen.settings import Compute, Settings
+from fsgen.typed import Complaint
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def load(settings: Settings, name: str) -> Loaded:
 
 
 def placement(compute: Compute, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """Device and precision: CUDA where present, bfloat16 there and float32 on a CPU, unless told otherwise."""
+    """Device and precision: CUDA if present, bfloat16 there and float32 on a CPU, unless told otherwise."""
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise Complaint("compute.device is cuda, but torch finds no CUDA device; use auto or cpu.")
     cuda = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())

@@ -15,8 +15,9 @@ import torch
 
 from fsgen import checkpoints, console, models, records, store
 from fsgen.models import Loaded
-from fsgen.settings import Complaint, Settings
+from fsgen.settings import Settings
 from fsgen.texts import prompt_digest
+from fsgen.typed import Complaint
 
 HEAD_ELEMENTS = 1 << 24  # logits alive at once, so that memory does not grow with the text
 READS = store.schema(
@@ -31,7 +32,7 @@ READS = store.schema(
         ("forced", pa.bool_(), "whether the token was given, not chosen"),
         *records.COLUMNS,
         records.AT_COLUMN,
-        ("max_tuned_gain", pa.float32(), "maximum of tuned minus small logits outside the large model's list; null but for the tuned reader"),
+        ("max_tuned_gain", pa.float32(), "largest tuned less small logit outside the large model's list"),
     ]
 )  # fmt: skip
 

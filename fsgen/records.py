@@ -13,7 +13,7 @@ from fsgen import store
 from fsgen.settings import Dump
 
 COLUMNS = [
-    ("top_ids", pa.list_(pa.int32()), "ids by falling logit, ties by lowest id: all within dump.depth nats of the maximum, at least k_min, at most k_max"),
+    ("top_ids", pa.list_(pa.int32()), "ids by falling logit (ties: lowest), within dump.depth of the top"),
     ("top_logits", pa.list_(pa.float32()), "their logits"),
     ("max_logit", pa.float32(), "largest logit"),
     ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from fsgen import console, figures, scaling
-from fsgen.settings import Complaint, Settings
+from fsgen.settings import Settings
+from fsgen.typed import Complaint
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
 

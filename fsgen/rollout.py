@@ -1,6 +1,6 @@
 """The closed loop: policies write their own texts, sharing every prefix that they have in common.
 
-Shape legend: B branches (distinct prefixes), R riders (a policy on a prompt), V usable vocabulary.
+Shape legend: B branches (distinct prefixes), R riders (a policy on a prompt), P prompts, V usable vocabulary.
 A rider sits on a branch; riders of one branch that choose different tokens split it, and the cache
 rows are copied, not recomputed. All branches grow in step, so a split is a selection of cache rows.
 """
@@ -17,7 +17,8 @@ import torch
 
 from fsgen import console, fusion, models, records, routers, store
 from fsgen.cursor import Cursor
-from fsgen.settings import Method, Policy, Settings
+from fsgen.policies import Method, Policy
+from fsgen.settings import Settings
 from fsgen.texts import TEXTS, Ending, Text, ending, prompt_digest, text_row
 
 POLICY = ("policy", pa.string(), "policy that wrote the text")
@@ -113,13 +114,8 @@ class Tree:
     def __init__(
         self, loaded, prompts: list[list[int]], names: list[str], riders: list[Rider], until: Ending, settings
     ):
-        self.prompts, self.names, self.riders, self.until, self.settings = (
-            prompts,
-            names,
-            riders,
-            until,
-            settings,
-        )
+        self.prompts, self.names_P, self.riders = prompts, np.array(names), riders
+        self.until, self.settings = until, settings
         self.vocabulary = loaded["large"].vocabulary
         with torch.inference_mode():
             self.cursors = {role: Cursor(model, prompts) for role, model in loaded.items()}
@@ -145,44 +141,35 @@ class Tree:
         """What every rider says at this position, from the logits of its branch."""
         logits = {role: cursor.logits_BV for role, cursor in self.cursors.items()}
         seen = {role: _look(logits[role], self.settings) for role in logits if role != "large"}
-        defaults = {role: top_B for role, (top_B, _) in seen.items()}
-        columns: dict[str, np.ndarray] = {"rider": self._rider_R()}
-        pos = len(self.prefixes[0])
-        names_R = np.array(self.names)[self.prompt_R]
-        chance_R = routers.chance(self.settings.seed, names_R, np.full(len(names_R), pos))
-        size = len(self.branch_R)
-        fused_R, default_R, called_R = (
-            np.zeros(size, np.int32),
-            np.zeros(size, np.int32),
-            np.zeros(size, bool),
-        )
-        scores = {name: np.zeros(size, np.float32) for name in ("max_probability", "margin", "entropy")}
-        fused: dict[str, np.ndarray] = {}
-        for index in np.unique(self.policy_R):
-            rider, rows = self.riders[index], np.flatnonzero(self.policy_R == index)
-            branches, role = self.branch_R[rows], fusion.speaker(self.riders[index].method)
-            if rider.policy.method not in fused:
-                fused[rider.policy.method] = _fuse(rider.method, logits)
-            fused_R[rows] = fused[rider.policy.method][branches]
-            default_R[rows] = defaults[role][branches]
-            own = routers.Speaker(*(array[branches] for array in seen[role][1]))
-            called_R[rows] = routers.calls(rider.gate, own, chance_R[rows], fused_R[rows] != default_R[rows])
-            scores["max_probability"][rows] = routers.max_probability(own)
-            scores["margin"][rows] = routers.margin(own)
-            scores["entropy"][rows] = own.entropy_N
-        return (
-            columns
-            | scores
-            | {
-                "pos": np.full(size, pos, np.int32),
-                "token_id": np.where(called_R, fused_R, default_R),
-                "default_id": default_R,
-                "small_id": defaults["small"][self.branch_R],
-                "fused_id": fused_R,
-                "called": called_R,
-                "mismatch": fused_R != default_R,
-            }
-        )
+        riding = np.unique(self.policy_R)  # sorted, as the riders are
+        methods = {self.riders[i].policy.method: self.riders[i].method for i in riding}
+        fused = {name: _fuse(method, logits) for name, method in methods.items()}
+        parts = [self._ask(i, seen, fused) for i in riding]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _ask(self, index: int, seen: dict, fused: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The columns of one policy's riders; `seen` and `fused` are by branch."""
+        rider, rows = self.riders[index], np.flatnonzero(self.policy_R == index)
+        branch_R, prompt_R = self.branch_R[rows], self.prompt_R[rows]
+        top_B, speaker = seen[fusion.speaker(rider.method)]
+        default_R, fused_R = top_B[branch_R], fused[rider.policy.method][branch_R]
+        own = routers.Speaker(*(array_B[branch_R] for array_B in speaker))
+        pos_R = np.full(len(rows), len(self.prefixes[0]), np.int32)
+        chance_R = routers.chance(self.settings.seed, self.names_P[prompt_R], pos_R)
+        called_R = routers.calls(rider.gate, own, chance_R, fused_R != default_R)
+        return {
+            "rider": self._rider_R()[rows],
+            "pos": pos_R,
+            "token_id": np.where(called_R, fused_R, default_R),
+            "default_id": default_R,
+            "small_id": seen["small"][0][branch_R],
+            "fused_id": fused_R,
+            "called": called_R,
+            "mismatch": fused_R != default_R,
+            "max_probability": routers.max_probability(own),
+            "margin": routers.margin(own),
+            "entropy": own.entropy_N,
+        }
 
     def _rider_R(self) -> np.ndarray:
         return self.policy_R * len(self.prompts) + self.prompt_R
@@ -210,7 +197,7 @@ class Tree:
     def _finish(self, rider: int, ids: list[int], reason: str) -> None:
         policy, prompt = divmod(rider, len(self.prompts))
         text = Text(ids, reason, self.until.answer_tokens(ids, reason))
-        row = text_row(self.until, self.names[prompt], self.prompts[prompt], text)
+        row = text_row(self.until, str(self.names_P[prompt]), self.prompts[prompt], text)
         self.texts.append({"rider": rider, "policy": self.riders[policy].policy.name, **row})
 
     def _tables(self) -> tuple[pa.Table, pa.Table]:
@@ -220,7 +207,7 @@ class Tree:
             counted[row.pop("rider")] = row["answer_tokens"]
         policy_N, prompt_N = np.divmod(columns["rider"], len(self.prompts))
         columns["policy"] = np.array([rider.policy.name for rider in self.riders])[policy_N]
-        columns["prompt_id"] = np.array(self.names)[prompt_N]
+        columns["prompt_id"] = self.names_P[prompt_N]
         columns["turn"] = np.ones(len(prompt_N), dtype=np.int32)
         columns["in_answer"] = columns["pos"] < counted[columns["rider"]]
         rows = pa.table({name: columns[name] for name in ROLLED.names}).cast(ROLLED)

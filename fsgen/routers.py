@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fsgen.settings import Complaint, Policy, Settings
+from fsgen.policies import Policy
+from fsgen.settings import Settings
+from fsgen.typed import Complaint
 
 
 class Speaker(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares, minimize_scalar
 
-from fsgen.settings import Complaint
+from fsgen.typed import Complaint
 
 IDENTIFIED_FROM = 6  # distinct models; pairs share models, so fewer tell nothing about other models
 AUTHORS_BOUND = 0.05  # FS-GEN's fit keeps a, alpha and b at or above it

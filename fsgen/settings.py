@@ -1,30 +1,15 @@
 """params.yaml read in one place: frozen dataclasses, and every complaint about a setting."""
 
-import difflib
 import math
-import types
 import typing
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from fsgen.policies import ROUTER_NAMES, SCORED_ROUTERS, Method, Policy, Router, method_table, policy_table
+from fsgen.typed import Complaint, build, look_up, mapping
 
-class Complaint(Exception):
-    """Something a person can mend, said in one sentence: the thing, the expected, the got, the remedy."""
-
-
-# What each rule of fusion may be told, with its defaults (design: section 2 of the README).
-RULE_DEFAULTS = {
-    "oracle": {},
-    "speculative": {},
-    "li2022": {"alpha": 0.1, "tau": 0.5},
-    "obrien2023": {"alpha": 0.1, "beta": 0.5},
-    "average": {"alpha": 0.1, "beta": 0.5},
-    "proxy": {"alpha": 1.0},
-}
-ROUTER_NAMES = ("always", "never", "threshold", "margin", "entropy", "random", "perfect")
-SCORED_ROUTERS = ("threshold", "margin", "entropy")  # those that compare a number with a threshold
 TASK_NAMES = ("arith", "gsm8k")
 
 
@@ -76,32 +61,6 @@ class Pair:
         """Role to model name, in reading order; `tuned` only where there is one."""
         roles = {"small": self.small, "tuned": self.tuned, "large": self.large}
         return {r: m for r, m in roles.items() if r != "tuned" or self.has_tuned}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    rule: str
-    parameters: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Router:
-    rule: str
-    at: float | None = None
-    """Threshold of a policy that names no budget, in the score's own unit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """`<method>+<router>[@<budget percent>]`, or `<method>@K` for the speculative rule."""
-
-    name: str
-    method: str
-    router: str | None = None
-    budget: float | None = None
-    """Target call ratio, as a share."""
-    draft: int | None = None
-    """Tokens drafted a round; set for the speculative rule alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +150,7 @@ class Settings:
 
     def named(self, kind: str, name: str) -> typing.Any:
         """The entry `name` of the section `kind`, or a complaint that names the nearest one."""
-        return _look_up(getattr(self, kind), name, f"{kind} of params.yaml")
+        return look_up(getattr(self, kind), name, f"{kind} of params.yaml")
 
 
 def load(path: str | Path = "params.yaml") -> Settings:
@@ -221,145 +180,23 @@ def _read_yaml(path: Path) -> dict:
 
 def _parse(raw: dict) -> Settings:
     raw = dict(raw)
-    methods = _method_table(_mapping(raw.pop("methods", None), "methods"))
+    methods = method_table(mapping(raw.pop("methods", None), "methods"))
     routers = {
-        name: _build(Router, {"rule": name} | _mapping(entry or {}, f"routers.{name}"), f"routers.{name}")
-        for name, entry in _mapping(raw.pop("routers", None), "routers").items()
+        name: build(Router, {"rule": name} | mapping(entry or {}, f"routers.{name}"), f"routers.{name}")
+        for name, entry in mapping(raw.pop("routers", None), "routers").items()
     }
-    policies = _policy_table(raw.pop("policies", None), methods, routers)
+    policies = policy_table(raw.pop("policies", None), methods, routers)
     tables = {"datasets": Dataset, "models": Model, "pairs": Pair, "family": Member, "tuned": Tuned}
     built: dict[str, typing.Any] = {}
     for section, cls in tables.items():
-        entries = _mapping(raw.pop(section, {}), section)
-        built[section] = {n: _build(cls, e, f"{section}.{n}") for n, e in entries.items()}
+        entries = mapping(raw.pop(section, {}), section)
+        built[section] = {n: build(cls, e, f"{section}.{n}") for n, e in entries.items()}
     for section, cls in {"dump": Dump, "compute": Compute, "curriculum": Curriculum}.items():
         if section in raw:
-            built[section] = _build(cls, raw.pop(section), section)
-    return _build(
+            built[section] = build(cls, raw.pop(section), section)
+    return build(
         Settings, raw | built | {"methods": methods, "routers": routers, "policies": policies}, "params.yaml"
     )
-
-
-def _mapping(value: object, where: str) -> dict:
-    if not isinstance(value, dict):
-        raise Complaint(f"{where} should be a mapping of names to settings, got {value!r}.")
-    return value
-
-
-def _build(cls: type, raw: object, where: str) -> typing.Any:
-    """An instance of `cls` from a mapping whose keys and types are exactly its fields'."""
-    raw = _mapping(raw, where)
-    hints = typing.get_type_hints(cls)
-    for key in raw:
-        _look_up(hints, key, f"the keys of {where}")
-    missing = [
-        f.name
-        for f in fields(cls)
-        if f.name not in raw and f.default is MISSING and f.default_factory is MISSING
-    ]
-    if missing:
-        raise Complaint(f"{where} lacks the key '{missing[0]}'; add it.")
-    return cls(**{key: _typed(value, hints[key], f"{where}.{key}") for key, value in raw.items()})
-
-
-def _typed(value: object, hint: typing.Any, where: str) -> typing.Any:
-    """The value, if YAML gave it the type that the field announces."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if any(
-        typing.get_origin(option) is dict or hasattr(option, "__dataclass_fields__") for option in options
-    ):
-        return value  # built already
-    if tuple in map(typing.get_origin, options) and isinstance(value, list | tuple):
-        return tuple(value)
-    allowed = tuple(option for option in options if typing.get_origin(option) is None)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed):
-        return value
-    names = " or ".join("nothing" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
-    raise Complaint(f"{where} should be {names}, got {value!r}; write it as such (floats as 1.0e-5).")
-
-
-def _look_up(table: typing.Mapping, name: object, where: str) -> typing.Any:
-    if name in table:
-        return table[name]
-    near = difflib.get_close_matches(str(name), [str(key) for key in table], n=1)
-    hint = f"did you mean '{near[0]}'" if near else f"known are {', '.join(map(str, table)) or 'none'}"
-    raise Complaint(f"'{name}' is not among {where}; {hint}?")
-
-
-def _method_table(raw: dict) -> dict[str, Method]:
-    methods = {}
-    for name, entry in raw.items():
-        entry = dict(_mapping(entry, f"methods.{name}"))
-        rule = entry.pop("rule", name)
-        defaults = _look_up(RULE_DEFAULTS, rule, f"the rules that methods.{name} can name")
-        for key, value in entry.items():
-            _look_up(defaults, key, f"the keys of methods.{name} (rule {rule})")
-            entry[key] = _typed(value, float, f"methods.{name}.{key}")
-        methods[name] = Method(rule=rule, parameters=defaults | entry)
-        _check_method(name, methods[name])
-    return methods
-
-
-def _check_method(name: str, method: Method) -> None:
-    alpha, tau = method.parameters.get("alpha", 1.0), method.parameters.get("tau", 1.0)
-    if method.rule == "proxy":
-        if alpha < 0:
-            raise Complaint(
-                f"methods.{name}.alpha should be at least 0, got {alpha}; proxy adds, it does not take."
-            )
-    elif not 0 < alpha <= 1:
-        raise Complaint(
-            f"methods.{name}.alpha should lie in (0, 1], got {alpha}; it is a share of the top probability."
-        )
-    if tau <= 0:
-        raise Complaint(f"methods.{name}.tau should be above 0, got {tau}; it is a temperature.")
-
-
-def _policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...]:
-    if not isinstance(raw, list):
-        raise Complaint(f"policies should be a list such as [oracle+entropy@20], got {raw!r}.")
-    named = {str(entry): parse_policy(str(entry), methods, routers) for entry in raw}
-    for method, entry in methods.items():  # the text of +always is what CoF is counted on
-        name = f"{method}+always"
-        if entry.rule != "speculative" and name not in named:
-            named[name] = parse_policy(name, methods, routers | {"always": Router(rule="always")})
-    return tuple(named[name] for name in sorted(named))
-
-
-def parse_policy(text: str, methods: typing.Mapping, routers: typing.Mapping) -> Policy:
-    """The policy that `text` names; Complaint where method, router, budget or K cannot be."""
-    head, _, amount = text.partition("@")
-    method, _, router = head.partition("+")
-    rule = _look_up(methods, method, f"the methods that policy '{text}' can name").rule
-    if rule == "speculative":
-        if router or not amount.isdigit() or int(amount) < 1:
-            raise Complaint(
-                f"Policy '{text}' should read '{method}@K' with K >= 1: drafting takes no router."
-            )
-        return Policy(name=text, method=method, draft=int(amount))
-    entry = _look_up(routers, router, f"the routers that policy '{text}' can name")
-    budget = _budget(text, amount) if amount else None
-    if entry.rule in ("always", "never") and budget is not None:
-        raise Complaint(f"Policy '{text}' gives a budget to '{router}', which has none; drop '@{amount}'.")
-    if budget is None and (entry.rule == "random" or (entry.rule in SCORED_ROUTERS and entry.at is None)):
-        raise Complaint(
-            f"Policy '{text}' needs a budget such as '@20', or a threshold 'routers.{router}.at'."
-        )
-    return Policy(name=text, method=method, router=router, budget=budget)
-
-
-def _budget(text: str, amount: str) -> float:
-    try:
-        percent = float(amount)
-    except ValueError:
-        percent = math.nan
-    if not 0 < percent < 100:
-        raise Complaint(
-            f"Policy '{text}' should give its budget in percent between 0 and 100, got '{amount}'."
-        )
-    return percent / 100
 
 
 def _check_names(settings: Settings) -> None:
@@ -371,17 +208,17 @@ def _check_names(settings: Settings) -> None:
                     f"{section} holds the name {name!r}; use a word without dot, slash, '@', '+' or space."
                 )
     for name, router in settings.routers.items():
-        _look_up(dict.fromkeys(ROUTER_NAMES), router.rule, f"the rules that routers.{name} can name")
+        look_up(dict.fromkeys(ROUTER_NAMES), router.rule, f"the rules that routers.{name} can name")
         if router.at is not None and router.rule not in SCORED_ROUTERS:
             raise Complaint(f"routers.{name}.at has no meaning for the rule '{router.rule}'; remove it.")
 
 
 def _check_datasets(settings: Settings) -> None:
     for name, entry in settings.datasets.items():
-        _look_up(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
+        look_up(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
         if entry.path is not None and not Path(entry.path).exists():
             raise Complaint(
-                f"datasets.{name}.path: there is nothing at '{entry.path}'; correct the path or fetch the data."
+                f"datasets.{name}.path: there is nothing at '{entry.path}'; correct it or fetch the data."
             )
         if entry.max_new_tokens < 1 or entry.shots < 0 or (entry.limit is not None and entry.limit < 1):
             raise Complaint(
@@ -400,7 +237,7 @@ def _check_models(settings: Settings) -> None:
         if len(sources) != 1:
             raise Complaint(f"models.{name} should name one of hub, path, family, got {sources or 'none'}.")
         if entry.family is not None:
-            _look_up(known, entry.family, f"the family members that models.{name} can name")
+            look_up(known, entry.family, f"the family members that models.{name} can name")
         if entry.path is not None and not (Path(entry.path) / "config.json").is_file():
             raise Complaint(
                 f"models.{name}.path: '{entry.path}' is no checkpoint folder (no config.json); correct it."
@@ -414,13 +251,13 @@ def _check_models(settings: Settings) -> None:
         if entry.dtype not in (None, "float32", "bfloat16"):
             raise Complaint(f"models.{name}.dtype should be float32 or bfloat16, got '{entry.dtype}'.")
     for name, entry in settings.tuned.items():
-        _look_up(settings.family, entry.base, f"the family members that tuned.{name}.base can name")
+        look_up(settings.family, entry.base, f"the family members that tuned.{name}.base can name")
 
 
 def _check_pairs(settings: Settings) -> None:
     for name, pair in settings.pairs.items():
         for role, model in pair.members().items():
-            _look_up(settings.models, model, f"the models that pairs.{name}.{role} can name")
+            look_up(settings.models, model, f"the models that pairs.{name}.{role} can name")
         if pair.large in (pair.small, pair.tuned):
             raise Complaint(
                 f"pairs.{name} names '{pair.large}' twice; a pair is a small and another, large model."

@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen import checkpoints, console, fusion, routers, store
-from fsgen.settings import Method, Policy, Settings
+from fsgen.policies import Method, Policy
+from fsgen.settings import Settings
 
 KEY = ["prompt_id", "turn", "pos"]
 FUSED = store.schema(
@@ -27,7 +28,7 @@ FUSED = store.schema(
         ("small_id", pa.int32(), "what the small model says here"),
         ("fused_id", pa.int32(), "the method's collaborative token"),
         ("mismatch", pa.bool_(), "whether fused_id differs from default_id"),
-        ("certificate", pa.string(), "exact: the stored numbers prove fused_id over the full vocabulary; else uncertain"),
+        ("certificate", pa.string(), "exact (fused_id is proven over the full vocabulary) or uncertain"),
         ("accept_low", pa.float32(), "lower bound of the sampled acceptance rate; speculative rows only"),
         ("accept_high", pa.float32(), "its upper bound"),
     ]
@@ -42,7 +43,7 @@ ROUTED = store.schema(
         ("called", pa.bool_(), "whether the router calls the large model here"),
         ("mismatch", pa.bool_(), "whether the fused token differs from the default one"),
         ("certificate", pa.string(), "whether the mismatch is proven: exact or uncertain"),
-        ("on_text", pa.bool_(), "whether the policy's own text provably still equals this one; rows beyond are estimates"),
+        ("on_text", pa.bool_(), "whether the policy provably still writes this text; else an estimate"),
     ]
 )  # fmt: skip
 

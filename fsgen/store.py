@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fsgen.settings import Complaint
+from fsgen.typed import Complaint
 
 FORMAT_VERSION = "1"
 SCRATCH = Path("scratch")

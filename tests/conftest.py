@@ -1,4 +1,4 @@
-"""A small world for the tests: random models of three sizes that share one tokenizer, and prompts for them."""
+"""A small world for the tests: three random models that share one tokenizer, and prompts for them."""
 
 import os
 from pathlib import Path
@@ -13,14 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fsgen import checkpoints, settings, store
-
-try:
-    from fsgen.benchmarks import PROMPTS
-except ImportError:
-    import sys
-
-    sys.path.insert(0, "/tmp/shadow")
-    from benchmarks_stub import PROMPTS
+from fsgen.benchmarks import PROMPTS
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
@@ -52,7 +45,8 @@ PARAMS = {
     "dump": {"depth": 2.5, "k_min": 4, "k_max": 20, "block": 6},
     "compute": {"device": "cpu", "dtype": "float32", "rows": 4, "read_tokens": 120},
 }
-ROUTES = ["always", "never", "threshold", "margin", "threshold@30", "margin@10", "entropy@20", "random@20", "perfect", "perfect@10"]  # fmt: skip
+ROUTES = ["always", "never", "threshold", "margin", "threshold@30", "margin@10"]
+ROUTES += ["entropy@20", "random@20", "perfect", "perfect@10"]
 PARAMS["policies"] = [f"speculative@{k}" for k in (1, 3, 5)] + [
     f"{method}+{router}" for method in PARAMS["methods"] if method != "speculative" for router in ROUTES
 ]

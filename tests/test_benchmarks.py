@@ -12,8 +12,9 @@ import pytest
 from hypothesis import strategies as st
 
 from fsgen import benchmarks, settings, store
-from fsgen.settings import Complaint, Dataset, Pair
+from fsgen.settings import Dataset, Pair
 from fsgen.tasks import gsm8k
+from fsgen.typed import Complaint
 
 
 def fake(count: int) -> SimpleNamespace:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fsgen import figures, scaling
-from fsgen.settings import Complaint
+from fsgen.typed import Complaint
 
 SIZES = {"tiny": 3e4, "small": 2e5, "large": 3e6}
 

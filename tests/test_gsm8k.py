@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsgen.settings import Complaint, Dataset
+from fsgen.settings import Dataset
 from fsgen.tasks import gsm8k
+from fsgen.typed import Complaint
 
 R, W, U = "right", "wrong", "unknown"
 

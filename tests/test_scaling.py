@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
 from fsgen import scaling
-from fsgen.settings import Complaint
+from fsgen.typed import Complaint
 
 SIZES = np.array([0.5, 1.8, 4.0, 7.0, 14.0, 32.0])
 SMALL_P, LARGE_P = np.array([(s, l) for l in SIZES for s in SIZES if s < l]).T

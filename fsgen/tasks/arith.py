@@ -17,8 +17,8 @@ GOLD = ("question", "answer")
 STOPS = ()
 POOL = 2000  # held-out problems that a dataset can draw on
 POOL_SEED = 20240618
-NAMES = "Tom Mia Ben Eva Sam Zoe Max Ida Leo Amy Dan Lea".split()
-THINGS = "coins pens books cards shells stamps apples beads keys cups".split()
+NAMES = ["Tom", "Mia", "Ben", "Eva", "Sam", "Zoe", "Max", "Ida", "Leo", "Amy", "Dan", "Lea"]
+THINGS = ["coins", "pens", "books", "cards", "shells", "stamps", "apples", "beads", "keys", "cups"]
 GAINS = ("finds {n} more", "buys {n} more", "gets {n} from {other}", "wins {n} more")
 LOSSES = ("sells {n}", "loses {n}", "gives {n} to {other}", "drops {n}")
 GROWTHS = ("then has {n} times as many", "makes it {n} times as many")
@@ -112,7 +112,7 @@ def plain(row: dict, shown: list[dict]) -> str:
 
 
 def grade(text: str, row: dict) -> Verdict:
-    """Strict: the number after the last `####`. Flexible: the last number. Strict counts where it finds one."""
+    """Strict: the number after the last `####`. Flexible: the last number. Strict counts if it finds one."""
     gold = re.search(r"#### (\d+)", row["answer"]).group(1)
     strict = re.findall(r"####\s*(\d+)", text)[-1:]
     flexible = re.findall(r"\d+", text)[-1:]

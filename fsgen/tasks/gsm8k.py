@@ -15,8 +15,9 @@ from pathlib import Path
 
 import polars as pl
 
-from fsgen.settings import Complaint, Dataset
+from fsgen.settings import Dataset
 from fsgen.tasks.verdict import Judgement, Verdict
+from fsgen.typed import Complaint
 
 HUB = ("openai/gsm8k", "main")
 COLUMNS = ("question", "answer")

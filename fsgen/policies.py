@@ -1,0 +1,119 @@
+"""Methods, routers and the policies that combine them, as params.yaml names them."""
+
+import math
+import typing
+from dataclasses import dataclass
+
+from fsgen.typed import Complaint, look_up, mapping, typed
+
+# What each rule of fusion may be told, with its defaults (design: section 2 of the README).
+RULE_DEFAULTS = {
+    "oracle": {},
+    "speculative": {},
+    "li2022": {"alpha": 0.1, "tau": 0.5},
+    "obrien2023": {"alpha": 0.1, "beta": 0.5},
+    "average": {"alpha": 0.1, "beta": 0.5},
+    "proxy": {"alpha": 1.0},
+}
+ROUTER_NAMES = ("always", "never", "threshold", "margin", "entropy", "random", "perfect")
+SCORED_ROUTERS = ("threshold", "margin", "entropy")  # those that compare a number with a threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    rule: str
+    parameters: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    rule: str
+    at: float | None = None
+    """Threshold of a policy that names no budget, in the score's own unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """`<method>+<router>[@<budget percent>]`, or `<method>@K` for the speculative rule."""
+
+    name: str
+    method: str
+    router: str | None = None
+    budget: float | None = None
+    """Target call ratio, as a share."""
+    draft: int | None = None
+    """Tokens drafted a round; set for the speculative rule alone."""
+
+
+def method_table(raw: dict) -> dict[str, Method]:
+    methods = {}
+    for name, entry in raw.items():
+        entry = dict(mapping(entry, f"methods.{name}"))
+        rule = entry.pop("rule", name)
+        defaults = look_up(RULE_DEFAULTS, rule, f"the rules that methods.{name} can name")
+        for key, value in entry.items():
+            look_up(defaults, key, f"the keys of methods.{name} (rule {rule})")
+            entry[key] = typed(value, float, f"methods.{name}.{key}")
+        methods[name] = Method(rule=rule, parameters=defaults | entry)
+        _check_method(name, methods[name])
+    return methods
+
+
+def _check_method(name: str, method: Method) -> None:
+    alpha, tau = method.parameters.get("alpha", 1.0), method.parameters.get("tau", 1.0)
+    if method.rule == "proxy":
+        if alpha < 0:
+            raise Complaint(
+                f"methods.{name}.alpha should be at least 0, got {alpha}; proxy adds, it does not take."
+            )
+    elif not 0 < alpha <= 1:
+        raise Complaint(
+            f"methods.{name}.alpha should lie in (0, 1], got {alpha}; it is a share of the top probability."
+        )
+    if tau <= 0:
+        raise Complaint(f"methods.{name}.tau should be above 0, got {tau}; it is a temperature.")
+
+
+def policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...]:
+    if not isinstance(raw, list):
+        raise Complaint(f"policies should be a list such as [oracle+entropy@20], got {raw!r}.")
+    named = {str(entry): parse_policy(str(entry), methods, routers) for entry in raw}
+    for method, entry in methods.items():  # the text of +always is what CoF is counted on
+        name = f"{method}+always"
+        if entry.rule != "speculative" and name not in named:
+            named[name] = parse_policy(name, methods, routers | {"always": Router(rule="always")})
+    return tuple(named[name] for name in sorted(named))
+
+
+def parse_policy(text: str, methods: typing.Mapping, routers: typing.Mapping) -> Policy:
+    """The policy that `text` names; Complaint where method, router, budget or K cannot be."""
+    head, _, amount = text.partition("@")
+    method, _, router = head.partition("+")
+    rule = look_up(methods, method, f"the methods that policy '{text}' can name").rule
+    if rule == "speculative":
+        if router or not amount.isdigit() or int(amount) < 1:
+            raise Complaint(
+                f"Policy '{text}' should read '{method}@K' with K >= 1: drafting takes no router."
+            )
+        return Policy(name=text, method=method, draft=int(amount))
+    entry = look_up(routers, router, f"the routers that policy '{text}' can name")
+    budget = _budget(text, amount) if amount else None
+    if entry.rule in ("always", "never") and budget is not None:
+        raise Complaint(f"Policy '{text}' gives a budget to '{router}', which has none; drop '@{amount}'.")
+    if budget is None and (entry.rule == "random" or (entry.rule in SCORED_ROUTERS and entry.at is None)):
+        raise Complaint(
+            f"Policy '{text}' needs a budget such as '@20', or a threshold 'routers.{router}.at'."
+        )
+    return Policy(name=text, method=method, router=router, budget=budget)
+
+
+def _budget(text: str, amount: str) -> float:
+    try:
+        percent = float(amount)
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent < 100:
+        raise Complaint(
+            f"Policy '{text}' should give its budget in percent between 0 and 100, got '{amount}'."
+        )
+    return percent / 100

@@ -1,0 +1,58 @@
+"""A YAML mapping becomes a frozen dataclass, or one sentence says why it cannot."""
+
+import difflib
+import types
+import typing
+from dataclasses import MISSING, fields
+
+
+class Complaint(Exception):
+    """Something a person can mend, said in one sentence: the thing, the expected, the got, the remedy."""
+
+
+def mapping(value: object, where: str) -> dict:
+    if not isinstance(value, dict):
+        raise Complaint(f"{where} should be a mapping of names to settings, got {value!r}.")
+    return value
+
+
+def build(cls: type, raw: object, where: str) -> typing.Any:
+    """An instance of `cls` from a mapping whose keys and types are exactly its fields'."""
+    raw = mapping(raw, where)
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        look_up(hints, key, f"the keys of {where}")
+    missing = [
+        f.name
+        for f in fields(cls)
+        if f.name not in raw and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise Complaint(f"{where} lacks the key '{missing[0]}'; add it.")
+    return cls(**{key: typed(value, hints[key], f"{where}.{key}") for key, value in raw.items()})
+
+
+def typed(value: object, hint: typing.Any, where: str) -> typing.Any:
+    """The value, if YAML gave it the type that the field announces."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if any(
+        typing.get_origin(option) is dict or hasattr(option, "__dataclass_fields__") for option in options
+    ):
+        return value  # built already
+    if tuple in map(typing.get_origin, options) and isinstance(value, list | tuple):
+        return tuple(value)
+    allowed = tuple(option for option in options if typing.get_origin(option) is None)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed):
+        return value
+    names = " or ".join("nothing" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
+    raise Complaint(f"{where} should be {names}, got {value!r}; write it as such (floats as 1.0e-5).")
+
+
+def look_up(table: typing.Mapping, name: object, where: str) -> typing.Any:
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), [str(key) for key in table], n=1)
+    hint = f"did you mean '{near[0]}'" if near else f"known are {', '.join(map(str, table)) or 'none'}"
+    raise Complaint(f"'{name}' is not among {where}; {hint}?")
