@@ -24,8 +24,12 @@ class Bar(tqdm):
 
 
 def progress(total: int, unit: str, label: str) -> Bar:
-    """A bar with rates and time left, drawn at most every half second; use it as a context manager."""
-    return Bar(total=total, unit=f" {unit}", desc=label, mininterval=0.5, smoothing=0.1, leave=False)
+    """A bar with rates and time left; use it as a context manager.
+
+    Drawn twice a second on a terminal, twice a minute into a log.
+    """
+    pause = 0.5 if sys.stderr.isatty() else 30
+    return Bar(total=total, unit=f" {unit}", desc=label, mininterval=pause, smoothing=0.1, leave=False)
 
 
 def wrote(sentence: str) -> None:

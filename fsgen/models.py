@@ -50,7 +50,7 @@ def load(settings: Settings, name: str) -> Loaded:
 
     Complaint where its output is more than a linear head on hidden states, which `logits` assumes.
     """
-    model = settings.models[name]
+    model = settings.named("models", name)
     device, dtype = placement(settings.compute, model.dtype)
     network = AutoModelForCausalLM.from_pretrained(
         checkpoints.folder(name, model), dtype=dtype, use_safetensors=True

@@ -47,7 +47,8 @@ def typed(value: object, hint: typing.Any, where: str) -> typing.Any:
     if isinstance(value, allowed) and not (isinstance(value, bool) and bool not in allowed):
         return value
     names = " or ".join("nothing" if o is types.NoneType else getattr(o, "__name__", str(o)) for o in options)
-    raise Complaint(f"{where} should be {names}, got {value!r}; write it as such (floats as 1.0e-5).")
+    hint = "with a dot, as in 1.0e-5" if float in allowed else "as such"
+    raise Complaint(f"{where} should be {names}, got {value!r}; write it {hint}.")
 
 
 def look_up(table: typing.Mapping, name: object, where: str) -> typing.Any:
