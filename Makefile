@@ -10,7 +10,7 @@ repro: $(VENV)/installed
 	fsgen headline
 
 test: $(VENV)/installed
-	pytest -n auto
+	pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed
 	ruff check .

@@ -36,8 +36,8 @@ def train(settings: Settings, name: str) -> None:
     torch.manual_seed(member.seed)
     tokenizer = make_tokenizer()
     network = make_network(member, tokenizer)
-    fit(network, tokenizer, member, settings.curriculum, name)
-    _save(network, tokenizer, name)
+    loss = fit(network, tokenizer, member, settings.curriculum, name)
+    _save(network, tokenizer, name, loss)
 
 
 def tune(settings: Settings, name: str) -> None:
@@ -46,8 +46,8 @@ def tune(settings: Settings, name: str) -> None:
     torch.manual_seed(tuned.seed)
     network = LlamaForCausalLM.from_pretrained(FOLDER / tuned.base, dtype=torch.float32)
     tokenizer = make_tokenizer()
-    fit(network, tokenizer, tuned, Curriculum(worked=1.0, terse=0.0, wrong=0.0), name)
-    _save(network, tokenizer, name)
+    loss = fit(network, tokenizer, tuned, Curriculum(worked=1.0, terse=0.0, wrong=0.0), name)
+    _save(network, tokenizer, name, loss)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -90,14 +90,18 @@ def make_network(member: Member, tokenizer: PreTrainedTokenizerFast) -> LlamaFor
 
 def fit(
     network: LlamaForCausalLM, tokenizer, recipe: Member | Tuned, curriculum: Curriculum, label: str
-) -> None:
-    """AdamW with a linear warm-up and a cosine descent; the loss is on answers alone."""
+) -> float:
+    """AdamW with a linear warm-up and a cosine descent; the loss is on answers alone.
+
+    Returns the mean loss of the last tenth of the steps, nats a token.
+    """
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=max(1, recipe.steps // 20))
     descent = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps, recipe.learning_rate / 50)
     batches = make_batches(tokenizer, recipe, curriculum)
+    losses = []
     network.train()
     with console.progress(recipe.steps, "steps", f"training {label}") as bar:
         for ids_BL, labels_BL in itertools.islice(batches, recipe.steps):
@@ -108,7 +112,10 @@ def fit(
             optimizer.zero_grad()
             warmup.step()
             descent.step()
+            losses.append(loss.item())
             bar.advance(1, tokens=ids_BL.numel())
+    last = losses[-max(1, recipe.steps // 10) :]
+    return sum(last) / len(last)
 
 
 def make_batches(
@@ -152,7 +159,7 @@ def _answer(chance: random.Random, style: str, steps: list[str], answer: int) ->
     return arith.write_answer(steps, answer)
 
 
-def _save(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+def _save(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str, loss: float) -> None:
     """The checkpoint folder appears whole or not at all."""
     out, part = FOLDER / name, FOLDER / f".{name}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -164,4 +171,6 @@ def _save(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: s
     shutil.rmtree(out, ignore_errors=True)
     part.replace(out)
     count = sum(weights.numel() for weights in network.parameters())
-    console.wrote(f"{out}: {count:,} parameters, vocabulary of {len(tokenizer)}")
+    console.wrote(
+        f"{out}: {count:,} parameters, vocabulary of {len(tokenizer)}, {loss:.3f} nats an answer token"
+    )

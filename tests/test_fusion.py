@@ -170,9 +170,7 @@ def test_average_without_the_large_model_is_the_small_ones_best_inside_the_mask(
     large_NV, small_NV, _ = world
     plausible_NV = large_NV >= large_NV.max(axis=1, keepdims=True) + math.log(alpha)
 
-    fused_N, _ = fusion.fuse(
-        Method(rule="average", parameters={"alpha": alpha, "beta": 0.0}), whole(*world)
-    )
+    fused_N, _ = fusion.fuse(Method(rule="average", parameters={"alpha": alpha, "beta": 0.0}), whole(*world))
 
     assert lowest_argmax(np.where(plausible_NV, small_NV, -np.inf)) == fused_N.tolist()
 

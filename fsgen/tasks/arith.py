@@ -27,10 +27,13 @@ LARGEST = 999
 
 
 def make_problem(chance: random.Random) -> tuple[str, list[str], int]:
-    """A question, its worked steps and its answer; no number exceeds three digits or falls below 0."""
+    """A question, its worked steps and its answer.
+
+    Amounts have at most two digits, totals at most three, and none falls below 0.
+    """
     name, *others = chance.sample(NAMES, 3)
     thing, other_thing = chance.sample(THINGS, 2)
-    total = chance.randrange(2, 200)
+    total = chance.randrange(2, 100)
     said, steps = [f"{name} has {total} {thing}"], []
     for _ in range(chance.randrange(1, 6)):
         if chance.random() < 0.2:
@@ -50,14 +53,14 @@ def _aside(chance: random.Random, other: str, thing: str) -> str:
 def _take_step(chance: random.Random, name: str, other: str, total: int) -> tuple[str, str, int]:
     """A sentence that changes the total, the step that works it out, and the new total."""
     kind = chance.choices("+-*", weights=(0.4, 0.35, 0.25))[0]
-    if kind == "*" and total <= 200:
-        n = chance.randint(2, min(5, LARGEST // total))
+    if kind == "*" and total < 100:
+        n = chance.randint(2, 5)
         phrase, after = chance.choice(GROWTHS), total * n
     elif (kind == "-" and total >= 4) or total > LARGEST - 2:
-        kind, n = "-", chance.randrange(2, min(total, 400))
+        kind, n = "-", chance.randrange(2, min(total, 100))
         phrase, after = chance.choice(LOSSES), total - n
     else:
-        kind, n = "+", chance.randint(2, min(200, LARGEST - total))
+        kind, n = "+", chance.randint(2, min(99, LARGEST - total))
         phrase, after = chance.choice(GAINS), total + n
     return f"{name} {phrase.format(n=n, other=other)}", f"{total} {kind} {n} = {after}", after
 

@@ -1,0 +1,98 @@
+"""DVC runs what a change touches, and nothing else."""
+
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PARAMS
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "datasets": {"toy": {"task": "arith", "limit": 12, "max_new_tokens": 8, "calibration": 0.4}},
+    "policies": ["oracle+entropy@20", "speculative@3"],
+    "family": {},
+    "tuned": {},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tiny_checkpoints, tmp_path_factory) -> Path:
+    """A copy of the pipeline on random models, run to its end."""
+    home = tmp_path_factory.mktemp("project")
+    for part in ("stages", "fsgen"):
+        shutil.copytree(ROOT / part, home / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / file, home)
+    (home / "checkpoints").symlink_to(tiny_checkpoints)
+    (home / "data/family").mkdir(parents=True)
+    (home / "data/family/none.txt").write_text("no embedded family here\n")
+    save(home, PARAMS | SMALL)
+    dvc(home, "init", "--no-scm", "-q")
+    shutil.copy(ROOT / ".dvc/config", home / ".dvc/config")
+    dvc(home, "config", "core.no_scm", "true")
+    dvc(home, "repro")
+    return home
+
+
+def save(home: Path, params: dict) -> None:
+    (home / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def dvc(home: Path, *words: str) -> str:
+    """What a DVC command prints; fails the test where the command fails."""
+    environment = os.environ | {
+        "PYTHONPATH": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["dvc", *words], cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ran(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def test_status_is_clean_and_a_second_run_does_nothing(project):
+    """Everything that a stage reads or writes is declared."""
+    assert "up to date" in dvc(project, "status")
+    assert ran(dvc(project, "repro")) == set()
+
+
+def test_reordering_and_commenting_run_nothing(project):
+    """What params.yaml means decides, not how it is written."""
+    loaded = yaml.safe_load((project / "params.yaml").read_text())
+    turned = {
+        key: dict(reversed(value.items())) if isinstance(value, dict) else value
+        for key, value in reversed(loaded.items())
+    }
+    save(project, turned)
+    with (project / "params.yaml").open("a") as file:
+        file.write("# a remark\n")
+
+    assert ran(dvc(project, "repro")) == set()
+
+
+def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(project):
+    """No model writes anything again, and the other pair is left alone."""
+    params = copy.deepcopy(PARAMS | SMALL)
+    params["pairs"] = {"other": {"small": "small", "tuned": "small", "large": "tuned"}} | params["pairs"]
+    before = (project / "data/rollouts/duo/toy/tokens-0000.parquet").stat().st_mtime_ns
+    save(project, params)
+
+    own = {"dump_large", "dump_small", "fuse", "route", "rollout", "grade"}
+    assert ran(dvc(project, "repro")) == {f"{stage}@other" for stage in own} | {
+        "evaluate@toy",
+        "scaling",
+        "report",
+    }
+    assert (project / "data/rollouts/duo/toy/tokens-0000.parquet").stat().st_mtime_ns == before
+    assert "up to date" in dvc(project, "status")

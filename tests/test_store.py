@@ -1,0 +1,288 @@
+"""Claims about fsgen.store: what is written can be read, is the same every time, and is whole or absent.
+
+Shape legend: N rows, K ids of the longest list.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsgen import store
+from fsgen.typed import Complaint
+
+COLUMNS = store.schema(
+    [
+        ("name", pa.string(), "what the row is about"),
+        ("ids", pa.list_(pa.int32()), "some ids"),
+        ("logits", pa.list_(pa.float32()), "their logits"),
+        ("entropy", pa.float32(), "entropy, nats"),
+    ]
+)
+TABLE = {
+    "entropy": [0.25, -0.0, 1e-30],
+    "logits": [[1.5, -2.0], [], [float("-inf")]],
+    "ids": [[3, 1], [], [7]],
+    "name": ["a", "b", "a"],
+}
+
+
+@pytest.fixture(autouse=True)
+def project_folder(tmp_path, monkeypatch):
+    """Scratch is relative to the project's folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def make_shard(number, made, texts=2, fails=False):
+    """A shard of two tables that notes in `made` when it is made."""
+
+    def make():
+        made.append(number)
+        if fails:
+            raise RuntimeError("killed")
+        schema = store.schema([("number", pa.int32(), "the shard's number")])
+        table = pa.table({"number": np.full(50, number, dtype=np.int32)}, schema=schema)
+        return {"tokens": table, "texts": table[:1]}
+
+    return store.Shard({"what": "test", "number": number}, make, texts)
+
+
+def bar_into(counted):
+    return SimpleNamespace(advance=lambda done=0, tokens=0: counted.append(done))
+
+
+def finish(folder, shards):
+    return store.finish_shards(Path(folder), shards, bar_into([]))
+
+
+def typed_table():
+    """TABLE with the types of the schema, without its sentences."""
+    return pa.table(TABLE).cast(pa.schema([(name, COLUMNS.field(name).type) for name in TABLE]))
+
+
+def files_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def test_the_same_table_gives_the_same_bytes():
+    """From a mapping or a frame, with its columns in any order, under any name."""
+    store.write(Path("one.parquet"), TABLE, COLUMNS)
+    store.write(Path("deep/er/two.parquet"), TABLE, COLUMNS)
+    store.write(Path("three.parquet"), pl.from_arrow(typed_table()), COLUMNS)
+
+    one = Path("one.parquet").read_bytes()
+    assert one == Path("deep/er/two.parquet").read_bytes() == Path("three.parquet").read_bytes()
+    assert list(Path().rglob("*.part")) == []
+
+
+def test_columns_carry_their_sentences_and_the_file_its_version():
+    """In the order of the schema, with its types, readable without this project."""
+    store.write(Path("t.parquet"), TABLE, COLUMNS)
+
+    schema = pq.read_schema("t.parquet")
+
+    assert schema.names == ["name", "ids", "logits", "entropy"]
+    assert [COLUMNS.field(n).type for n in schema.names] == [schema.field(n).type for n in schema.names]
+    assert schema.field("ids").metadata[b"about"] == b"some ids"
+    assert schema.field("entropy").metadata[b"about"] == b"entropy, nats"
+    assert schema.metadata[b"format_version"] == store.FORMAT_VERSION.encode()
+
+
+def test_reading_gives_back_what_was_written():
+    """Floats to the bit; files of a folder or a glob in the order of their names; columns as asked."""
+    for name in ("b-0001", "b-0000", "a-0000"):
+        store.write(Path(f"tables/{name}.parquet"), TABLE | {"name": [name] * 3}, COLUMNS)
+
+    assert store.read("tables", ["name"])["name"].unique(maintain_order=True).to_list() == [
+        "a-0000", "b-0000", "b-0001"
+    ]  # fmt: skip
+    rows = store.read("tables/b-*.parquet")
+    assert rows["name"].unique(maintain_order=True).to_list() == ["b-0000", "b-0001"]
+    assert rows["entropy"][:3].to_numpy().tobytes() == np.array(TABLE["entropy"], np.float32).tobytes()
+    assert rows["ids"][:3].to_list() == TABLE["ids"]
+    assert rows["logits"][:3].to_list() == TABLE["logits"]
+
+
+def test_another_format_version_is_refused(monkeypatch):
+    """One sentence names the file and both versions, and so does one for a file of no version."""
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "FORMAT_VERSION", "99")
+        store.write(Path("new.parquet"), TABLE, store.schema([("name", pa.string(), "a name")]))
+    pq.write_table(pa.table({"name": ["a"]}), "alien.parquet")
+
+    with pytest.raises(Complaint, match=r"^new\.parquet has format version 99, this fsgen reads 1; [^.]*\.$"):
+        store.read("new.parquet")
+    with pytest.raises(Complaint, match=r"^alien\.parquet has format version none"):
+        store.read("alien.parquet")
+
+
+def test_a_truncated_file_is_refused():
+    """However much of it is left, alone or among whole ones."""
+    store.write(Path("t/a.parquet"), TABLE, COLUMNS)
+    store.write(Path("t/b.parquet"), TABLE, COLUMNS)
+    whole = Path("t/b.parquet").read_bytes()
+
+    for length in (0, 1, 4, 8, 12, len(whole) // 2, len(whole) - 8, len(whole) - 1):
+        Path("t/b.parquet").write_bytes(whole[:length])
+        with pytest.raises(Complaint, match=r"^t/b\.parquet is not a whole Parquet file; [^.]*\.$"):
+            store.read("t")
+
+
+@pytest.mark.parametrize("source", ["t.parquet", "empty", "t/tokens-*.parquet"])
+def test_a_missing_table_is_a_complaint(source):
+    """A file, a folder without tables and a glob without matches are named."""
+    Path("empty").mkdir()
+
+    with pytest.raises(Complaint) as caught:
+        store.read(source)
+
+    assert str(caught.value) == f"There is no table at {source}; run the stage that writes it."
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=6), max_size=8),
+    st.integers(0, 3),
+    st.sampled_from([(np.int32, -1), (np.float32, -np.inf)]),
+)
+def test_padded_rows_and_lists_turn_into_each_other(rows, spare, kind):
+    """Lengths, values and types survive, empty rows and no rows too; spare padding goes."""
+    dtype, fill = kind
+    width = max(map(len, rows), default=0)
+    values_NK = np.full((len(rows), width + spare), fill, dtype=dtype)
+    for row, values in enumerate(rows):
+        values_NK[row, : len(values)] = values
+    lengths_N = np.array([len(row) for row in rows], dtype=int)
+    held_NK = np.arange(width + spare) < lengths_N[:, None]
+
+    lists = store.ragged(values_NK, held_NK)
+
+    assert [np.array(row, dtype=dtype).tolist() for row in rows] == lists.to_pylist()
+    back_NK = store.padded(pl.Series(lists), fill)
+    assert back_NK.dtype == dtype
+    assert np.array_equal(values_NK[:, :width], back_NK)
+
+
+def test_a_folder_appears_only_when_its_block_ends():
+    """Nothing is to be seen before, then all of it, in place of an older one."""
+    out = Path("data/new")
+    for text in ("old", "new"):
+        with store.appear(out) as folder:
+            (folder / f"{text}.txt").write_text(text)
+            assert not (out / f"{text}.txt").exists()
+
+    assert files_of(out) == {"new.txt": b"new"}
+
+
+def test_a_folder_whose_block_raises_does_not_appear():
+    """An older one stays, and what was half-written is not in the next."""
+    with pytest.raises(RuntimeError, match="killed"), store.appear(Path("data/out")) as folder:
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError("killed")
+    assert not Path("data").exists()
+
+    with store.appear(Path("data/out")) as folder:
+        (folder / "whole.txt").write_text("whole")
+    with pytest.raises(RuntimeError, match="killed"), store.appear(Path("data/out")) as folder:
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError("killed")
+    assert files_of("data/out") == {"whole.txt": b"whole"}
+
+
+def test_shards_are_numbered_in_their_order_a_file_a_table():
+    """Shard i's table t is `t-<i>.parquet`, whatever its facts."""
+    made = []
+
+    count = finish("out", [make_shard(number, made) for number in (9, 4, 7)])
+
+    assert count == 3
+    assert made == [9, 4, 7]
+    names = [f"{table}-000{i}.parquet" for table in ("texts", "tokens") for i in range(3)]
+    assert names == sorted(files_of("out"))
+    assert [9, 4, 7] == store.read("out/texts-*.parquet")["number"].to_list()
+    assert len(store.read("out/tokens-*.parquet")) == 150
+
+
+def test_finished_shards_are_linked_and_not_made_again():
+    """A second run makes none, tells the bar of their texts and shares their bytes on disk."""
+    made, counted = [], []
+    shards = [make_shard(number, made, texts=number) for number in (5, 3)]
+    finish("one", shards)
+
+    count = store.finish_shards(Path("two"), shards, bar_into(counted))
+
+    assert count == 0
+    assert made == [5, 3]
+    assert counted == [5, 3]
+    for path in Path("two").iterdir():
+        assert path.samefile(Path("one") / path.name)
+
+
+def test_a_changed_fact_or_one_more_shard_makes_only_what_is_new():
+    """Facts are all that is asked; their order is not."""
+    made = []
+    finish("one", [make_shard(1, made), make_shard(2, made)])
+
+    assert finish("two", [make_shard(1, made), make_shard(8, made), make_shard(3, made)]) == 2
+    assert made == [1, 2, 8, 3]
+    assert store.fingerprint({"a": 1, "b": 2}) == store.fingerprint({"b": 2, "a": 1})
+    assert store.fingerprint({"a": 1}) != store.fingerprint({"a": 2})
+
+
+def test_a_format_version_makes_every_shard_anew(monkeypatch):
+    """It is a fact of every fingerprint."""
+    before = store.fingerprint({"a": 1})
+    monkeypatch.setattr(store, "FORMAT_VERSION", "99")
+
+    assert before != store.fingerprint({"a": 1})
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped():
+    """The shard that broke leaves nothing finished, the next run makes it and those after it alone."""
+    made = []
+    torn = [make_shard(1, made), make_shard(2, made, fails=True), make_shard(3, made)]
+    with pytest.raises(RuntimeError, match="killed"), store.appear(Path("data/out")) as folder:
+        finish(folder, torn)
+    assert not Path("data/out").exists()
+    assert not (store.SCRATCH / "shards" / store.fingerprint(torn[1].facts)).exists()
+
+    with store.appear(Path("data/out")) as folder:
+        count = finish(folder, [make_shard(number, made) for number in (1, 2, 3)])
+
+    assert count == 2
+    assert made == [1, 2, 2, 3]
+
+
+def test_a_resumed_run_leaves_the_bytes_of_an_uninterrupted_one(monkeypatch):
+    """Also where the break came while a table was being written."""
+    made = []
+    shards = [make_shard(number, made) for number in (1, 2, 3)]
+    finish("straight", shards)
+    monkeypatch.setattr(store, "SCRATCH", Path("elsewhere"))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(pq, "write_table", half_written_after(3))
+        finish("torn", shards)
+
+    count = finish("resumed", shards)
+
+    assert count == 2
+    assert files_of("straight") == files_of("resumed")
+
+
+def half_written_after(tables):
+    """A stand-in for the Parquet writer that breaks off in the middle of a later table."""
+    left, whole = [tables], pq.write_table
+
+    def write_table(table, path, **how):
+        whole(table, path, **how)
+        left[0] -= 1
+        if left[0] < 0:
+            path.write_bytes(path.read_bytes()[:40])
+            raise OSError("disk full")
+
+    return write_table
