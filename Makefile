@@ -6,6 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: repro test lint
 
 repro: $(VENV)/installed
+	fsgen check
 	dvc repro
 	fsgen headline
 

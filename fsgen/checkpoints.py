@@ -21,8 +21,8 @@ PROBE = [
 ]
 
 
-def folder(name: str, model: Model) -> Path:
-    """Local folder of a checkpoint; a hub model is fetched at its pinned revision."""
+def folder(name: str, model: Model, weights: bool = True) -> Path:
+    """Local folder of a checkpoint; a hub model is fetched at its pinned revision, weights only if asked."""
     if model.path is not None:
         return Path(model.path)
     if model.family is not None:
@@ -30,7 +30,7 @@ def folder(name: str, model: Model) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+        wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(model.hub, revision=model.revision, allow_patterns=wanted))
     except Exception as error:  # offline, gated, misspelt: the hub's client has no common base class
         raise Complaint(
@@ -39,15 +39,20 @@ def folder(name: str, model: Model) -> Path:
         ) from error
 
 
+def is_there(model: Model) -> bool:
+    """False for a member of the embedded family that is still to be trained."""
+    return model.family is None or (FAMILY / model.family).is_dir()
+
+
 def load_tokenizer(name: str, model: Model):
     """The checkpoint's own tokenizer; remote code is never run."""
     from transformers import AutoTokenizer  # seconds to import, and most stages need none
 
     try:
-        return AutoTokenizer.from_pretrained(folder(name, model))
+        return AutoTokenizer.from_pretrained(home := folder(name, model, weights=False))
     except (OSError, ValueError) as error:
         raise Complaint(
-            f"models.{name} has no readable tokenizer in {folder(name, model)}; complete the checkpoint."
+            f"models.{name} has no readable tokenizer in {home}; complete the checkpoint."
         ) from error
 
 
@@ -79,7 +84,9 @@ def describe(name: str, model: Model) -> dict:
 def write_description(settings: Settings, name: str) -> None:
     """Write data/models/<name>.json, unless a pair of the model cannot be fused."""
     model = settings.named("models", name)
-    check_partners(settings, name)
+    for pair, entry in settings.pairs.items():
+        if name in entry.members().values():
+            check_tokenizers(settings, pair)
     path = DESCRIPTIONS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     about = describe(name, model)
@@ -99,7 +106,7 @@ def stop_ids(name: str, model: Model, tokenizer) -> list[int]:
         return sorted(ids)
     named = {tokenizer.eos_token_id}
     for file in ("generation_config.json", "config.json"):
-        path = folder(name, model) / file
+        path = folder(name, model, weights=False) / file
         value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
         named |= set(value if isinstance(value, list) else [value])
     ids = sorted(named - {None})
@@ -126,20 +133,17 @@ def check_pair(settings: Settings, pair: str, described: dict[str, dict]) -> Non
                 )
 
 
-def check_partners(settings: Settings, name: str) -> None:
-    """Complaint if any pair that `name` takes part in cannot be fused; opens tokenizers alone."""
-    for pair, entry in settings.pairs.items():
-        if name not in entry.members().values():
-            continue
-        described = {}
-        for role, member in entry.members().items():
-            model = settings.models[member]
-            tokenizer = load_tokenizer(member, model)
-            described[role] = {
-                "tokenizer": _tokenizer_digest(tokenizer, model.prompt),
-                "stop_ids": stop_ids(member, model, tokenizer),
-            }
-        check_pair(settings, pair, described)
+def check_tokenizers(settings: Settings, pair: str) -> None:
+    """Complaint if the pair cannot be fused; opens tokenizers alone, so that it may come before all work."""
+    described = {}
+    for role, name in settings.pairs[pair].members().items():
+        model = settings.models[name]
+        tokenizer = load_tokenizer(name, model)
+        described[role] = {
+            "tokenizer": _tokenizer_digest(tokenizer, model.prompt),
+            "stop_ids": stop_ids(name, model, tokenizer),
+        }
+    check_pair(settings, pair, described)
 
 
 def read_description(name: str) -> dict:

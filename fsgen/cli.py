@@ -28,7 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("query")
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
     sql.set_defaults(act=_sql)
-    tables = acts.add_parser("tables", help="list the views and what their rows are")
+    tables = acts.add_parser("tables", help="list the views, or the columns of one: fsgen tables fused")
+    tables.add_argument("view", nargs="?")
     tables.set_defaults(act=_tables)
     headline = acts.add_parser("headline", help="print accuracy and collaboration frequency of every pair")
     headline.set_defaults(act=_headline)
@@ -39,8 +40,10 @@ def _check(arguments: argparse.Namespace) -> None:
     from fsgen import checkpoints  # transformers takes seconds, and only this command needs it
 
     loaded = settings.load()
-    for name in loaded.models:
-        checkpoints.check_partners(loaded, name)
+    trained = {name for name, model in loaded.models.items() if checkpoints.is_there(model)}
+    for pair, entry in loaded.pairs.items():
+        if trained.issuperset(entry.members().values()):
+            checkpoints.check_tokenizers(loaded, pair)
     counts = ", ".join(
         f"{len(getattr(loaded, kind))} {kind}" for kind in ("datasets", "models", "pairs", "policies")
     )
@@ -63,10 +66,18 @@ def _sql(arguments: argparse.Namespace) -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> None:
-    for name, view in lake.VIEWS.items():
-        print(f"{name:<14} {view.about}")
+    if arguments.view is None:
+        rows = [(name, view.about) for name, view in lake.VIEWS.items()]
+    else:
+        rows = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(arguments.view)]
+    for name, about in rows:
+        print(f"{name:<32} {about}")
 
 
 def _headline(arguments: argparse.Namespace) -> None:
     for dataset, content in report.read_metrics(settings.load()).items():
         print(report.headline_table(dataset, content))
+
+
+if __name__ == "__main__":
+    main()

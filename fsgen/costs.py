@@ -109,22 +109,6 @@ def drafter_positions(rounds: Rounds) -> np.ndarray:
     return rounds.drafted_R + ((rounds.accepted_R == rounds.drafted_R) & is_followed_R)
 
 
-def routed(called_N: np.ndarray, text_N: np.ndarray, prompt_tokens_T: np.ndarray) -> Spent:
-    """What the large model did where a router called it.
-
-    A pass a called row. Before answering a call it catches up on the rows it was not called at, so
-    it has processed all rows up to the last call; a text without a call costs nothing, not even
-    its prompt. Raises ValueError on a text whose rows do not stand together.
-    """
-    called_N, text_N = np.asarray(called_N, dtype=bool), np.asarray(text_N)
-    first_T = _first_rows(text_N, called_N)
-    row_N, first_N, _ = _spans(first_T, len(text_N))
-    reached_T = np.maximum.reduceat(np.where(called_N, row_N - first_N + 1, 0), first_T)
-    prompt_T = _prompt_positions(prompt_tokens_T, first_T)
-    passes_T = np.add.reduceat(called_N, first_T, dtype=np.int64)
-    return Spent(passes_T, reached_T, np.where(reached_T > 0, prompt_T, 0))
-
-
 def flops(shape: Shape, prompt_T: np.ndarray, positions_T: np.ndarray) -> np.ndarray:
     """FLOPs of one model over the first `prompt + positions` indices of each text, float64 [T].
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import pyarrow.parquet as pq
 
-from fsgen.typed import Complaint
+from fsgen.typed import Complaint, look_up
 
 
 class View(NamedTuple):
@@ -57,6 +58,16 @@ def definition(name: str, data: Path = Path("data")) -> str:
     )
     source = f"read_parquet('{data / view.pattern}', filename = true)"
     return f"create or replace view {name} as select {columns}, * exclude (filename) from {source}"
+
+
+def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
+    """Name, type and meaning of a view's columns; those read from the path first."""
+    view = look_up(VIEWS, name, "the views")
+    path = next(data.glob(view.pattern), None)
+    if path is None:
+        raise Complaint(f"The view '{name}' has no table under {data} yet; run 'dvc repro'.")
+    told = [(column, "string", f"{column}, a key of params.yaml") for column in view.path_columns]
+    return told + [(f.name, str(f.type), f.metadata[b"about"].decode()) for f in pq.read_schema(path)]
 
 
 def ask(sql: str, data: Path = Path("data")):

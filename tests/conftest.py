@@ -1,28 +1,31 @@
 """A small world for the tests: three random models that share one tokenizer, and prompts for them."""
 
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # xdist runs one worker a core
 
 import polars as pl
 import pytest
+import tokenizers
 import torch
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fsgen import checkpoints, settings, store
+from fsgen import benchmarks, checkpoints, decoding, models, reading, rollout, settings, simulation, store
 from fsgen.benchmarks import PROMPTS
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 WORDS = [f"w{i}" for i in range(28)]
+LIMIT = 20  # tokens of a text
 NOISE = {"small": 0.15, "tuned": 0.2, "large": 0.0}
 
 PARAMS = {
     "seed": 7,
-    "datasets": {"toy": {"task": "arith", "max_new_tokens": 20}},
+    "datasets": {"toy": {"task": "arith", "max_new_tokens": LIMIT}},
     "models": {name: {"path": f"checkpoints/{name}", "prompt": "plain"} for name in NOISE},
     "pairs": {"duo": {"small": "small", "tuned": "tuned", "large": "large"}},
     "methods": {
@@ -55,8 +58,8 @@ PARAMS["policies"] = [f"speculative@{k}" for k in (1, 3, 5)] + [
 def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     """One id a word, an end token last."""
     vocabulary = {word: i for i, word in enumerate([*words, "<unk>", "<end>"])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="<unk>")
 
 
@@ -102,7 +105,7 @@ def write_prompts(count: int = 14, stops: tuple[str, ...] = ()) -> None:
                 "messages": [{"role": "user", "content": words}],
                 "plain": words,
                 "stops": list(stops),
-                "gold": "{}",
+                "gold": json.dumps({"answer": f"#### {i}", "question": words}),
             }
         )
     Path("data/prompts").mkdir(parents=True, exist_ok=True)
@@ -140,3 +143,38 @@ def tiny_world(tiny_checkpoints, tmp_path, monkeypatch) -> settings.Settings:
     loaded = write_params()
     describe_all(loaded)
     return loaded
+
+
+def random_world(checkpoints: Path) -> settings.Settings:
+    """Random models, prompts of random words."""
+    Path("checkpoints").symlink_to(checkpoints)
+    write_prompts()
+    return write_params()
+
+
+def family_world(checkpoints: Path) -> settings.Settings:
+    """Two members of the embedded family and a tuned one on arith."""
+    Path("checkpoints").mkdir()
+    for role, name in {"small": "base-23k", "tuned": "tuned-23k", "large": "base-87k"}.items():
+        Path("checkpoints", role).symlink_to(ROOT / "data/family" / name)
+    dataset = {"task": "arith", "limit": 16, "max_new_tokens": LIMIT, "calibration": 0.3}
+    loaded = write_params(PARAMS | {"datasets": {"toy": dataset}})
+    benchmarks.write_prompts(loaded, "toy")
+    return loaded
+
+
+@pytest.fixture(scope="module", params=[random_world, family_world])
+def world(request, tiny_checkpoints, tmp_path_factory):
+    """A project folder in which the whole pipeline has run once, with its models in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("world"))
+        loaded = request.param(tiny_checkpoints)
+        describe_all(loaded)
+        for name in loaded.models:
+            decoding.dump_solo(loaded, name)
+        for stage in (reading.dump_large, reading.dump_small, simulation.fuse_pair, simulation.route_pair):
+            stage(loaded, "duo")
+        rollout.roll_out(loaded, "duo")
+        in_memory = {role: models.load(loaded, role) for role in ("small", "tuned", "large")}
+        prompts = store.read("data/prompts/toy.parquet")
+        yield SimpleNamespace(settings=loaded, loaded=in_memory, prompts=prompts)

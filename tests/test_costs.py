@@ -103,17 +103,6 @@ def test_the_drafter_catches_up_only_after_a_full_round_that_another_follows():
     assert costs.drafter_positions(rounds).tolist() == [3, 2, 2]
 
 
-def test_a_called_model_pays_for_all_it_had_skipped_and_an_uncalled_one_for_nothing():
-    """Calls at rows 1 and 3 of five, none in the second text, all in the third."""
-    called_N = np.array([0, 1, 0, 1, 0, 0, 0, 1, 1], dtype=bool)
-    text_N = np.array([5, 5, 5, 5, 5, 2, 2, 8, 8])
-    spent = costs.routed(called_N, text_N, np.array([10, 10, 1]))
-
-    assert spent.passes_T.tolist() == [2, 0, 2]
-    assert spent.positions_T.tolist() == [4, 0, 2]
-    assert spent.prompt_positions_T.tolist() == [9, 0, 0]
-
-
 def test_nothing_written_costs_nothing():
     """Empty tables pass through every count."""
     none = np.zeros(0, int)
@@ -121,7 +110,6 @@ def test_nothing_written_costs_nothing():
 
     assert [len(column) for column in rounds] == [0, 0, 0, 0]
     assert [len(column) for column in costs.verified(rounds, none)] == [0, 0, 0]
-    assert [len(column) for column in costs.routed(none.astype(bool), none, none)] == [0, 0, 0]
     assert len(costs.speculative_flops(SMALL, LARGE, rounds, none)) == 0
 
 
@@ -168,13 +156,6 @@ def test_speculative_flops_equal_a_loop_over_what_each_model_reads(texts, draft,
     assert expected == got.tolist()
 
 
-def test_calling_everywhere_costs_the_large_model_its_whole_text():
-    """A router that always asks has processed all positions in as many passes as tokens."""
-    spent = costs.routed(np.ones(6, bool), np.zeros(6, int), np.array([4]))
-
-    assert tuple(column.tolist() for column in spent) == ([6], [6], [3])
-
-
 def test_rows_that_do_not_fit_are_refused():
     """Torn texts, a draft of nothing, an absent prompt: each says what was expected."""
     bits_N = np.zeros(3, bool)
@@ -183,6 +164,6 @@ def test_rows_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="at least one drafted token"):
         costs.speculative_rounds(bits_N, np.zeros(3, int), 0)
     with pytest.raises(ValueError, match="one text id a row"):
-        costs.routed(bits_N, np.zeros(2, int), np.array([1]))
+        costs.speculative_rounds(bits_N, np.zeros(2, int), 2)
     with pytest.raises(ValueError, match="at least one token for each of 1 texts"):
-        costs.routed(bits_N, np.zeros(3, int), np.array([0]))
+        costs.verified(costs.speculative_rounds(bits_N, np.zeros(3, int), 2), np.array([0]))

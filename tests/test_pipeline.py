@@ -1,37 +1,12 @@
 """The pipeline says what the slow reference says: every method with every router, and drafting at every K."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import polars as pl
 import pytest
 import reference
-from conftest import describe_all, write_params, write_prompts
+from conftest import LIMIT
 
-from fsgen import costs, decoding, models, reading, rollout, routers, simulation, store
-
-LIMIT = 20
-
-
-@pytest.fixture(scope="module")
-def world(tiny_checkpoints, tmp_path_factory):
-    """A project folder in which the whole pipeline has run once, with its models in memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("world")
-        patch.chdir(home)
-        (home / "checkpoints").symlink_to(tiny_checkpoints)
-        write_prompts()
-        settings = write_params()
-        describe_all(settings)
-        for name in settings.models:
-            decoding.dump_solo(settings, name)
-        for stage in (reading.dump_large, reading.dump_small, simulation.fuse_pair, simulation.route_pair):
-            stage(settings, "duo")
-        rollout.roll_out(settings, "duo")
-        loaded = {role: models.load(settings, role) for role in ("small", "tuned", "large")}
-        yield SimpleNamespace(
-            settings=settings, loaded=loaded, prompts=store.read("data/prompts/toy.parquet")
-        )
+from fsgen import costs, models, routers, store
 
 
 def prompt_ids(world) -> dict[str, list[int]]:

@@ -190,7 +190,7 @@ def test_random_at_a_larger_rate_calls_wherever_it_called_before(one, other):
 
 
 def test_perfect_calls_at_mismatches_only():
-    """All of them without a budget, with one those whose draw lies below it."""
+    """All of them without a budget, with one those whose draw lies below it, as `random` everywhere."""
     mismatch_N = np.array([True, False, True, False, True])
     chance_N = np.array([0.1, 0.1, 0.5, 0.9, 0.999])
 
@@ -198,6 +198,7 @@ def test_perfect_calls_at_mismatches_only():
     assert chance_calls(Gate("perfect", 1.0), chance_N, mismatch_N).tolist() == mismatch_N.tolist()
     some_N = chance_calls(Gate("perfect", 0.5), chance_N, mismatch_N)
     assert some_N.tolist() == [True, False, False, False, False]
+    assert chance_calls(Gate("random", 0.5), chance_N, mismatch_N).tolist() == [1, 1, 0, 0, 0]
 
 
 def test_always_calls_and_never_does_not():

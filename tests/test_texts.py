@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 from conftest import PARAMS, WORDS, describe_all, make_tokenizer, write_params, write_prompts
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen import decoding, store
@@ -53,6 +53,7 @@ def slow_answer(ids, stops):
     return next(n for n in range(1, len(ids) + 1) if len(spell(ids[:n])) > start)
 
 
+@settings(deadline=None)
 @given(text_ids, stop_sets, st.integers(1, 12))
 def test_a_text_ends_at_the_first_token_that_completes_an_ending(ids, stops, limit):
     """Asked after every token, the rule speaks up where a search of the whole text first would."""
@@ -62,6 +63,7 @@ def test_a_text_ends_at_the_first_token_that_completes_an_ending(ids, stops, lim
     assert slow_end(ids, stops, limit) == next(((n, reason) for n, reason in reasons if reason), None)
 
 
+@settings(deadline=None)
 @given(st.lists(text_ids, min_size=1, max_size=4), stop_sets)
 def test_texts_side_by_side_end_as_they_would_alone(texts, stops):
     """One answer a text, in order."""
@@ -70,6 +72,7 @@ def test_texts_side_by_side_end_as_they_would_alone(texts, stops):
     assert [rule.reasons([ids])[0] for ids in texts] == rule.reasons(texts)
 
 
+@settings(deadline=None)
 @given(text_ids, stop_sets)
 def test_the_answer_goes_through_the_first_token_of_the_stop_string(ids, stops):
     """The token that begins to stop counts, later ones of the stop string do not; else all count."""
@@ -91,6 +94,7 @@ def test_a_stop_string_may_end_and_begin_inside_a_word():
     assert rule.cut(spell(ids)) == "w3 w"
 
 
+@settings(deadline=None)
 @given(text_ids, stop_sets)
 def test_a_text_is_kept_up_to_its_first_stop_string(ids, stops):
     """None of its stop strings is left in it, and without one it stays whole."""
@@ -116,12 +120,12 @@ def test_a_row_spells_no_end_token_and_counts_it():
 
 def dumped(stops=(), tail=0, stop_tokens=None):
     """What the large model writes alone: rows of its texts, and columns of its tokens by prompt."""
-    model = PARAMS["models"]["large"] | ({"stop_tokens": stop_tokens} if stop_tokens else {})
-    params = {"models": PARAMS["models"] | {"large": model}, "dump": PARAMS["dump"] | {"tail": tail}}
+    named = {"stop_tokens": stop_tokens} if stop_tokens else {}
+    models = {name: entry | named for name, entry in PARAMS["models"].items()}
     write_prompts(stops=stops)
-    settings = write_params(PARAMS | params)
-    describe_all(settings)
-    decoding.dump_solo(settings, "large")
+    world = write_params(PARAMS | {"models": models, "dump": PARAMS["dump"] | {"tail": tail}})
+    describe_all(world)
+    decoding.dump_solo(world, "large")
     tokens = store.read("data/dumps/large/toy/tokens-*.parquet")
     tokens = tokens.group_by("prompt_id", maintain_order=True).agg(pl.all())
     by_prompt = {row["prompt_id"]: SimpleNamespace(**row) for row in tokens.iter_rows(named=True)}
@@ -139,7 +143,7 @@ def home(tiny_checkpoints, tmp_path_factory):
         folder = tmp_path_factory.mktemp("texts")
         patch.chdir(folder)
         (folder / "checkpoints").symlink_to(tiny_checkpoints)
-        yield {name: text.rows.token_id for name, text in dumped(stop_tokens=["<end>"]).items()}
+        yield {name: text.rows.token_id for name, text in dumped().items()}
 
 
 @pytest.fixture(scope="module")
@@ -198,16 +202,16 @@ def test_a_stop_token_ends_a_written_text(home):
 
 def test_a_tail_ends_at_a_stop_token(home):
     """A text stopped by its string goes on to an end token, and was stopped by its string all the same."""
-    name, at = next(
-        (name, at)
+    name, size = next(
+        (name, size)
         for name, ids in home.items()
-        for at in range(1, LIMIT - 3)
-        if ids[at + 1] not in ids[: at + 1] and slow_end(ids, (spell(ids[at - 1 : at + 1]),), LIMIT)[0] == at + 1
-    )  # fmt: skip
+        for size in range(2, len(ids) - 3)
+        if ids[size] not in ids[:size] and slow_end(ids, (spell(ids[size - 2 : size]),), LIMIT)[0] == size
+    )
     ids = home[name]
 
-    text = dumped((spell(ids[at - 1 : at + 1]),), tail=9, stop_tokens=[SPELT[ids[at + 1]]])[name]
+    text = dumped((spell(ids[size - 2 : size]),), tail=9, stop_tokens=[SPELT[ids[size]]])[name]
 
     assert text.finish_reason == "stop"
-    assert text.rows.token_id == ids[: at + 2]
-    assert text.rows.in_answer == [True] * at + [False] * 2
+    assert text.rows.token_id == ids[: size + 1]
+    assert text.rows.in_answer == [True] * (size - 1) + [False] * 2

@@ -1,0 +1,179 @@
+"""From tokens to numbers: counts recounted row by row, identities, intervals, the tables people read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from fsgen import benchmarks, checkpoints, costs, evaluation, lake, report, store
+from fsgen.typed import Complaint
+
+
+@pytest.fixture(scope="module")
+def numbers(world) -> dict:
+    """metrics/toy.json of the world, graded and evaluated."""
+    for name in world.settings.models:
+        benchmarks.grade_solo(world.settings, name)
+    benchmarks.grade_pair(world.settings, "duo")
+    evaluation.evaluate(world.settings, "toy")
+    return json.loads(Path("metrics/toy.json").read_text())
+
+
+def names_of_tests(world) -> set[str]:
+    return set(world.prompts.filter(split="test")["prompt_id"])
+
+
+def test_tallies_equal_a_recount_in_plain_python(world, numbers):
+    """Tokens, calls, interventions and the large model's passes and positions, prompt by prompt."""
+    tallies = store.read("data/evaluated/toy/policies.parquet").rows_by_key(
+        ["policy", "prompt_id"], named=True, unique=True
+    )
+    texts = store.read("data/rollouts/duo/toy/texts-*.parquet").rows_by_key(
+        ["policy", "prompt_id"], named=True, unique=True
+    )
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
+    grouped = rolled.rows_by_key(["policy", "prompt_id"], named=True)
+    assert {prompt for _, prompt in tallies} == names_of_tests(world)
+
+    for key, rows in grouped.items():
+        counted = [row for row in rows if row["in_answer"]]
+        called = [row["pos"] for row in rows if row["called"]]
+        reached = called[-1] + 1 if called else 0
+        told = tallies[key]
+        assert told["tokens"] == len(counted)
+        assert told["calls"] == sum(row["called"] for row in counted)
+        assert told["mismatches"] == sum(row["fused_id"] != row["default_id"] for row in counted)
+        assert told["interventions"] == sum(row["called"] and row["mismatch"] for row in counted)
+        assert told["small_mismatches"] == sum(row["fused_id"] != row["small_id"] for row in counted)
+        assert told["large_passes"] == len(called)
+        assert told["large_positions"] == reached
+        assert told["large_prompt_positions"] == (texts[key]["prompt_tokens"] - 1 if called else 0)
+
+
+def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
+    """FLOPs are the small model's over prompt and text; proxy's speaker is the tuned one."""
+    for policy, role in (("oracle+never", "small"), ("proxy+never", "tuned")):
+        about = checkpoints.read_description(role)
+        sizes, shape = about["parameters"], about["shape"]
+        texts = store.read("data/rollouts/duo/toy/texts-*.parquet").filter(policy=policy)
+        spent = costs.flops(
+            costs.Shape(sizes["non_embedding"], sizes["head"], shape["layers"], shape["width"]),
+            texts["prompt_tokens"].to_numpy() - 1,
+            texts["tokens"].to_numpy(),
+        )
+        told = numbers["pairs"]["duo"]["policies"][policy]
+
+        assert told["flops"] == pytest.approx(spent.sum())
+        assert told["large_passes"] == told["large_positions"] == told["large_prompt_positions"] == 0
+
+
+def test_identities_hold_between_policies_and_models(world, numbers):
+    """Always is the large model, never the small one, drafting writes the large model's text."""
+    pair, models = numbers["pairs"]["duo"], numbers["models"]
+    policies = pair["policies"]
+
+    for policy, model in (
+        ("oracle+always", "large"),
+        ("oracle+never", "small"),
+        ("proxy+never", "tuned"),
+        ("speculative@3", "large"),
+    ):
+        assert policies[policy]["accuracy"] == models[model]["accuracy"]
+        assert policies[policy]["tokens"] == models[model]["tokens"]
+    assert policies["oracle+always"]["call_ratio"] == 1.0
+    assert policies["oracle+perfect"]["call_ratio"] == policies["oracle+perfect"]["intervention_ratio"]
+    assert policies["oracle+perfect"]["intervention_ratio"] == pair["cof"]["oracle"]["value"]
+    assert policies["oracle+always"]["intervention_ratio"] == pair["cof"]["oracle"]["value"]
+    assert pair["cof"]["speculative"]["value"] == pair["cof"]["oracle"]["value"]
+    assert pair["cof"]["oracle"]["basis"] == pair["cof"]["speculative"]["basis"] == "dump"
+    assert {pair["cof"][m]["basis"] for m in ("contrastive", "average", "proxy")} == {"rollout"}
+    assert pair["cof_on_large_text"]["oracle"]["certified_share"] == 1.0
+    assert set(pair["cof_authors"]) == {"proxy"}
+    assert policies["speculative@1"]["large_passes"] >= policies["speculative@5"]["large_passes"]
+    assert any(0 < model["accuracy"] < 1 for model in models.values())
+
+
+def test_every_number_lies_in_its_interval(numbers):
+    """Low, value, high in this order, wherever an interval stands."""
+    pair = numbers["pairs"]["duo"]
+    ratios = [*pair["cof"].values(), *pair["cof_on_large_text"].values(), *pair["cof_authors"].values()]
+    triples = [(cell["low"], cell["value"], cell["high"]) for cell in ratios]
+    for entry in (*numbers["models"].values(), *pair["policies"].values()):
+        triples.append((entry["low"], entry["accuracy"], entry["high"]))
+    for entry in pair["policies"].values():
+        for ratio in ("call_ratio", "intervention_ratio"):
+            triples.append((entry[f"{ratio}_low"], entry[ratio], entry[f"{ratio}_high"]))
+
+    assert len(triples) > 100
+    assert all(0 <= low <= value <= high for low, value, high in triples)
+
+
+def test_estimates_are_kept_apart_and_say_how_much_is_the_policys_own_text(numbers):
+    """Never diverges nowhere, so its estimate is exact; always leaves the text at the first mismatch."""
+    estimates = numbers["pairs"]["duo"]["estimates"]
+
+    assert estimates["oracle+never"]["share_on_own_text"] == 1.0
+    assert estimates["oracle+always"]["share_on_own_text"] < 1.0
+    assert estimates["oracle+always"]["call_ratio_estimate"] == 1.0
+    assert all("accuracy" not in entry for entry in estimates.values())
+
+
+def test_every_view_answers_and_knows_where_its_rows_come_from(world, numbers):
+    """Names of pair, model and dataset are columns, read from the path."""
+    for name in lake.VIEWS:
+        rows = lake.ask(f"select * from {name} limit 3")
+        assert len(rows) == 3, name
+        for column, expected in (("pair", "duo"), ("dataset", "toy")):
+            assert column not in rows.columns or set(rows[column]) == {expected}
+    cof = lake.ask(
+        "select avg(mismatch::int) from fused where method = 'oracle' and writer = 'large' and in_answer"
+    )
+    tests = lake.ask("select sum(mismatches) / sum(tokens) from tallies where policy = 'oracle+always'")
+    assert 0 < cof.item() < 1
+    assert round(tests.item(), 6) == numbers["pairs"]["duo"]["cof"]["oracle"]["value"]
+
+
+def test_a_broken_query_is_one_sentence(world, numbers):
+    """DuckDB's first line, and the views there are."""
+    with pytest.raises(Complaint, match=r"^The query failed: .*nothing.*\(known views: prompts, solo"):
+        lake.ask("select * from nothing")
+
+
+def fsgen(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "fsgen.cli", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_line_speaks_to_people_and_programs(world, numbers):
+    """Tables, CSV, JSON; columns with their sentences; errors as one line and exit code 1."""
+    query = (
+        "select policy, sum(tokens)::int tokens from tallies where policy like 'spec%' group by 1 order by 1"
+    )
+    expected = (
+        pl.read_parquet("data/evaluated/toy/policies.parquet").filter(policy="speculative@1")["tokens"].sum()
+    )
+
+    csv = fsgen("sql", "--format", "csv", query).stdout.splitlines()
+    assert csv[:2] == ["policy,tokens", f"speculative@1,{expected}"]
+    assert json.loads(fsgen("sql", "--format", "json", query).stdout)[0]["tokens"] == expected
+    assert "speculative@5" in fsgen("sql", query).stdout
+    assert "every method at every dumped position" in fsgen("tables").stdout
+    assert "whether fused_id differs from default_id" in fsgen("tables", "fused").stdout
+    assert "| duo |" in fsgen("headline").stdout
+    assert "1 pairs" in fsgen("check").stdout
+    failed = fsgen("sql", "selekt 1")
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_the_headline_table_reads_percent_with_intervals(numbers):
+    """One row a pair; speculative repeats the oracle and is left out."""
+    table = report.headline_table("toy", numbers)
+
+    cof = numbers["pairs"]["duo"]["cof"]["oracle"]
+    assert f"{100 * cof['value']:.1f} ({100 * cof['low']:.1f} to {100 * cof['high']:.1f})" in table
+    assert "speculative" not in table

@@ -1,0 +1,77 @@
+"""The README says what is there: commands, views, stages, columns with their sentences."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fsgen import benchmarks, cli, decoding, lake, reading, rollout, simulation, tallies, texts
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SCHEMAS = {
+    "prompts": benchmarks.PROMPTS,
+    "solo": decoding.TOKENS,
+    "solo_texts": texts.TEXTS,
+    "large_reads": reading.READS,
+    "small_reads": reading.READS,
+    "fused": simulation.FUSED,
+    "routed": simulation.ROUTED,
+    "rolled": rollout.ROLLED,
+    "rolled_texts": rollout.ROLLED_TEXTS,
+    "graded_solo": benchmarks.GRADED,
+    "graded": benchmarks.GRADED_PAIR,
+    "tallies": tallies.POLICIES,
+}
+
+
+def dictionary() -> str:
+    """The README's data dictionary: every view with its columns, as the files themselves say."""
+    parts = []
+    for name, view in lake.VIEWS.items():
+        alike = [other for other in parts_before(name) if SCHEMAS[other] is SCHEMAS[name]]
+        parts.append(f"**`{name}`**: {view.about}; also {', '.join(f'`{c}`' for c in view.path_columns)}.")
+        if alike:
+            parts.append(f"The columns of `{alike[0]}`.")
+        else:
+            rows = [f"| `{f.name}` | {f.type} | {f.metadata[b'about'].decode()} |" for f in SCHEMAS[name]]
+            parts.append("\n".join(["| column | type | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def parts_before(name: str) -> list[str]:
+    names = list(lake.VIEWS)
+    return names[: names.index(name)]
+
+
+def test_the_data_dictionary_is_printed_from_the_schemas():
+    """A column that changes its meaning changes the README."""
+    assert SCHEMAS.keys() == lake.VIEWS.keys()
+    assert dictionary() in README
+
+
+def test_every_stage_and_profile_is_named():
+    """The graph and the table hold all stages of dvc.yaml."""
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]:
+        assert f"`{stage}`" in README or f"`{stage.split('_')[0]}_*`" in README
+        assert re.search(rf"\b{stage}\b", README.split("```mermaid")[1].split("```")[0])
+
+
+@pytest.mark.parametrize("line", re.findall(r"^fsgen .*?(?=\s{2,}#|$)", README, flags=re.M))
+def test_shown_commands_parse(line):
+    """What the README shows, the command line takes."""
+    whole = README[README.index(line) :]
+    end = re.search(r'"\n|\n', whole) if line.count('"') != 1 else re.search(r'"\n', whole)
+    words = shlex.split(whole[: end.end()].split("  #")[0])
+
+    assert cli._parser().parse_args(words[1:]).act
+
+
+def test_every_room_stands_in_the_tree():
+    """Someone who opens the tree finds it explained."""
+    tree = README.split("## The tree")[1].split("##")[0]
+    for path in (ROOT / "fsgen").glob("*.py"):
+        if path.stem not in ("__init__", "cli", "console"):
+            assert re.search(rf"\b{path.stem}\b", tree), path.stem
