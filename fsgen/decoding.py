@@ -74,13 +74,15 @@ def write(
             cursor.step(torch.from_numpy(part.top_ids_NK[stays_B, 0]).to(loaded.device).long())
         bar.advance(int((~stays_B).sum()), tokens=len(alive))
         alive = alive[stays_B]
-    texts = [
-        Text(t, stopped[i][0], until.answer_tokens(t[: stopped[i][1]], stopped[i][0]))
-        for i, t in enumerate(ids)
-    ]
+    texts = [_text(t, *stopped[i], until) for i, t in enumerate(ids)]
     # rows of one text were made in the order of their positions, so a stable sort by text suffices
     order = np.argsort(np.concatenate(owners), kind="stable")
     return texts, records.join(parts).take(order)
+
+
+def _text(ids: list[int], reason: str, length: int, until: Ending) -> Text:
+    """A text that ended at `length` tokens; what follows is its tail."""
+    return Text(ids, reason, until.answer_tokens(ids[:length], reason), len(ids) - length)
 
 
 def _note_endings(alive: np.ndarray, ids: list[list[int]], until: Ending, stopped: dict) -> None:

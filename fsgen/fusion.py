@@ -120,13 +120,8 @@ def _is_proven(
     if rule.score is proxy:
         # f - s was rounded to float32: the next number up bounds what it was
         gain_N = np.nextafter(lists.max_tuned_gain_N, np.float32(np.inf)).astype(np.float64)
-        return whole_N | (best_N > last_N + _scaled(method.parameters["alpha"], gain_N))
+        return whole_N | (best_N > last_N + method.parameters["alpha"] * gain_N)
     return np.ones(len(l), dtype=bool)
-
-
-def _scaled(alpha: float, gain_N: np.ndarray) -> np.ndarray:
-    """alpha * gain, where the gain of an empty outside is -inf and alpha may be 0."""
-    return np.where(whole := np.isneginf(gain_N), -np.inf, alpha * np.where(whole, 0.0, gain_N))
 
 
 def acceptance_bounds(

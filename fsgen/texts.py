@@ -30,6 +30,8 @@ class Text(NamedTuple):
     ids: list[int]
     finish_reason: str
     answer_tokens: int
+    tail: int = 0
+    """Tokens after the one that ended it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def prompt_digest(ids: list[int]) -> str:
 
 def text_row(until: Ending, prompt_id: str, prompt: list[int], text: Text) -> dict:
     """A text as a row of TEXTS: cut at its stop string, end tokens not spelt."""
-    body = [i for i in text.ids if i not in until.stop_ids]
+    body = [i for i in text.ids[: len(text.ids) - text.tail] if i not in until.stop_ids]
     return {
         "prompt_id": prompt_id,
         "turn": 1,

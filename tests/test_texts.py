@@ -118,6 +118,16 @@ def test_a_row_spells_no_end_token_and_counts_it():
     assert prompt_digest([5]) != prompt_digest([5, 0])
 
 
+def test_a_tail_changes_no_text():
+    """A longer stop string that only the tail completes cuts nothing."""
+    rule = until(("w3 w4 w5", "w4"))
+    short = text_row(rule, "toy-1", [0], Text([1, 3, 4], "stop", 3))
+    tailed = text_row(rule, "toy-1", [0], Text([1, 3, 4, 5], "stop", 3, tail=1))
+
+    assert short["text"] == tailed["text"] == "w1 w3 "
+    assert (short["tokens"], tailed["tokens"]) == (3, 4)
+
+
 def dumped(stops=(), tail=0, stop_tokens=None):
     """What the large model writes alone: rows of its texts, and columns of its tokens by prompt."""
     named = {"stop_tokens": stop_tokens} if stop_tokens else {}
