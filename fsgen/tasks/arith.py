@@ -52,15 +52,15 @@ def _aside(chance: random.Random, other: str, thing: str) -> str:
 
 def _take_step(chance: random.Random, name: str, other: str, total: int) -> tuple[str, str, int]:
     """A sentence that changes the total, the step that works it out, and the new total."""
-    kind = chance.choices("+-*", weights=(0.4, 0.35, 0.25))[0]
-    if kind == "*" and total < 100:
-        n = chance.randint(2, 5)
+    kind = chance.choices("+-*", weights=(0.4, 0.4, 0.2))[0]
+    if kind == "*" and total < 50:
+        n = chance.randint(2, 4)
         phrase, after = chance.choice(GROWTHS), total * n
     elif (kind == "-" and total >= 4) or total > LARGEST - 2:
-        kind, n = "-", chance.randrange(2, min(total, 100))
+        kind, n = "-", chance.randrange(2, min(total, 50))
         phrase, after = chance.choice(LOSSES), total - n
     else:
-        kind, n = "+", chance.randint(2, min(99, LARGEST - total))
+        kind, n = "+", chance.randint(2, min(49, LARGEST - total))
         phrase, after = chance.choice(GAINS), total + n
     return f"{name} {phrase.format(n=n, other=other)}", f"{total} {kind} {n} = {after}", after
 
