@@ -12,6 +12,7 @@ from fsgen import console, store
 from fsgen.settings import Dataset, Settings
 from fsgen.tasks import arith, gsm8k
 from fsgen.tasks.verdict import Verdict
+from fsgen.texts import cut
 from fsgen.typed import Complaint
 
 TASKS: dict[str, ModuleType] = {"arith": arith, "gsm8k": gsm8k}
@@ -52,6 +53,10 @@ def build_prompts(name: str, dataset: Dataset, seed: int) -> pl.DataFrame:
     _check_ids(name, rows)
     rows = sorted(rows, key=lambda row: _hash(f"{seed}:{row['prompt_id']}"))[: dataset.limit]
     shown = task.exemplars(dataset)
+    if len(shown) != dataset.shots:
+        raise Complaint(
+            f"datasets.{name}.shots is {dataset.shots}, but its task shows {len(shown)}; set that number."
+        )
     table = [
         _prompt(task, row, shown) | {"order": i, "split": split_of(row["prompt_id"], dataset.calibration)}
         for i, row in enumerate(rows)
@@ -104,11 +109,6 @@ def grade_text(task_name: str, text: str, row: dict) -> Verdict:
     """The task's verdict on one text, cut at its first stop string; `row` holds the task's gold columns."""
     task = TASKS[task_name]
     return task.grade(cut(text, task.STOPS), row)
-
-
-def cut(text: str, stops: tuple[str, ...]) -> str:
-    """The text before its first stop string."""
-    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def grade_texts(task_name: str, prompts: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:

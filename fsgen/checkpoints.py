@@ -13,6 +13,13 @@ from fsgen.typed import Complaint
 
 FAMILY = Path("data/family")
 DESCRIPTIONS = Path("data/models")
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 PROBE = [
     {"role": "system", "content": "Be exact."},
     {"role": "user", "content": "One?"},
@@ -66,14 +73,18 @@ def describe(name: str, model: Model) -> dict:
     home = folder(name, model)
     tokenizer = load_tokenizer(name, model)
     config = json.loads((home / "config.json").read_text())
-    weights = sorted(home.glob("*.safetensors"))
-    if not weights:
-        raise Complaint(f"models.{name}: {home} holds no safetensors weights; convert the checkpoint.")
+    missing = [key for key in SHAPE_KEYS if key not in config]
+    if missing:
+        raise Complaint(
+            f"models.{name}: its config.json should name {missing[0]}, as plain decoders do, and does not; "
+            "this architecture is not supported."
+        )
+    weights = _weight_files(name, home)
     return {
         "model": name,
         "prompt": model.prompt,
         "files": {p.name: _digest(p) for p in [home / "config.json", *weights]},
-        "tokenizer": _tokenizer_digest(tokenizer, model.prompt),
+        "tokenizer": _tokenizer_digest(name, tokenizer, model.prompt),
         "vocabulary": max(tokenizer.get_vocab().values()) + 1,
         "stop_ids": stop_ids(name, model, tokenizer),
         "parameters": _count_parameters(weights, config),
@@ -140,7 +151,7 @@ def check_tokenizers(settings: Settings, pair: str) -> None:
         model = settings.models[name]
         tokenizer = load_tokenizer(name, model)
         described[role] = {
-            "tokenizer": _tokenizer_digest(tokenizer, model.prompt),
+            "tokenizer": _tokenizer_digest(name, tokenizer, model.prompt),
             "stop_ids": stop_ids(name, model, tokenizer),
         }
     check_pair(settings, pair, described)
@@ -158,12 +169,32 @@ def encode(name: str, mode: str, tokenizer, prompts: pl.DataFrame) -> list[list[
     """Prompt ids of every row of a prompts table, as `prompt: plain | chat` says."""
     if mode == "plain":
         return tokenizer(prompts["plain"].to_list())["input_ids"]
+    return [_render(name, tokenizer, messages) for messages in prompts["messages"].to_list()]
+
+
+def _weight_files(name: str, home: Path) -> list[Path]:
+    """The files that loading reads: those of the index, or the single one; a folder may hold others."""
+    index, single = home / "model.safetensors.index.json", home / "model.safetensors"
+    if index.is_file():
+        return [home / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    if not single.is_file():
+        raise Complaint(f"models.{name}: {home} holds no safetensors weights; convert the checkpoint.")
+    return [single]
+
+
+def _render(name: str, tokenizer, messages: list[dict], **how) -> str | list[int]:
+    """A conversation as the chat template spells it."""
+    from jinja2 import TemplateError
+
     if tokenizer.chat_template is None:
         raise Complaint(f"models.{name}: its tokenizer has no chat template; set 'prompt: plain'.")
-    return [
-        tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        for messages in prompts["messages"].to_list()
-    ]
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **how)
+    except TemplateError as error:
+        raise Complaint(
+            f"models.{name}: its chat template refuses a system turn followed by questions and answers "
+            f"({error}); set 'prompt: plain'."
+        ) from error
 
 
 def _digest(path: Path) -> str:
@@ -171,16 +202,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _tokenizer_digest(tokenizer, mode: str) -> str:
+def _tokenizer_digest(name: str, tokenizer, mode: str) -> str:
     """Digest of ids and merges and, for chat prompts, of a probe conversation's rendering.
 
     Templates of one family may differ where a prompt never goes (tools), so the text of the
     template is not compared; the ids of the real prompts are, before a text is read.
     """
-    probe = None
-    if mode == "chat" and tokenizer.chat_template is not None:
-        probe = tokenizer.apply_chat_template(PROBE, tokenize=False, add_generation_prompt=True)
+    probe = _render(name, tokenizer, PROBE, tokenize=False) if mode == "chat" else None
     spelling = json.loads(tokenizer.backend_tokenizer.to_str())
+    del spelling["padding"], spelling["truncation"]  # how a batch is cut, not how a text is spelt
     return hashlib.sha256(json.dumps([spelling, probe], sort_keys=True).encode()).hexdigest()
 
 
@@ -193,7 +223,7 @@ def _count_parameters(weights: list[Path], config: dict) -> dict[str, int]:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 shape = file.get_slice(key).get_shape()
                 total += math.prod(shape)
-                vocabulary += math.prod(shape) if shape[0] == config["vocab_size"] else 0
+                vocabulary += math.prod(shape) if shape[:1] == [config["vocab_size"]] else 0
     head = config["vocab_size"] * config["hidden_size"]
     return {"non_embedding": total - vocabulary, "head": head, "total": total}
 

@@ -51,10 +51,12 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _sql(arguments: argparse.Namespace) -> None:
-    frame = lake.ask(arguments.query)
-    if arguments.format == "csv":
-        print(frame.write_csv(), end="")
-    elif arguments.format == "json":
+    query = arguments.query.strip().rstrip(";")
+    if arguments.format == "csv":  # a CSV cell holds no list, so DuckDB spells all of them
+        print(lake.ask(f"select columns(*)::varchar from ({query})").write_csv(), end="")
+        return
+    frame = lake.ask(query)
+    if arguments.format == "json":
         print(frame.write_json())
     else:
         import polars as pl

@@ -106,7 +106,9 @@ def _solo_shard(
     ids = models.prompt_ids(loaded, block, max_new_tokens)
     until = ending(loaded, block, max_new_tokens, settings.dump.tail)
     facts = models.run_facts(settings, loaded.name) | {
-        "what": "solo 1",
+        "what": "solo",
+        "dump": vars(settings.dump),
+        "rows": settings.compute.rows,
         "prompts": [*zip(block["prompt_id"], map(prompt_digest, ids), strict=True)],
         "until": [until.stops, until.max_new_tokens],
     }

@@ -19,9 +19,11 @@ def evaluate(settings: Settings, dataset: str) -> None:
         schemas = (tallies.POLICIES, tallies.LARGE_TEXTS, tallies.MODELS, tallies.ESTIMATES)
         for name, table, schema in zip(Tally._fields, counted, schemas, strict=True):
             store.write(folder / f"{name}.parquet", table, schema)
+        numbers = json.dumps(summarise(settings, counted), indent=2, allow_nan=False) + "\n"
+        (folder / "metrics.json").write_text(numbers)  # where later stages read it, as DVC knows
     path = Path("metrics") / f"{dataset}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(summarise(settings, counted), indent=2) + "\n")
+    path.write_text(numbers)
     pairs, policies = len(settings.pairs), counted.policies["policy"].n_unique()
     console.wrote(f"{path}: {pairs} pairs and {policies} policies on {dataset}, counts per prompt in {out}")
 
@@ -66,8 +68,10 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
         }
         if method.rule == "proxy":
             numbers["cof_authors"][name] = _ratio(always, "small_mismatches", settings.seed)
+    large = counted.models.filter(pl.col("model") == settings.pairs[pair].large)
     numbers["policies"] = {
         name: _policy_numbers(rows, settings.seed)
+        | {"accuracy_minus_large": _gain(rows, large, settings.seed)}
         for (name,), rows in policies.group_by("policy", maintain_order=True)
     }
     numbers["estimates"] = {
@@ -77,10 +81,11 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
     return numbers
 
 
-def _policy_numbers(rows: pl.DataFrame, seed: int) -> dict:
+def _policy_numbers(rows: pl.DataFrame, large: pl.DataFrame, seed: int) -> dict:
     calls, changes = (_ratio(rows, column, seed) for column in ("calls", "interventions"))
     totals = {name: int(rows[name].sum()) for name, _, _ in tallies.COSTS if name != "flops"}
     return _accuracy(rows) | {
+        "accuracy_minus_large": _gain(rows, large, seed),
         "call_ratio": calls["value"],
         "call_ratio_low": calls["low"],
         "call_ratio_high": calls["high"],
@@ -92,6 +97,13 @@ def _policy_numbers(rows: pl.DataFrame, seed: int) -> dict:
         "flops": float(rows["flops"].sum()),
         "truncated_share": _rounded((rows["finish_reason"] == "length").mean()),
     }
+
+
+def _gain(rows: pl.DataFrame, large: pl.DataFrame, seed: int) -> dict:
+    """Accuracy less the large model's on the same prompts; both tables are sorted by prompt."""
+    right = ((table["verdict"] == "right").to_numpy() for table in (rows, large))
+    found = intervals.mean_difference(*right, seed=seed)
+    return {key: _rounded(value) for key, value in found._asdict().items()}
 
 
 def _estimate_numbers(rows: pl.DataFrame, seed: int) -> dict:

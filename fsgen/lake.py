@@ -73,7 +73,10 @@ def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
 def ask(sql: str, data: Path = Path("data")):
     """Result of a query as a polars frame; Complaint with DuckDB's own first line where it fails."""
     try:
-        return connect(data).sql(sql).pl()
+        answer = connect(data).sql(sql)
     except duckdb.Error as error:
         first = str(error).splitlines()[0]
         raise Complaint(f"The query failed: {first} (known views: {', '.join(VIEWS)}).") from error
+    if answer is None:
+        raise Complaint(f"{sql!r} asks for no rows; write a query such as 'select * from solo limit 3'.")
+    return answer.pl()

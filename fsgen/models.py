@@ -3,14 +3,19 @@
 Shape legend: B texts side by side, L positions, H hidden width, N chosen positions, V usable vocabulary.
 """
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from fsgen import checkpoints
 from fsgen.settings import Compute, Settings
 from fsgen.typed import Complaint
+
+ROOMS = ("models", "records", "texts", "cursor", "decoding", "reading", "rollout", "fusion", "routers")
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,10 @@ def placement(compute: Compute, dtype: str | None) -> tuple[torch.device, torch.
 
 
 def run_facts(settings: Settings, *names: str) -> dict:
-    """What a fingerprint must hold about models: their files, precision, device kind and torch."""
-    facts = {"torch": torch.__version__, "dump": vars(settings.dump), "compute": vars(settings.compute)}
+    """What a fingerprint must hold about running models: their files, precision, device kind, and code."""
+    here = Path(__file__).parent
+    code = [hashlib.sha256((here / f"{room}.py").read_bytes()).hexdigest() for room in ROOMS]
+    facts = {"torch": torch.__version__, "transformers": transformers.__version__, "code": code}
     for name in names:
         device, dtype = placement(settings.compute, settings.models[name].dtype)
         facts[name] = [checkpoints.read_description(name), device.type, str(dtype)]

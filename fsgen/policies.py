@@ -49,7 +49,7 @@ def method_table(raw: dict) -> dict[str, Method]:
     methods = {}
     for name, entry in raw.items():
         entry = dict(mapping(entry, f"methods.{name}"))
-        rule = entry.pop("rule", name)
+        rule = typed(entry.pop("rule", name), str, f"methods.{name}.rule")
         defaults = look_up(RULE_DEFAULTS, rule, f"the rules that methods.{name} can name")
         for key, value in entry.items():
             look_up(defaults, key, f"the keys of methods.{name} (rule {rule})")

@@ -45,8 +45,8 @@ class Readings(NamedTuple):
     gain_N: np.ndarray | None
 
 
-class Text(NamedTuple):
-    """A written text with the list that its readers are gathered at."""
+class Written(NamedTuple):
+    """A text with the list that its readers are gathered at."""
 
     prompt: list[int]
     ids: list[int]
@@ -133,7 +133,9 @@ def _read_shard(settings, writer, readers, block, entry, tables: _TextTables, ba
     rows = tables.rows.join(block.select("prompt_id"), on="prompt_id").sort("prompt_id", "turn", "pos")
     prompts = _prompts_of(texts, block, readers, entry)
     facts = models.run_facts(settings, *(loaded.name for loaded in readers.values())) | {
-        "what": f"reads 1 by {','.join(readers)}",
+        "what": f"reads by {','.join(readers)}",
+        "dump": vars(settings.dump),
+        "read_tokens": settings.compute.read_tokens,
         "writer": writer,
         "prompts": [*zip(texts["prompt_id"], texts["prompt_digest"], strict=True)],
         "rows": _digest_rows(rows),
@@ -143,7 +145,7 @@ def _read_shard(settings, writer, readers, block, entry, tables: _TextTables, ba
         cut = np.cumsum(texts["tokens"].to_numpy())[:-1]
         ids = np.split(rows["token_id"].to_numpy(), cut)
         lists = np.split(store.padded(rows["top_ids"], -1), cut)
-        written = [Text(p, i.tolist(), a) for p, i, a in zip(prompts, ids, lists, strict=True)]
+        written = [Written(p, i.tolist(), a) for p, i, a in zip(prompts, ids, lists, strict=True)]
         readings = read(list(readers.values()), written, settings)
         bar.advance(len(texts), tokens=len(rows) * len(readers))
         return {"reads": _table(writer, dict(zip(readers, readings, strict=True)), rows)}
@@ -171,11 +173,12 @@ def _prompts_of(
 def _digest_rows(rows: pl.DataFrame) -> str:
     digest = hashlib.sha256(rows["token_id"].to_numpy().tobytes())
     digest.update(store.padded(rows["top_ids"], -1).tobytes())
+    digest.update(rows.select("in_answer", "forced").to_numpy().tobytes())
     return digest.hexdigest()
 
 
 @torch.inference_mode()
-def read(readers: list[Loaded], texts: list[Text], settings: Settings) -> list[Readings]:
+def read(readers: list[Loaded], texts: list[Written], settings: Settings) -> list[Readings]:
     """What each reader says at every position of the texts, rows in the order of the texts.
 
     The logits of row i are those that predict the text's token i. With two readers (small, tuned)
@@ -193,7 +196,7 @@ def read(readers: list[Loaded], texts: list[Text], settings: Settings) -> list[R
     return [_join(column, back) for column in zip(*parts, strict=True)]
 
 
-def _batches(order: list[int], texts: list[Text], settings: Settings) -> list[list[int]]:
+def _batches(order: list[int], texts: list[Written], settings: Settings) -> list[list[int]]:
     """Texts of like length together, at most `compute.read_tokens` tokens with padding."""
     batches: list[list[int]] = []
     for i in order:
@@ -213,7 +216,7 @@ def _join(parts: tuple[Readings, ...], back: np.ndarray) -> Readings:
     )
 
 
-def _read_batch(readers: list[Loaded], texts: list[Text], settings: Settings) -> list[Readings]:
+def _read_batch(readers: list[Loaded], texts: list[Written], settings: Settings) -> list[Readings]:
     at_ids_NK = np.concatenate([text.at_ids_LK for text in texts])
     hidden = [_hidden_rows(loaded, texts) for loaded in readers]
     step = max(1, HEAD_ELEMENTS // readers[0].vocabulary)
@@ -233,7 +236,7 @@ def _read_batch(readers: list[Loaded], texts: list[Text], settings: Settings) ->
     return [_join(column, everything) for column in zip(*chunks, strict=True)]
 
 
-def _hidden_rows(loaded: Loaded, texts: list[Text]) -> torch.Tensor:
+def _hidden_rows(loaded: Loaded, texts: list[Written]) -> torch.Tensor:
     """Hidden states that predict the texts' tokens, [N, H]; padding stands on the right, unseen by all."""
     width = max(len(text.prompt) + len(text.ids) for text in texts) - 1
     whole = [(text.prompt + text.ids)[:-1] for text in texts]

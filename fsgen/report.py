@@ -8,13 +8,14 @@ from fsgen.settings import Settings
 from fsgen.typed import Complaint
 
 METRICS, PLOTS = Path("metrics"), Path("plots")
+EVALUATED = "data/evaluated/{}/metrics.json"
 
 
-def read_metrics(settings: Settings) -> dict[str, dict]:
-    """metrics/<dataset>.json of every dataset in params.yaml."""
+def read_metrics(settings: Settings, pattern: str = "metrics/{}.json") -> dict[str, dict]:
+    """The numbers of every dataset in params.yaml."""
     found = {}
     for dataset in settings.datasets:
-        path = METRICS / f"{dataset}.json"
+        path = Path(pattern.format(dataset))
         if not path.is_file():
             raise Complaint(f"There is no {path}; run 'dvc repro evaluate@{dataset}'.")
         found[dataset] = json.loads(path.read_text())
@@ -23,7 +24,7 @@ def read_metrics(settings: Settings) -> dict[str, dict]:
 
 def write_scaling(settings: Settings) -> None:
     """Write metrics/scaling.json: points and laws of every dataset and method."""
-    table = scaling.scaling_table(read_metrics(settings))
+    table = scaling.scaling_table(read_metrics(settings, EVALUATED))
     path = METRICS / "scaling.json"
     path.write_text(json.dumps(table, indent=2) + "\n")
     console.wrote(f"{path}: {len(scaling.LAWS)} laws for {sum(map(len, table.values()))} series")
@@ -31,7 +32,7 @@ def write_scaling(settings: Settings) -> None:
 
 def write_report(settings: Settings) -> None:
     """Write plots/cof.svg and plots/frontier/<dataset>.svg, and print the headline tables."""
-    metrics = read_metrics(settings)
+    metrics = read_metrics(settings, EVALUATED)
     figures.cof(json.loads((METRICS / "scaling.json").read_text()), PLOTS / "cof.svg")
     for dataset, content in metrics.items():
         figures.frontier(content, PLOTS / "frontier" / f"{dataset}.svg")

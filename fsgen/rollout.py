@@ -82,7 +82,8 @@ def _shard(
     until = ending(loaded["large"], block, max_new)
     names = block["prompt_id"].to_list()
     facts = models.run_facts(settings, *(model.name for model in loaded.values())) | {
-        "what": "rollout 1",
+        "what": "rollout",
+        "rows": settings.compute.rows,
         "seed": settings.seed,
         "prompts": [*zip(names, map(prompt_digest, ids), strict=True)],
         "until": [until.stops, until.max_new_tokens],

@@ -1,14 +1,13 @@
 """params.yaml read in one place: frozen dataclasses, and every complaint about a setting."""
 
 import math
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from fsgen.policies import ROUTER_NAMES, SCORED_ROUTERS, Method, Policy, Router, method_table, policy_table
-from fsgen.typed import Complaint, build, look_up, mapping
+from fsgen.typed import Complaint, build, look_up, mapping, read_yaml
 
 TASK_NAMES = ("arith", "gsm8k")
 
@@ -159,23 +158,17 @@ def load(path: str | Path = "params.yaml") -> Settings:
     Raises Complaint, one sentence, on the first thing that does not hold; no model and no data is
     opened for that, only the existence of local files is looked at.
     """
-    settings = _parse(_read_yaml(Path(path)))
-    for check in (_check_names, _check_datasets, _check_models, _check_pairs, _check_dump):
+    settings = _parse(read_yaml(Path(path)))
+    for check in (
+        _check_names,
+        _check_seed_and_methods,
+        _check_datasets,
+        _check_models,
+        _check_pairs,
+        _check_dump,
+    ):
         check(settings)
     return settings
-
-
-def _read_yaml(path: Path) -> dict:
-    if not path.is_file():
-        raise Complaint(f"There is no params file at {path}; run from the project's folder.")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        where = f" (line {error.problem_mark.line + 1})" if getattr(error, "problem_mark", None) else ""
-        raise Complaint(f"{path}{where} is not valid YAML; mend its syntax.") from error
-    if not isinstance(raw, dict):
-        raise Complaint(f"{path} should hold a mapping of settings, got {type(raw).__name__}.")
-    return raw
 
 
 def _parse(raw: dict) -> Settings:
@@ -203,17 +196,31 @@ def _check_names(settings: Settings) -> None:
     """DVC reads a dot as a step into a mapping, and names become folders."""
     for section in ("datasets", "models", "pairs", "methods", "routers", "family", "tuned"):
         for name in getattr(settings, section):
-            if not isinstance(name, str) or not name or set(name) & set("./@+ "):
-                raise Complaint(
-                    f"{section} holds the name {name!r}; use a word without dot, slash, '@', '+' or space."
-                )
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
+                raise Complaint(f"{section} holds the name {name!r}; use letters, digits, '-' and '_' alone.")
     for name, router in settings.routers.items():
         look_up(dict.fromkeys(ROUTER_NAMES), router.rule, f"the rules that routers.{name} can name")
+        if name in ROUTER_NAMES and name != router.rule:
+            raise Complaint(
+                f"routers.{name} should be the rule of that name, got '{router.rule}'; rename it."
+            )
         if router.at is not None and router.rule not in SCORED_ROUTERS:
             raise Complaint(f"routers.{name}.at has no meaning for the rule '{router.rule}'; remove it.")
 
 
+def _check_seed_and_methods(settings: Settings) -> None:
+    if settings.seed < 0:
+        raise Complaint(f"seed should be at least 0, got {settings.seed}; choose another.")
+    if all(method.rule in ("speculative", "proxy") for method in settings.methods.values()):
+        raise Complaint("methods should hold one with a rule that every pair can roll out; add oracle.")
+    both = sorted(set(settings.family) & set(settings.tuned))
+    if both:
+        raise Complaint(f"'{both[0]}' stands in family and in tuned, which share a folder; rename one.")
+
+
 def _check_datasets(settings: Settings) -> None:
+    if "scaling" in settings.datasets:
+        raise Complaint("datasets holds the name 'scaling', whose metrics file is taken; rename it.")
     for name, entry in settings.datasets.items():
         look_up(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
         if entry.path is not None and not Path(entry.path).exists():

@@ -176,6 +176,8 @@ class _OwnTexts(NamedTuple):
         fused = store.read(f"data/fused/{pair}/{dataset}.parquet")
         records = {}
         for role, model in settings.pairs[pair].members().items():
+            if role == "large":
+                continue  # it never speaks by default
             rows = store.read(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
             second = rows.select(
                 *KEY, "max_logit", "logsumexp", "entropy", second=pl.col("top_logits").list.get(1)

@@ -134,10 +134,14 @@ MODEL_COUNTS = """
 """
 SPECULATED_ROWS = """
     select prompt_id, pos, mismatch, in_answer
-    from fused where {here} and writer = 'large' and method = '{method}' order by prompt_id, pos
+    from fused join (
+        select pair, dataset, prompt_id, tokens - tail as written from solo_texts, (select '{pair}' as pair)
+        where model = '{model}'
+    ) using (pair, dataset, prompt_id)
+    where {here} and writer = 'large' and method = '{method}' and pos < written order by prompt_id, pos
 """
 LARGE_ALONE = """
-    select prompt_id, tokens, answer_tokens, prompt_tokens, finish_reason, verdict
+    select prompt_id, prompt_tokens, finish_reason, verdict
     from solo_texts join graded_solo using (model, dataset, prompt_id)
     where dataset = '{dataset}' and model = '{model}' and prompt_id in
         (select prompt_id from prompts where dataset = '{dataset}' and split = 'test')
@@ -189,7 +193,8 @@ def _speculated(lake_, settings: Settings, pair: str, dataset: str, here: str, s
     parts = [pl.from_arrow(POLICIES.empty_table())]
     for policy in settings.policies_of(pair):
         if policy.draft is not None:
-            rows = lake_.sql(SPECULATED_ROWS.format(here=here, method=policy.method)).pl()
+            query = SPECULATED_ROWS.format(here=here, pair=pair, model=members["large"], method=policy.method)
+            rows = lake_.sql(query).pl()
             models = (shapes[members[role]] for role in ("small", "large"))
             parts.append(_speculate(pair, policy, rows, alone, *models))
     return pl.concat(parts)
@@ -204,13 +209,14 @@ def _speculate(
     counts = rows.group_by("prompt_id", maintain_order=True).agg(
         tokens=pl.col("in_answer").sum(), mismatches=(pl.col("in_answer") & pl.col("mismatch")).sum()
     )
+    begins_R = np.searchsorted(text_N, rounds.text_R) + rounds.start_R
+    counted_R = rows["in_answer"].to_numpy()[begins_R]
     return (
-        alone.drop("tokens")
-        .join(counts, on="prompt_id", validate="1:1", maintain_order="left")
+        alone.join(counts, on="prompt_id", validate="1:1", maintain_order="left")
         .with_columns(
             pair=pl.lit(pair),
             policy=pl.lit(policy.name),
-            calls=spent.passes_T,
+            calls=np.bincount(rounds.text_R, weights=counted_R, minlength=len(alone)),
             interventions=pl.col("mismatches"),
             small_mismatches=pl.col("mismatches"),
             large_passes=spent.passes_T,

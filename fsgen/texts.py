@@ -17,6 +17,7 @@ TEXTS = store.schema(
         ("text", pa.string(), "the text, up to its stop string"),
         ("tokens", pa.int32(), "tokens written, the one that ends the text included"),
         ("answer_tokens", pa.int32(), "those of them that ratios count"),
+        ("tail", pa.int32(), "of these, tokens kept after the one that ended the text"),
         ("finish_reason", pa.string(), "eos, stop (a stop string) or length (max_new_tokens)"),
         ("prompt_tokens", pa.int32(), "tokens of the prompt"),
         ("prompt_digest", pa.string(), "digest of the prompt's token ids"),
@@ -73,7 +74,7 @@ class Ending:
 
     def cut(self, text: str) -> str:
         """The text before its first stop string."""
-        return text[: min((at for s in self.stops if (at := text.find(s)) >= 0), default=len(text))]
+        return cut(text, self.stops)
 
     def _stop_start(self, ids: list[int]) -> int:
         return len(self.cut(self.tokenizer.decode(ids)))
@@ -85,6 +86,11 @@ class Ending:
         reach = max(len(stop.encode()) for stop in self.stops) + 1
         ends = self.tokenizer.batch_decode([ids[-reach:] for ids in texts])
         return [any(stop in end for stop in self.stops) for end in ends]
+
+
+def cut(text: str, stops: tuple[str, ...]) -> str:
+    """The text before its first stop string."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def ending(loaded, prompts: pl.DataFrame, max_new_tokens: int, tail: int = 0) -> Ending:
@@ -107,6 +113,7 @@ def text_row(until: Ending, prompt_id: str, prompt: list[int], text: Text) -> di
         "text": until.cut(until.tokenizer.decode(body)),
         "tokens": len(text.ids),
         "answer_tokens": text.answer_tokens,
+        "tail": text.tail,
         "finish_reason": text.finish_reason,
         "prompt_tokens": len(prompt),
         "prompt_digest": prompt_digest(prompt),

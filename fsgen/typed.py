@@ -4,10 +4,27 @@ import difflib
 import types
 import typing
 from dataclasses import MISSING, fields
+from pathlib import Path
+
+import yaml
 
 
 class Complaint(Exception):
     """Something a person can mend, said in one sentence: the thing, the expected, the got, the remedy."""
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping that a params file holds."""
+    if not path.is_file():
+        raise Complaint(f"There is no params file at {path}; run from the project's folder.")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        where = f" (line {error.problem_mark.line + 1})" if getattr(error, "problem_mark", None) else ""
+        raise Complaint(f"{path}{where} is not valid YAML; mend its syntax.") from error
+    if not isinstance(raw, dict):
+        raise Complaint(f"{path} should hold a mapping of settings, got {type(raw).__name__}.")
+    return raw
 
 
 def mapping(value: object, where: str) -> dict:

@@ -1,6 +1,6 @@
 """A pair's large model reads what the default speakers wrote.
 
-python stages/dump_large.py --pair arith-30k-1m
+python stages/dump_large.py --pair arith-23k-451k
 """
 
 from fsgen import console, reading, settings

@@ -1,6 +1,6 @@
 """A pair's small and tuned models read the large model's text and their own.
 
-python stages/dump_small.py --pair arith-30k-1m
+python stages/dump_small.py --pair arith-23k-451k
 """
 
 from fsgen import console, reading, settings

@@ -1,6 +1,6 @@
 """One model answers every prompt and leaves its logits.
 
-python stages/dump_solo.py --model arith-30k
+python stages/dump_solo.py --model arith-23k
 """
 
 from fsgen import console, decoding, settings

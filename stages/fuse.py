@@ -1,6 +1,6 @@
 """Every method's token at every dumped position of a pair.
 
-python stages/fuse.py --pair arith-30k-1m
+python stages/fuse.py --pair arith-23k-451k
 """
 
 from fsgen import console, settings, simulation

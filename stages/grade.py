@@ -1,6 +1,6 @@
 """Grade what a pair's policies wrote.
 
-python stages/grade.py --pair arith-30k-1m
+python stages/grade.py --pair arith-23k-451k
 """
 
 from fsgen import benchmarks, console, settings

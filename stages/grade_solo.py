@@ -1,6 +1,6 @@
 """Grade what one model wrote alone.
 
-python stages/grade_solo.py --model arith-30k
+python stages/grade_solo.py --model arith-23k
 """
 
 from fsgen import benchmarks, console, settings

@@ -1,6 +1,6 @@
 """Describe one model: files, tokenizer, sizes; refuse a pair that cannot be fused.
 
-python stages/model.py --model arith-30k
+python stages/model.py --model arith-23k
 """
 
 from fsgen import checkpoints, console, settings

@@ -1,6 +1,6 @@
 """A pair's policies write their own texts.
 
-python stages/rollout.py --pair arith-30k-1m
+python stages/rollout.py --pair arith-23k-451k
 """
 
 from fsgen import console, rollout, settings

@@ -1,6 +1,6 @@
 """A pair's routers are calibrated and simulated on the dumps.
 
-python stages/route.py --pair arith-30k-1m
+python stages/route.py --pair arith-23k-451k
 """
 
 from fsgen import console, settings, simulation

@@ -1,6 +1,6 @@
 """Train one base model of the embedded family.
 
-python stages/train.py --model arith-25k
+python stages/train.py --model base-23k
 """
 
 from fsgen import console, family, settings

@@ -1,6 +1,6 @@
 """Fine-tune one model of the embedded family.
 
-python stages/tune.py --model arith-25k-tuned
+python stages/tune.py --model tuned-23k
 """
 
 from fsgen import console, family, settings

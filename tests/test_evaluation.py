@@ -83,6 +83,8 @@ def test_identities_hold_between_policies_and_models(world, numbers):
     ):
         assert policies[policy]["accuracy"] == models[model]["accuracy"]
         assert policies[policy]["tokens"] == models[model]["tokens"]
+        gain = models[model]["accuracy"] - models["large"]["accuracy"]
+        assert policies[policy]["accuracy_minus_large"]["value"] == pytest.approx(gain, abs=2e-6)
     assert policies["oracle+always"]["call_ratio"] == 1.0
     assert policies["oracle+perfect"]["call_ratio"] == policies["oracle+perfect"]["intervention_ratio"]
     assert policies["oracle+perfect"]["intervention_ratio"] == pair["cof"]["oracle"]["value"]

@@ -15,8 +15,8 @@ FLOORS = [
     {"policies", "console"},
     {"settings"},
     {"store", "lake", "tasks", "checkpoints", "fusion", "routers", "costs", "intervals"},
-    {"family", "models", "records", "texts", "benchmarks", "simulation", "tallies", "scaling", "figures"},
-    {"cursor", "evaluation"},
+    {"family", "models", "records", "texts", "simulation", "tallies", "scaling", "figures"},
+    {"cursor", "evaluation", "benchmarks"},
     {"decoding", "reading", "rollout", "report"},
     {"cli"},
 ]

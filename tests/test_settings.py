@@ -78,7 +78,7 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
         ("models/large/hub", "org/model", "models.large should name one of hub, path, family"),
         ("models/large/revision", "abc", "should pin a hub model by 'revision'"),
         ("models/large/dtype", "int4", "should be float32 or bfloat16, got 'int4'"),
-        ("models/qwen3-0.6b", {"path": "checkpoints/small", "prompt": "plain"}, "'qwen3-0.6b'; use a word"),
+        ("models/qwen3-0.6b", {"path": "checkpoints/small", "prompt": "plain"}, "use letters, digits"),
         ("models/other", {"family": "nobody", "prompt": "plain"}, "'nobody' is not among the family members"),
         ("datasets/toy/task", "gsm9k", "that datasets.toy can name; did you mean 'gsm8k'"),
         ("datasets/toy/path", "nowhere.jsonl", "datasets.toy.path: there is nothing at 'nowhere.jsonl'"),
@@ -92,6 +92,11 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
         ("methods/proxy/alpha", -1, "methods.proxy.alpha should be at least 0"),
         ("methods/mine", {"rule": "sum"}, "'sum' is not among the rules that methods.mine can name"),
         ("routers/mine", {}, "'mine' is not among the rules that routers.mine can name"),
+        ("routers/always", {"rule": "entropy", "at": 1.0}, "should be the rule of that name"),
+        ("seed", -1, "seed should be at least 0, got -1"),
+        ("datasets/scaling", PARAMS["datasets"]["toy"], "'scaling', whose metrics file is taken"),
+        ("datasets/o'brien", PARAMS["datasets"]["toy"], "use letters, digits"),
+        ("methods/mine", {"rule": ["oracle"]}, "methods.mine.rule should be str, got ['oracle']"),
         ("routers/random", {"at": 0.5}, "routers.random.at has no meaning"),
         ("policies", ["oracle"], "'' is not among the routers that policy 'oracle' can name"),
         ("policies", ["oracel+always"], "the methods that policy 'oracel+always' can name"),
@@ -136,6 +141,14 @@ def test_a_missing_key_and_a_broken_file_are_named(params):
 
     with pytest.raises(Complaint, match="There is no params file at elsewhere"):
         settings.load("elsewhere.yaml")
+
+
+def test_some_method_has_to_be_one_that_every_pair_can_roll_out(params):
+    """Drafting is arithmetic on another method's text, and not every pair has a tuned model."""
+    params |= {"methods": {"speculative": {}, "proxy": {}}, "policies": ["speculative@3"]}
+
+    with pytest.raises(Complaint, match="methods should hold one with a rule that every pair can roll out"):
+        load(params)
 
 
 def test_a_policy_reads_as_method_router_and_budget(params):

@@ -111,7 +111,7 @@ def test_a_row_spells_no_end_token_and_counts_it():
     row = text_row(until(("w9",)), "toy-1", [5, 6], Text([1, 2, END], "eos", 3))
 
     assert row == {
-        "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3,
+        "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3, "tail": 0,
         "finish_reason": "eos", "prompt_tokens": 2, "prompt_digest": prompt_digest((5, 6)),
     }  # fmt: skip
     assert prompt_digest([5, 6]) != prompt_digest([6, 5])
