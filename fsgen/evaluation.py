@@ -70,8 +70,7 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
             numbers["cof_authors"][name] = _ratio(always, "small_mismatches", settings.seed)
     large = counted.models.filter(pl.col("model") == settings.pairs[pair].large)
     numbers["policies"] = {
-        name: _policy_numbers(rows, settings.seed)
-        | {"accuracy_minus_large": _gain(rows, large, settings.seed)}
+        name: _policy_numbers(rows, large, settings.seed)
         for (name,), rows in policies.group_by("policy", maintain_order=True)
     }
     numbers["estimates"] = {
