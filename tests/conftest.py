@@ -163,6 +163,15 @@ def family_world(checkpoints: Path) -> settings.Settings:
     return loaded
 
 
+def run_pair(loaded: settings.Settings) -> None:
+    """The stages from `dump_solo` to `rollout`."""
+    for name in loaded.models:
+        decoding.dump_solo(loaded, name)
+    stages = (reading.dump_large, reading.dump_small, simulation.fuse_pair, simulation.route_pair)
+    for stage in (*stages, rollout.roll_out):
+        stage(loaded, "duo")
+
+
 @pytest.fixture(scope="module", params=[random_world, family_world])
 def world(request, tiny_checkpoints, tmp_path_factory):
     """A project folder in which the whole pipeline has run once, with its models in memory."""
@@ -170,11 +179,7 @@ def world(request, tiny_checkpoints, tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("world"))
         loaded = request.param(tiny_checkpoints)
         describe_all(loaded)
-        for name in loaded.models:
-            decoding.dump_solo(loaded, name)
-        for stage in (reading.dump_large, reading.dump_small, simulation.fuse_pair, simulation.route_pair):
-            stage(loaded, "duo")
-        rollout.roll_out(loaded, "duo")
+        run_pair(loaded)
         in_memory = {role: models.load(loaded, role) for role in ("small", "tuned", "large")}
         prompts = store.read("data/prompts/toy.parquet")
         yield SimpleNamespace(settings=loaded, loaded=in_memory, prompts=prompts)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import PARAMS, describe_all, run_pair, write_params, write_prompts
 
-from fsgen import benchmarks, checkpoints, costs, evaluation, lake, report, store
+from fsgen import benchmarks, checkpoints, costs, evaluation, lake, report, store, tallies
 from fsgen.typed import Complaint
 
 
@@ -28,7 +29,7 @@ def names_of_tests(world) -> set[str]:
 
 def test_tallies_equal_a_recount_in_plain_python(world, numbers):
     """Tokens, calls, interventions and the large model's passes and positions, prompt by prompt."""
-    tallies = store.read("data/evaluated/toy/policies.parquet").rows_by_key(
+    counts = store.read("data/evaluated/toy/policies.parquet").rows_by_key(
         ["policy", "prompt_id"], named=True, unique=True
     )
     texts = store.read("data/rollouts/duo/toy/texts-*.parquet").rows_by_key(
@@ -36,13 +37,13 @@ def test_tallies_equal_a_recount_in_plain_python(world, numbers):
     )
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     grouped = rolled.rows_by_key(["policy", "prompt_id"], named=True)
-    assert {prompt for _, prompt in tallies} == names_of_tests(world)
+    assert {prompt for _, prompt in counts} == names_of_tests(world)
 
     for key, rows in grouped.items():
         counted = [row for row in rows if row["in_answer"]]
         called = [row["pos"] for row in rows if row["called"]]
         reached = called[-1] + 1 if called else 0
-        told = tallies[key]
+        told = counts[key]
         assert told["tokens"] == len(counted)
         assert told["calls"] == sum(row["called"] for row in counted)
         assert told["mismatches"] == sum(row["fused_id"] != row["default_id"] for row in counted)
@@ -179,3 +180,33 @@ def test_the_headline_table_reads_percent_with_intervals(numbers):
     cof = numbers["pairs"]["duo"]["cof"]["oracle"]
     assert f"{100 * cof['value']:.1f} ({100 * cof['low']:.1f} to {100 * cof['high']:.1f})" in table
     assert "speculative" not in table
+
+
+def tally_with(checkpoints_folder: Path, tail: int, stops: tuple[str, ...]) -> tuple[pl.DataFrame, int]:
+    """Tallies of a world whose texts stop at a string, and the rows that the large model's dump holds."""
+    Path("checkpoints").symlink_to(checkpoints_folder)
+    write_prompts(stops=stops)
+    loaded = write_params(
+        PARAMS | {"policies": ["speculative@1", "speculative@3"], "dump": PARAMS["dump"] | {"tail": tail}}
+    )
+    describe_all(loaded)
+    run_pair(loaded)
+    for name in loaded.models:
+        benchmarks.grade_solo(loaded, name)
+    benchmarks.grade_pair(loaded, "duo")
+    return tallies.tally(loaded, "toy").policies, len(store.read("data/dumps/large/toy/tokens-*.parquet"))
+
+
+def test_a_tail_behind_the_stop_costs_nothing(tiny_checkpoints, tmp_path, monkeypatch):
+    """Nor does it count as a call: every number of every policy is that of a dump without one."""
+    found = {}
+    for tail in (0, 4):
+        home = tmp_path / str(tail)
+        home.mkdir()
+        monkeypatch.chdir(home)
+        found[tail] = tally_with(tiny_checkpoints, tail, ("w1 ", "w2 "))
+
+    assert found[4][1] > found[0][1]
+    assert found[0][0].equals(found[4][0])
+    assert (found[0][0]["finish_reason"] == "stop").any()
+    assert (found[0][0]["calls"] <= found[0][0]["tokens"]).all()
