@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fsgen.typed import Complaint, look_up, mapping, typed
 
-# What each rule of fusion may be told, with its defaults (design: section 2 of the README).
+# What each rule of fusion may be told, with its defaults (formulas: fsgen/fusion.py).
 RULE_DEFAULTS = {
     "oracle": {},
     "speculative": {},

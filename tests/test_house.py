@@ -1,6 +1,8 @@
 """The plan of the house: imports go down, torch stays in its rooms, dvc.yaml tells the truth."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,15 @@ def test_torch_stays_in_its_rooms():
     }
 
     assert users == TORCH_ROOMS
+
+
+def test_arithmetic_on_the_dumps_needs_no_torch():
+    """Not even through a library: the CPU stages start without it."""
+    code = (
+        "import sys; from fsgen import benchmarks, evaluation, report, simulation; "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_inits_hold_nothing_but_a_sentence():
