@@ -52,7 +52,7 @@ def test_the_data_dictionary_is_printed_from_the_schemas():
     assert dictionary() in README
 
 
-def test_every_stage_and_profile_is_named():
+def test_every_stage_is_named():
     """The graph and the table hold all stages of dvc.yaml."""
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]:
         assert f"`{stage}`" in README or f"`{stage.split('_')[0]}_*`" in README
