@@ -37,6 +37,11 @@ def wrote(sentence: str) -> None:
     print(sentence, flush=True)
 
 
+def warn(sentence: str) -> None:
+    """Something that a stage did otherwise than asked, and went on."""
+    print(f"fsgen: {sentence}", file=sys.stderr, flush=True)
+
+
 def run(main: Callable) -> None:
     """Call `main` with flags read from its signature; a Complaint ends the process with code 1."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)

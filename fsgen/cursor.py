@@ -1,49 +1,198 @@
-"""A model standing at the end of many texts at once, stepping all of them by one token.
+"""A model standing at the end of many texts at once, each as long as it is.
 
-Shape legend: B texts side by side, L positions, V usable vocabulary.
+Shape legend: R texts held, B of them in a pass, L tokens that the pass appends to the longest,
+N tokens that it appends in all, W columns, H hidden width, A attention heads, D their width.
+Token j of text r stands in column j of row r, so its length alone says what of a row is real: rows
+are copied, cut short, appended to and joined by others without anything else moving.
 """
 
-import torch
-from transformers import DynamicCache
+import sys
+from collections.abc import Iterator
+from functools import partial
 
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from fsgen import models
 from fsgen.models import Loaded
+from fsgen.settings import Settings
+from fsgen.typed import Complaint
+
+COLUMNS = 64  # a row grows by so many at a time
+
+
+def load(settings: Settings, name: str) -> Loaded:
+    """The model `name`, on trial: Complaint unless it reads in pieces as it reads in one."""
+    loaded = models.load(settings, name)
+    ids = list(range(min(8, loaded.vocabulary)))
+    with torch.inference_mode():
+        whole_LH = loaded.hidden(torch.tensor([ids], device=loaded.device))[0]
+        cursor = Cursor(loaded, budget=sys.maxsize)
+        first_NH = cursor.enter([ids[:3], ids[:5]])
+        second_NH = cursor.extend([ids[3:], ids[5:]])
+    pieces_2LH = [
+        torch.cat([first_NH[:3], second_NH[: len(ids) - 3]]),
+        torch.cat([first_NH[3:], second_NH[len(ids) - 3 :]]),
+    ]
+    # bfloat16 differs by about a hundredth; a mask or position gone astray by the order of one
+    if any((piece_LH - whole_LH).norm() > 0.1 * whole_LH.norm() for piece_LH in pieces_2LH):
+        raise Complaint(
+            f"{name} says something else when it reads in pieces, so its architecture is not supported: "
+            "it needs keys and values that depend on token and position alone."
+        )
+    return loaded
+
+
+def passes(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Indices of like lengths together, at most `budget` tokens a pass with padding, none over half full.
+
+    A single text may exceed the budget.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and ((len(batch) + 1) * lengths[i] > budget or lengths[i] > 2 * lengths[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 class Cursor:
-    """Key-value cache of B texts; `logits_BV` is what the model says next about each.
+    """Key-value cache of R texts; no pass of the model holds more than `budget` tokens, if it can."""
 
-    Prompts are padded on the left and the padding masked, so all texts grow in step.
-    """
+    def __init__(self, loaded: Loaded, budget: int):
+        self.loaded, self.budget = loaded, budget
+        self.length_R = np.zeros(0, dtype=np.int64)
+        self.positions = 0
+        """Tokens that went through the model so far."""
+        self._place = _Place()
+        self._cache = Cache(layer_class_to_replicate=partial(_Rows, self._place))
 
-    def __init__(self, loaded: Loaded, prompts: list[list[int]]):
-        self.loaded = loaded
-        width = max(map(len, prompts))
-        padded = [[0] * (width - len(ids)) + ids for ids in prompts]
-        held = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
-        self._mask_BL = torch.tensor(held, device=loaded.device)
-        self._cache = DynamicCache(config=loaded.network.config)
-        positions_BL = (self._mask_BL.cumsum(1) - 1).clamp_min(0)
-        self._advance(torch.tensor(padded, device=loaded.device), positions_BL)
+    def enter(self, texts: list[list[int]]) -> torch.Tensor:
+        """Begin further texts, as the last rows; hidden states [N, H] that follow each of their tokens."""
+        rows = np.arange(len(self.length_R), len(self.length_R) + len(texts))
+        self.length_R = np.append(self.length_R, np.zeros(len(texts), dtype=np.int64))
+        return self.extend(texts, rows)
 
-    def step(self, ids_B: torch.Tensor) -> None:
-        """Append one token to every text."""
-        self._mask_BL = torch.nn.functional.pad(self._mask_BL, (0, 1), value=1)
-        self._advance(ids_B[:, None], self._mask_BL.sum(1, keepdim=True) - 1)
+    def extend(self, tokens: list[list[int]], rows: np.ndarray | None = None) -> torch.Tensor:
+        """Append tokens[i] to text rows[i], all rows by default; hidden states [N, H] after each token."""
+        rows = np.arange(len(self.length_R)) if rows is None else rows
+        asked = [i for i, ids in enumerate(tokens) if ids]
+        parts: dict[int, torch.Tensor] = {}
+        for batch in passes([len(tokens[i]) for i in asked], self.budget):
+            batch = [asked[i] for i in batch]
+            hidden_NH = self._run([tokens[i] for i in batch], rows[batch])
+            if len(batch) == len(tokens) and batch == sorted(batch):
+                return hidden_NH  # a step, or texts of one length: nothing to put back in order
+            split = hidden_NH.split([len(tokens[i]) for i in batch])
+            parts |= dict(zip(batch, split, strict=True))
+        return torch.cat([parts[i] for i in asked])
 
-    def select(self, rows_B: torch.Tensor) -> None:
-        """Go on with these rows only, in this order; a row named twice becomes two texts."""
-        if torch.equal(rows_B, torch.arange(len(self._mask_BL), device=rows_B.device)):
-            return
-        self._mask_BL = self._mask_BL[rows_B]
-        self.logits_BV = self.logits_BV[rows_B]
-        self._cache.batch_select_indices(rows_B)
+    def select(self, rows: np.ndarray, length_R: np.ndarray | None = None) -> None:
+        """Go on with these rows, in this order, cut to these lengths; a row named twice becomes two."""
+        unchanged = np.array_equal(rows, np.arange(len(self.length_R)))
+        self.length_R = self.length_R[rows] if length_R is None else length_R
+        if not unchanged:
+            for layer in self._cache.layers:
+                layer.select(rows, int(self.length_R.max(initial=0)))
 
-    def _advance(self, ids_BL: torch.Tensor, positions_BL: torch.Tensor) -> None:
+    def _run(self, tokens: list[list[int]], rows: np.ndarray) -> torch.Tensor:
+        """One pass over rows of like appendage, padded on the right."""
+        place, device = self._place, self.loaded.device
+        count_B, begin_B = np.array([len(ids) for ids in tokens]), self.length_R[rows]
+        longest = int(count_B.max())
+        self.length_R[rows] += count_B
+        self.positions += int(count_B.sum())
+        is_new_BL = torch.from_numpy(np.arange(longest) < count_B[:, None])
+        ids_BL = torch.zeros(len(tokens), longest, dtype=torch.long)
+        ids_BL[is_new_BL] = torch.tensor([token for ids in tokens for token in ids])
+        step_BL = np.minimum(np.arange(longest), count_B[:, None] - 1)
+        position_BL = torch.from_numpy(begin_B[:, None] + step_BL).to(device)
+        place.batch_N, place.step_N = (index.to(device) for index in is_new_BL.nonzero(as_tuple=True))
+        place.row_N = torch.from_numpy(rows).to(device)[place.batch_N]
+        place.column_N = position_BL[place.batch_N, place.step_N]
+        place.rows, place.width = len(self.length_R), int(self.length_R[rows].max())
+        place.is_fresh = not begin_B.any()
+        place.row_B = None if np.array_equal(rows, np.arange(place.rows)) else torch.from_numpy(rows)
         hidden_BLH = self.loaded.hidden(
-            ids_BL,
-            attention_mask=self._mask_BL,
-            position_ids=positions_BL,
+            ids_BL.to(device),
+            attention_mask=None if place.is_fresh else self._mask(position_BL),
+            position_ids=position_BL,
             past_key_values=self._cache,
             use_cache=True,
         )
-        self.logits_BV = self.loaded.logits(hidden_BLH[:, -1])
+        return hidden_BLH[place.batch_N, place.step_N]
+
+    def _mask(self, position_BL: torch.Tensor) -> torch.Tensor:
+        """What each new token must not see, as an addend to its scores, [B, 1, L, W]."""
+        dtype = self.loaded.network.dtype
+        column_W = torch.arange(self._place.width, device=position_BL.device)
+        hidden_BLW = column_W > position_BL[:, :, None]
+        mask_BLW = torch.zeros(hidden_BLW.shape, dtype=dtype, device=position_BL.device)
+        return mask_BLW.masked_fill_(hidden_BLW, torch.finfo(dtype).min)[:, None]
+
+
+class _Place:
+    """Where the tokens of the pass that is running stand; one for all layers."""
+
+    rows: int
+    width: int
+    is_fresh: bool
+    """Whether no text of the pass held anything before, so that a plain causal pass will do."""
+    row_B: torch.Tensor | None
+    row_N: torch.Tensor
+    column_N: torch.Tensor
+    batch_N: torch.Tensor
+    step_N: torch.Tensor
+
+
+class _Rows(DynamicLayer):
+    """Keys and values of one layer, [R, A, W, D] each; columns past a text's length hold leftovers."""
+
+    def __init__(self, place: _Place):
+        super().__init__()
+        self.place = place
+
+    def update(self, keys_BALD: torch.Tensor, values_BALD: torch.Tensor, *_, **__):
+        if not self.is_initialized:
+            self.dtype, self.device, self.is_initialized = keys_BALD.dtype, keys_BALD.device, True
+            self.keys, self.values = (x[:0, :, :0] for x in (keys_BALD, values_BALD))
+        self.keys, self.values = self._put(self.keys, keys_BALD), self._put(self.values, values_BALD)
+        if self.place.is_fresh:
+            return keys_BALD, values_BALD
+        return self._seen(self.keys), self._seen(self.values)
+
+    def select(self, rows: np.ndarray, width: int) -> None:
+        """Keep these rows, as wide as the longest of them."""
+        width = _rounded_up(width)
+        index = torch.from_numpy(rows).to(self.device)
+        self.keys, self.values = self.keys[index, :, :width], self.values[index, :, :width]
+
+    def get_seq_length(self) -> int:
+        return 0  # positions and masks come with every pass
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def _put(self, held_RAWD: torch.Tensor, new_BALD: torch.Tensor) -> torch.Tensor:
+        at = self.place
+        rows, columns = held_RAWD.shape[0], held_RAWD.shape[2]
+        if rows < at.rows or columns < at.width:
+            more = max(0, _rounded_up(at.width) - columns)
+            held_RAWD = torch.nn.functional.pad(held_RAWD, (0, 0, 0, more, 0, 0, 0, at.rows - rows))
+        row_N, column_N, batch_N, step_N = (
+            index.to(self.device) for index in (at.row_N, at.column_N, at.batch_N, at.step_N)
+        )
+        held_RAWD[row_N, :, column_N] = new_BALD[batch_N, :, step_N]
+        return held_RAWD
+
+    def _seen(self, held_RAWD: torch.Tensor) -> torch.Tensor:
+        row_B = self.place.row_B
+        chosen = held_RAWD if row_B is None else held_RAWD[row_B.to(self.device)]
+        return chosen[:, :, : self.place.width]
+
+
+def _rounded_up(width: int) -> int:
+    return -(-width // COLUMNS) * COLUMNS

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from fsgen import console, models, records, store
+from fsgen import console, cursor, models, records, store
 from fsgen.cursor import Cursor
 from fsgen.models import Loaded
 from fsgen.settings import Dump, Settings
@@ -31,7 +31,8 @@ TOKENS = store.schema(
 
 def dump_solo(settings: Settings, name: str) -> None:
     """Let the model `name` answer every prompt of every dataset; writes data/dumps/<name>/."""
-    loaded = models.load(settings, name)
+    loaded = cursor.load(settings, name)
+    budget = models.Budget(settings.compute.rows, "texts side by side")
     out = Path("data/dumps") / name
     with store.appear(out) as folder:
         for dataset, entry in settings.datasets.items():
@@ -40,7 +41,8 @@ def dump_solo(settings: Settings, name: str) -> None:
                 prompts[i : i + settings.dump.block] for i in range(0, len(prompts), settings.dump.block)
             ]
             with console.progress(len(prompts), "texts", f"{name} writes {dataset}") as bar:
-                shards = [_solo_shard(settings, loaded, block, entry.max_new_tokens, bar) for block in blocks]
+                until = ending(loaded, prompts, entry.max_new_tokens, settings.dump.tail)
+                shards = [_solo_shard(settings, loaded, block, until, budget, bar) for block in blocks]
                 store.finish_shards(folder / dataset, shards, bar)
     console.wrote(
         f"{out}: the texts of {name} on {', '.join(settings.datasets)} with a record of every token"
@@ -49,35 +51,70 @@ def dump_solo(settings: Settings, name: str) -> None:
 
 @torch.inference_mode()
 def write(
-    loaded: Loaded, prompts: list[list[int]], until: Ending, dump: Dump, bar: console.Bar
+    loaded: Loaded, prompts: list[list[int]], until: Ending, settings: Settings, rows: int, bar: console.Bar
 ) -> tuple[list[Text], records.Records]:
     """Greedy texts of the prompts, and the records of their rows sorted by text and position.
 
-    A text whose end is reached leaves the batch, so the rest goes on faster.
+    At most `rows` texts stand side by side. One that has ended leaves, and once a quarter of them
+    have, as many prompts enter.
     """
-    cursor = Cursor(loaded, prompts)
+    desk = _Desk(Cursor(loaded, settings.compute.read_tokens), prompts, rows)
     ids: list[list[int]] = [[] for _ in prompts]
     stopped: dict[int, tuple[str, int]] = {}  # text -> how and where it ended
-    alive = np.arange(len(prompts))
     owners, parts = [], []
-    while len(alive):
-        part = records.record(cursor.logits_BV, dump)
+    while desk.is_busy():
+        desk.admit()
+        part = _record(loaded, desk.hidden_BH, settings.dump)
+        alive = desk.alive
         owners.append(alive)
         parts.append(part)
         for text, token in zip(alive, part.top_ids_NK[:, 0].tolist(), strict=True):
             ids[text].append(token)
         _note_endings(alive, ids, until, stopped)
         stays_B = np.array([_goes_on(ids[text], stopped.get(text), until) for text in alive])
-        if stays_B.any():
-            rows_B = torch.from_numpy(np.flatnonzero(stays_B)).to(loaded.device)
-            cursor.select(rows_B)
-            cursor.step(torch.from_numpy(part.top_ids_NK[stays_B, 0]).to(loaded.device).long())
+        desk.go_on(np.flatnonzero(stays_B), part.top_ids_NK[stays_B, 0])
         bar.advance(int((~stays_B).sum()), tokens=len(alive))
-        alive = alive[stays_B]
     texts = [_text(t, *stopped[i], until) for i, t in enumerate(ids)]
     # rows of one text were made in the order of their positions, so a stable sort by text suffices
     order = np.argsort(np.concatenate(owners), kind="stable")
     return texts, records.join(parts).take(order)
+
+
+class _Desk:
+    """Texts being written, with the prompts that wait for a place."""
+
+    def __init__(self, cursor: Cursor, prompts: list[list[int]], rows: int):
+        self.cursor, self.prompts, self.rows = cursor, prompts, rows
+        self.begun = 0
+        self.alive = np.zeros(0, dtype=np.int64)
+        self.hidden_BH: torch.Tensor | None = None
+
+    def is_busy(self) -> bool:
+        return len(self.alive) > 0 or self.begun < len(self.prompts)
+
+    def admit(self) -> None:
+        """Let prompts enter where it is worth a pass: a quarter of the rows, or all that wait."""
+        entering = self.prompts[self.begun : self.begun + self.rows - len(self.alive)]
+        waiting = len(self.prompts) - self.begun
+        if not entering or len(entering) < min(waiting, max(1, self.rows // 4)):
+            return
+        last_B = np.cumsum([len(prompt) for prompt in entering]) - 1
+        hidden_BH = self.cursor.enter(entering)[last_B]
+        self.hidden_BH = torch.cat([self.hidden_BH, hidden_BH]) if len(self.alive) else hidden_BH
+        self.alive = np.append(self.alive, np.arange(self.begun, self.begun + len(entering)))
+        self.begun += len(entering)
+
+    def go_on(self, stays: np.ndarray, token_B: np.ndarray) -> None:
+        """Keep these texts and append their tokens."""
+        self.alive = self.alive[stays]
+        self.cursor.select(stays)
+        if len(stays):
+            self.hidden_BH = self.cursor.extend(token_B[:, None].tolist())
+
+
+def _record(loaded: Loaded, hidden_NH: torch.Tensor, dump: Dump) -> records.Records:
+    spans = loaded.spans(len(hidden_NH))
+    return records.join([records.record(loaded.logits(hidden_NH[span]), dump) for span in spans])
 
 
 def _text(ids: list[int], reason: str, length: int, until: Ending) -> Text:
@@ -101,24 +138,19 @@ def _goes_on(ids: list[int], stop: tuple[str, int] | None, until: Ending) -> boo
 
 
 def _solo_shard(
-    settings: Settings, loaded: Loaded, block: pl.DataFrame, max_new_tokens: int, bar
+    settings: Settings, loaded: Loaded, block: pl.DataFrame, until: Ending, budget: models.Budget, bar
 ) -> store.Shard:
-    ids = models.prompt_ids(loaded, block, max_new_tokens)
-    until = ending(loaded, block, max_new_tokens, settings.dump.tail)
+    ids = models.prompt_ids(loaded, block, until.max_new_tokens)
     facts = models.run_facts(settings, loaded.name) | {
         "what": "solo",
         "dump": vars(settings.dump),
-        "rows": settings.compute.rows,
+        "compute": [settings.compute.rows, settings.compute.read_tokens],
         "prompts": [*zip(block["prompt_id"], map(prompt_digest, ids), strict=True)],
         "until": [until.stops, until.max_new_tokens],
     }
 
     def make() -> dict[str, pa.Table]:
-        step = settings.compute.rows
-        batches = [ids[i : i + step] for i in range(0, len(ids), step)]
-        done = [write(loaded, batch, until, settings.dump, bar) for batch in batches]
-        texts = [text for batch, _ in done for text in batch]
-        rows = records.join([part for _, part in done])
+        texts, rows = budget.spend(lambda size: write(loaded, ids, until, settings, size, bar))
         return tables(until, block["prompt_id"].to_list(), ids, texts, rows)
 
     return store.Shard(facts, make, len(block))

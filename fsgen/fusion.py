@@ -46,15 +46,17 @@ class Rule(NamedTuple):
     """Whether only ids of at least alpha times the large model's top probability may win."""
     speaker: str = "small"
     """Who speaks where the large model is not called."""
+    inputs: tuple[str, ...] = ("large", "small")
+    """Whose logits the score depends on."""
 
 
 RULES = {
-    "oracle": Rule(oracle),
-    "speculative": Rule(oracle),
+    "oracle": Rule(oracle, inputs=("large",)),
+    "speculative": Rule(oracle, inputs=("large",)),
     "li2022": Rule(li2022, masked=True),
     "obrien2023": Rule(obrien2023, masked=True),
     "average": Rule(average, masked=True),
-    "proxy": Rule(proxy, speaker="tuned"),
+    "proxy": Rule(proxy, speaker="tuned", inputs=("large", "small", "tuned")),
 }
 
 
@@ -83,15 +85,16 @@ class Lists(NamedTuple):
     small_NK: np.ndarray
     tuned_NK: np.ndarray | None
     max_tuned_gain_N: np.ndarray | None
-    vocabulary: int
+    outside_N: np.ndarray
+    """The large model's largest logit outside its list; -inf where the list is everything."""
 
 
 def fuse(method: Method, lists: Lists) -> tuple[np.ndarray, np.ndarray]:
     """Collaborative token c and whether the stored numbers prove it, [N] each.
 
-    A token is proven when no id outside the list can win over the full vocabulary. Masked rules:
-    the list reaches below the mask. Proxy: no outsider's l + alpha (f - s) reaches the winner's,
-    since its l is at most the list's last and its f - s at most `max_tuned_gain`.
+    A token is proven when no id outside the list can win over the full vocabulary. Masked rules: the
+    best of them lies below the mask. Proxy: its l + alpha (f - s) stays below the winner's, since its
+    l is at most `outside`, its f - s at most `max_tuned_gain`.
     """
     held_NK = lists.ids_NK >= 0
     # a held id's number stays itself; the rest may hold -inf - -inf
@@ -101,27 +104,22 @@ def fuse(method: Method, lists: Lists) -> tuple[np.ndarray, np.ndarray]:
     best_N1 = scores_NK.max(axis=1, keepdims=True)
     tied_NK = scores_NK == best_N1
     fused_N = np.where(tied_NK, lists.ids_NK, np.iinfo(np.int32).max).min(axis=1)
-    return fused_N, _is_proven(method, lists, held_NK, l, best_N1[:, 0])
+    return fused_N, _is_proven(method, lists, l[:, 0], best_N1[:, 0])
 
 
 def _float64(values_NK: np.ndarray | None, held_NK: np.ndarray) -> np.ndarray | None:
     return None if values_NK is None else np.where(held_NK, values_NK, 0.0).astype(np.float64)
 
 
-def _is_proven(
-    method: Method, lists: Lists, held_NK: np.ndarray, l: np.ndarray, best_N: np.ndarray
-) -> np.ndarray:
-    length_N = held_NK.sum(axis=1)
-    last_N = l[np.arange(len(l)), length_N - 1]
-    whole_N = length_N == lists.vocabulary
-    rule = RULES[method.rule]
+def _is_proven(method: Method, lists: Lists, max_N: np.ndarray, best_N: np.ndarray) -> np.ndarray:
+    outside_N, rule = lists.outside_N.astype(np.float64), RULES[method.rule]
     if rule.masked:
-        return whole_N | (last_N < l[:, 0] + math.log(method.parameters["alpha"]))
+        return outside_N < max_N + math.log(method.parameters["alpha"])
     if rule.score is proxy:
         # f - s was rounded to float32: the next number up bounds what it was
         gain_N = np.nextafter(lists.max_tuned_gain_N, np.float32(np.inf)).astype(np.float64)
-        return whole_N | (best_N > last_N + method.parameters["alpha"] * gain_N)
-    return np.ones(len(l), dtype=bool)
+        return best_N > outside_N + method.parameters["alpha"] * gain_N
+    return np.ones(len(max_N), dtype=bool)
 
 
 def acceptance_bounds(
@@ -138,6 +136,5 @@ def acceptance_bounds(
     )
     inside_N = np.minimum(large_NK, small_NK).sum(axis=1)
     tail_N = np.minimum(1 - large_NK.sum(axis=1), 1 - small_NK.sum(axis=1)).clip(0)
-    whole_N = held_NK.sum(axis=1) == lists.vocabulary
-    upper_N = inside_N + np.where(whole_N, 0.0, tail_N)
+    upper_N = inside_N + np.where(np.isneginf(lists.outside_N), 0.0, tail_N)
     return np.stack([inside_N, upper_N], axis=1).clip(0, 1).astype(np.float32)

@@ -3,19 +3,38 @@
 Shape legend: B texts side by side, L positions, H hidden width, N chosen positions, V usable vocabulary.
 """
 
+import gc
 import hashlib
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from fsgen import checkpoints
+from fsgen import checkpoints, console
 from fsgen.settings import Compute, Settings
 from fsgen.typed import Complaint
 
-ROOMS = ("models", "records", "texts", "cursor", "decoding", "reading", "rollout", "fusion", "routers")
+T = TypeVar("T")
+ROOMS = (
+    "models",
+    "records",
+    "texts",
+    "cursor",
+    "decoding",
+    "forcing",
+    "reading",
+    "trunks",
+    "tree",
+    "rollout",
+)
+ROOMS += ("fusion", "routers")
+HEAD_ELEMENTS = 1 << 23  # logits alive at once, so that memory does not grow with vocabulary times length
+transformers.utils.logging.disable_progress_bar()  # a stage has its own
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,11 @@ class Loaded:
         """Last hidden states [B, L, H]; `where` carries mask, positions and cache."""
         return self.network.base_model(input_ids=ids_BL, **where).last_hidden_state
 
+    def spans(self, count: int) -> Iterator[slice]:
+        """Stretches of `count` rows whose logits may be alive at once."""
+        step = max(1, HEAD_ELEMENTS // self.vocabulary)
+        return (slice(start, start + step) for start in range(0, count, step))
+
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
         """Float32 logits [N, V] of the head's own output precision; Complaint on NaN or infinity."""
         logits_NV = self.network.get_output_embeddings()(hidden_NH)[:, : self.vocabulary].float()
@@ -57,11 +81,17 @@ def load(settings: Settings, name: str) -> Loaded:
     """
     model = settings.named("models", name)
     device, dtype = placement(settings.compute, model.dtype)
-    network = AutoModelForCausalLM.from_pretrained(
-        checkpoints.folder(name, model), dtype=dtype, use_safetensors=True
-    )
-    network.to(device).eval().requires_grad_(False)
     about = checkpoints.read_description(name)
+    is_wide = device.type == "cuda" and not _fits_one_card(about["parameters"]["total"], dtype)
+    network = AutoModelForCausalLM.from_pretrained(
+        checkpoints.folder(name, model),
+        dtype=dtype,
+        use_safetensors=True,
+        device_map="auto" if is_wide else None,  # over all cards, by accelerate
+    )
+    if not is_wide:
+        network.to(device)
+    network.eval().requires_grad_(False)
     loaded = Loaded(
         name=name,
         network=network,
@@ -69,10 +99,16 @@ def load(settings: Settings, name: str) -> Loaded:
         prompt=model.prompt,
         vocabulary=about["vocabulary"],
         stop_ids=tuple(about["stop_ids"]),
-        context=about["shape"]["context"],
+        context=min(about["shape"]["context"], _window(name, network.config.get_text_config(decoder=True))),
     )
     _check_head(loaded)
     return loaded
+
+
+def _fits_one_card(parameters: int, dtype: torch.dtype) -> bool:
+    """Whether the weights leave a fifth of the first card's free memory to caches and activations."""
+    free, _ = torch.cuda.mem_get_info()
+    return parameters * dtype.itemsize < 0.8 * free
 
 
 def placement(compute: Compute, dtype: str | None) -> tuple[torch.device, torch.dtype]:
@@ -109,6 +145,19 @@ def prompt_ids(loaded: Loaded, prompts, max_new_tokens: int) -> list[list[int]]:
     return ids
 
 
+def _window(name: str, config) -> int:
+    """Tokens that every layer sees at once; longer texts would need a mask of their own for some layers."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - {"full_attention", "sliding_attention"}:
+        raise Complaint(
+            f"{name} has layers of {', '.join(sorted(kinds))}; only full and sliding attention is supported."
+        )
+    window = getattr(config, "sliding_window", None) if kinds != {"full_attention"} else None
+    if not hasattr(config, "layer_types") and getattr(config, "use_sliding_window", True):
+        window = getattr(config, "sliding_window", None)
+    return window or sys.maxsize
+
+
 def _check_head(loaded: Loaded) -> None:
     ids_BL = torch.tensor([[0, 1]], device=loaded.device)
     with torch.inference_mode():
@@ -119,3 +168,38 @@ def _check_head(loaded: Loaded) -> None:
             f"{loaded.name} does more than a linear head to its logits (soft cap or scale); "
             "this architecture is not supported."
         )
+
+
+class Budget:
+    """How much a pass may hold at once; it halves where memory runs out and stays halved for its stage."""
+
+    def __init__(self, size: int, unit: str):
+        self.size, self.unit = size, unit
+
+    def spend(self, make: Callable[[int], T]) -> T:
+        """make(size), again with half the size as often as memory runs out, saying so.
+
+        Raises Complaint where even a size of 1 does not fit.
+        """
+        while True:
+            try:
+                return make(self.size)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.size == 1:
+                    raise Complaint(
+                        f"Memory ran out with {self.unit} at 1; use bfloat16, a smaller model or more memory."
+                    ) from error
+            gc.collect()  # outside the handler, whose traceback holds on to tensors
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            console.warn(f"memory ran out with {self.unit} at {self.size}; going on with {self.size // 2}")
+            self.size //= 2
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on a card or (where torch has no class of its own) on the host."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "allocate memory" in str(error)

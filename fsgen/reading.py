@@ -1,7 +1,6 @@
 """Reading: models look at texts that are already written, teacher-forced, and leave their records.
 
-Shape legend: B texts in a batch, L positions, N rows (positions of texts), K ids of a padded list,
-H hidden width, V usable vocabulary.
+Shape legend: N rows (positions of texts), K ids of a padded list.
 """
 
 import hashlib
@@ -11,15 +10,14 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import torch
 
-from fsgen import checkpoints, console, models, records, store
-from fsgen.models import Loaded
+from fsgen import checkpoints, console, cursor, forcing, models, records, store
+from fsgen.forcing import Reading, Written
+from fsgen.models import Budget, Loaded
 from fsgen.settings import Settings
 from fsgen.texts import prompt_digest
 from fsgen.typed import Complaint
 
-HEAD_ELEMENTS = 1 << 24  # logits alive at once, so that memory does not grow with the text
 READS = store.schema(
     [
         ("writer", pa.string(), "role of the model that wrote the text: small, tuned or large"),
@@ -35,22 +33,6 @@ READS = store.schema(
         ("max_tuned_gain", pa.float32(), "largest tuned less small logit outside the large model's list"),
     ]
 )  # fmt: skip
-
-
-class Readings(NamedTuple):
-    """What one reader left at N rows."""
-
-    records: records.Records
-    at_logits_NK: np.ndarray
-    gain_N: np.ndarray | None
-
-
-class Written(NamedTuple):
-    """A text with the list that its readers are gathered at."""
-
-    prompt: list[int]
-    ids: list[int]
-    at_ids_LK: np.ndarray
 
 
 def dump_large(settings: Settings, pair: str) -> None:
@@ -88,18 +70,18 @@ def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out:
     """`texts`: writer -> readers; `partners`: writer -> (folder of the lists, their writer there)."""
     members = settings.pairs[pair].members()
     roles = sorted({reader for readers in texts.values() for reader in readers})
-    loaded = {role: models.load(settings, members[role]) for role in roles}
+    loaded = {role: cursor.load(settings, members[role]) for role in roles}
+    budget = Budget(settings.compute.read_tokens, "tokens in a batch")
     with store.appear(out) as folder:
         for dataset, entry in settings.datasets.items():
             prompts = store.read(f"data/prompts/{dataset}.parquet")
+            tables = {w: _TextTables.open(members[w], *partners[w], dataset) for w in texts}
             with console.progress(len(prompts) * len(texts), "texts", f"{pair} reads {dataset}") as bar:
                 shards = []
-                for writer, readers in texts.items():
-                    tables = _TextTables.open(members[writer], *partners[writer], dataset)
-                    chosen = {reader: loaded[reader] for reader in readers}
-                    for start in range(0, len(prompts), settings.dump.block):
-                        block = prompts[start : start + settings.dump.block]
-                        shards.append(_read_shard(settings, writer, chosen, block, entry, tables, bar))
+                for start in range(0, len(prompts), settings.dump.block):
+                    block = prompts[start : start + settings.dump.block]
+                    parts = [_Part.open(w, texts[w], tables[w], block, loaded, entry) for w in texts]
+                    shards.append(_read_shard(settings, loaded, parts, budget, bar))
                 store.finish_shards(folder / dataset, shards, bar)
     console.wrote(f"{out}: {', '.join(members[r] for r in roles)} read the texts of {', '.join(texts)}")
 
@@ -128,37 +110,63 @@ class _TextTables(NamedTuple):
         return cls(store.read(f"{written}/texts-*.parquet"), joined)
 
 
-def _read_shard(settings, writer, readers, block, entry, tables: _TextTables, bar) -> store.Shard:
-    texts = tables.texts.join(block.select("prompt_id"), on="prompt_id").sort("prompt_id", "turn")
-    rows = tables.rows.join(block.select("prompt_id"), on="prompt_id").sort("prompt_id", "turn", "pos")
-    prompts = _prompts_of(texts, block, readers, entry)
-    facts = models.run_facts(settings, *(loaded.name for loaded in readers.values())) | {
-        "what": f"reads by {','.join(readers)}",
+class _Part(NamedTuple):
+    """One writer's texts of a shard, and their rows with the partner's lists."""
+
+    writer: str
+    readers: tuple[str, ...]
+    texts: pl.DataFrame
+    rows: pl.DataFrame
+    prompts: list[list[int]]
+
+    @classmethod
+    def open(cls, writer, readers, tables: _TextTables, block: pl.DataFrame, loaded: dict, entry) -> "_Part":
+        mine = block.select("prompt_id")
+        texts = tables.texts.join(mine, on="prompt_id").sort("prompt_id", "turn")
+        rows = tables.rows.join(mine, on="prompt_id").sort("prompt_id", "turn", "pos")
+        prompts = _prompts_of(texts, block, [loaded[reader] for reader in readers], entry)
+        return cls(writer, tuple(readers), texts, rows, prompts)
+
+    def facts(self) -> dict:
+        prompts = [*zip(self.texts["prompt_id"], self.texts["prompt_digest"], strict=True)]
+        about = {"writer": self.writer, "readers": self.readers, "prompts": prompts}
+        return about | {"rows": _digest_rows(self.rows)}
+
+    def written(self, width: int) -> list[Written]:
+        cut = np.cumsum(self.texts["tokens"].to_numpy())[:-1]
+        ids = np.split(self.rows["token_id"].to_numpy(), cut)
+        lists = np.split(store.padded(self.rows["top_ids"], -1, width), cut)
+        return [
+            Written(prompt, i.tolist(), at, self.readers)
+            for prompt, i, at in zip(self.prompts, ids, lists, strict=True)
+        ]
+
+
+def _read_shard(settings: Settings, loaded: dict, parts: list[_Part], budget: Budget, bar) -> store.Shard:
+    facts = models.run_facts(settings, *(model.name for model in loaded.values())) | {
+        "what": f"reads by {', '.join(loaded)}",
         "dump": vars(settings.dump),
         "read_tokens": settings.compute.read_tokens,
-        "writer": writer,
-        "prompts": [*zip(texts["prompt_id"], texts["prompt_digest"], strict=True)],
-        "rows": _digest_rows(rows),
+        "parts": [part.facts() for part in parts],
     }
 
     def make() -> dict[str, pa.Table]:
-        cut = np.cumsum(texts["tokens"].to_numpy())[:-1]
-        ids = np.split(rows["token_id"].to_numpy(), cut)
-        lists = np.split(store.padded(rows["top_ids"], -1), cut)
-        written = [Written(p, i.tolist(), a) for p, i, a in zip(prompts, ids, lists, strict=True)]
-        readings = read(list(readers.values()), written, settings)
-        bar.advance(len(texts), tokens=len(rows) * len(readers))
-        return {"reads": _table(writer, dict(zip(readers, readings, strict=True)), rows)}
+        written = [text for part in parts for text in part.written(settings.dump.k_max)]
+        readings = budget.spend(lambda size: forcing.read(loaded, written, settings, size))
+        tables = []
+        for part in parts:
+            mine, readings = readings[: len(part.texts)], readings[len(part.texts) :]
+            tables.append(_table(part, mine))
+            bar.advance(len(part.texts), tokens=len(part.rows) * len(part.readers))
+        return {"reads": pa.concat_tables(tables)}
 
-    return store.Shard(facts, make, len(block))
+    return store.Shard(facts, make, sum(len(part.texts) for part in parts))
 
 
-def _prompts_of(
-    texts: pl.DataFrame, block: pl.DataFrame, readers: dict[str, Loaded], entry
-) -> list[list[int]]:
+def _prompts_of(texts: pl.DataFrame, block: pl.DataFrame, readers: list[Loaded], entry) -> list[list[int]]:
     """Prompt ids in the order of `texts`; Complaint unless every reader spells them as the writer did."""
     places = {prompt: place for place, prompt in enumerate(block["prompt_id"])}
-    for loaded in readers.values():
+    for loaded in readers:
         spelt = models.prompt_ids(loaded, block, entry.max_new_tokens)
         prompts = [spelt[places[prompt]] for prompt in texts["prompt_id"]]
         for prompt, ids, digest in zip(texts["prompt_id"], prompts, texts["prompt_digest"], strict=True):
@@ -177,88 +185,21 @@ def _digest_rows(rows: pl.DataFrame) -> str:
     return digest.hexdigest()
 
 
-@torch.inference_mode()
-def read(readers: list[Loaded], texts: list[Written], settings: Settings) -> list[Readings]:
-    """What each reader says at every position of the texts, rows in the order of the texts.
-
-    The logits of row i are those that predict the text's token i. With two readers (small, tuned)
-    the second one's readings hold `gain_N`.
-    """
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i].prompt) + len(texts[i].ids))
-    parts = [
-        _read_batch(readers, [texts[i] for i in batch], settings)
-        for batch in _batches(order, texts, settings)
-    ]
-    lengths = np.array([len(texts[i].ids) for i in order])
-    starts = np.concatenate([[0], lengths.cumsum()[:-1]])
-    place = np.argsort(order)  # text -> its place in the sorted order
-    back = np.concatenate([np.arange(starts[p], starts[p] + lengths[p]) for p in place])
-    return [_join(column, back) for column in zip(*parts, strict=True)]
-
-
-def _batches(order: list[int], texts: list[Written], settings: Settings) -> list[list[int]]:
-    """Texts of like length together, at most `compute.read_tokens` tokens with padding."""
-    batches: list[list[int]] = []
-    for i in order:
-        length = len(texts[i].prompt) + len(texts[i].ids)
-        if not batches or (len(batches[-1]) + 1) * length > settings.compute.read_tokens:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
-
-
-def _join(parts: tuple[Readings, ...], back: np.ndarray) -> Readings:
-    gains = [part.gain_N for part in parts]
-    return Readings(
-        records.join([part.records for part in parts]).take(back),
-        np.concatenate([part.at_logits_NK for part in parts])[back],
-        None if gains[0] is None else np.concatenate(gains)[back],
-    )
-
-
-def _read_batch(readers: list[Loaded], texts: list[Written], settings: Settings) -> list[Readings]:
-    at_ids_NK = np.concatenate([text.at_ids_LK for text in texts])
-    hidden = [_hidden_rows(loaded, texts) for loaded in readers]
-    step = max(1, HEAD_ELEMENTS // readers[0].vocabulary)
-    chunks = []
-    for start in range(0, len(at_ids_NK), step):
-        at = at_ids_NK[start : start + step]
-        logits = [m.logits(h[start : start + step]) for m, h in zip(readers, hidden, strict=True)]
-        gains = [None] * (len(readers) - 1)
-        gains += [records.largest_gain(logits[1], logits[0], at) if len(readers) == 2 else None]
-        chunks.append(
-            [
-                Readings(records.record(x, settings.dump), records.gather(x, at), g)
-                for x, g in zip(logits, gains, strict=True)
-            ]
-        )
-    everything = np.arange(len(at_ids_NK))
-    return [_join(column, everything) for column in zip(*chunks, strict=True)]
-
-
-def _hidden_rows(loaded: Loaded, texts: list[Written]) -> torch.Tensor:
-    """Hidden states that predict the texts' tokens, [N, H]; padding stands on the right, unseen by all."""
-    width = max(len(text.prompt) + len(text.ids) for text in texts) - 1
-    whole = [(text.prompt + text.ids)[:-1] for text in texts]
-    ids_BL = torch.tensor([ids + [0] * (width - len(ids)) for ids in whole], device=loaded.device)
-    hidden_BLH = loaded.hidden(ids_BL, use_cache=False)
-    rows = [hidden_BLH[i, len(t.prompt) - 1 : len(t.prompt) - 1 + len(t.ids)] for i, t in enumerate(texts)]
-    return torch.cat(rows)
-
-
-def _table(writer: str, readings: dict[str, Readings], rows: pl.DataFrame) -> pa.Table:
-    held_NK = store.padded(rows["top_ids"], -1) >= 0
-    shared = rows.select("prompt_id", "turn", "pos", "token_id", "in_answer", "forced").to_arrow()
+def _table(part: _Part, readings: list[dict[str, Reading]]) -> pa.Table:
+    held_NK = store.padded(part.rows["top_ids"], -1, readings[0][part.readers[0]].at_logits_NK.shape[1]) >= 0
+    shared = part.rows.select("prompt_id", "turn", "pos", "token_id", "in_answer", "forced").to_arrow()
     shared = dict(zip(shared.column_names, shared.columns, strict=True))
-    parts = []
-    for reader, reading in readings.items():
+    tables = []
+    for reader in part.readers:
+        reading = forcing.join([found[reader] for found in readings])
+        knows_gain = reader == "tuned"
         own = {
-            "writer": np.repeat(writer, len(rows)),
-            "reader": np.repeat(reader, len(rows)),
+            "writer": np.repeat(part.writer, len(part.rows)),
+            "reader": np.repeat(reader, len(part.rows)),
             **shared,
             **reading.records.columns(),
             "at_logits": store.ragged(reading.at_logits_NK, held_NK),
-            "max_tuned_gain": pa.nulls(len(rows), pa.float32()) if reading.gain_N is None else reading.gain_N,
+            "max_tuned_gain": pa.array(reading.gain_N, mask=np.full(len(part.rows), not knows_gain)),
         }
-        parts.append(pa.table({name: own[name] for name in READS.names}).cast(READS))
-    return pa.concat_tables(parts)
+        tables.append(pa.table({name: own[name] for name in READS.names}).cast(READS))
+    return pa.concat_tables(tables)

@@ -19,6 +19,7 @@ COLUMNS = [
     ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),
     ("entropy", pa.float32(), "entropy of the next-token distribution over the usable vocabulary, nats"),
     ("min_logit", pa.float32(), "smallest logit of the usable vocabulary"),
+    ("outside_logit", pa.float32(), "largest logit outside the list; -inf where the list is everything"),
 ]  # fmt: skip
 AT_COLUMN = ("at_logits", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
 
@@ -32,6 +33,7 @@ class Records(NamedTuple):
     logsumexp_N: np.ndarray
     entropy_N: np.ndarray
     min_logit_N: np.ndarray
+    outside_logit_N: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Records":
         return Records(*(array[rows] for array in self))
@@ -46,31 +48,45 @@ class Records(NamedTuple):
 
 def record(logits_NV: torch.Tensor, dump: Dump) -> Records:
     """Records of float32 logits; entropy in nats, the rule for ties everywhere the lowest id."""
-    top_ids_NK, top_logits_NK = top_list(logits_NV, dump)
-    logsumexp_N = logits_NV.logsumexp(-1)
-    mean_logit_N = (torch.softmax(logits_NV, -1) * logits_NV).sum(-1)
-    # rounding can push the entropy of a certain position a hair below zero
-    entropy_N = (logsumexp_N - mean_logit_N).clamp_min(0)
-    tensors = (top_ids_NK, top_logits_NK, top_logits_NK[:, 0], logsumexp_N, entropy_N, logits_NV.amin(-1))
-    return Records(*(tensor.cpu().numpy() for tensor in tensors))
+    top_ids_NK, top_logits_NK, outside_N = top_list(logits_NV, dump)
+    max_N = top_logits_NK[:, 0]
+    # how far below the maximum: logsumexp less mean logit would lose the entropy of near certainty
+    below_NV = logits_NV - max_N[:, None]
+    weights_NV = below_NV.exp()
+    total_N = weights_NV.sum(-1)
+    mean_below_N = torch.einsum("nv,nv->n", weights_NV, below_NV) / total_N
+    scalars = (max_N, max_N + total_N.log(), total_N.log() - mean_below_N, logits_NV.amin(-1), outside_N)
+    return Records(*(tensor.cpu().numpy() for tensor in (top_ids_NK, top_logits_NK, *scalars)))
 
 
-def top_list(logits_NV: torch.Tensor, dump: Dump) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids (int32, padded with -1) and logits (padded with -inf) of the stored list, [N, K]."""
+def top_list(logits_NV: torch.Tensor, dump: Dump) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids (int32, padded with -1) and logits (padded with -inf) of the stored list, [N, K].
+
+    Third, the largest logit that the list leaves out, [N].
+    """
     width = min(dump.k_max, logits_NV.shape[1])
-    values_NK, ids_NK = logits_NV.topk(width)
-    last_N1 = values_NK[:, -1:]
-    # topk breaks ties at its end as it likes; those rows are sorted in full
-    loose_N = (logits_NV == last_N1).sum(-1) > (values_NK == last_N1).sum(-1)
-    if loose_N.any():
-        ordered = logits_NV[loose_N].sort(dim=-1, descending=True, stable=True)
-        values_NK[loose_N], ids_NK[loose_N] = ordered.values[:, :width], ordered.indices[:, :width]
+    values_NK, ids_NK, next_N1 = _top(logits_NV, width)
     ids_NK, order = ids_NK.sort(dim=-1)
     values_NK, order = values_NK.gather(1, order).sort(dim=-1, descending=True, stable=True)
     ids_NK = ids_NK.gather(1, order)
     dropped_NK = values_NK < values_NK[:, :1] - dump.depth
     dropped_NK[:, : dump.k_min] = False
-    return ids_NK.masked_fill(dropped_NK, -1).int(), values_NK.masked_fill(dropped_NK, -torch.inf)
+    kept_N1 = (~dropped_NK).sum(-1, keepdim=True)
+    outside_N = torch.cat([values_NK, next_N1], dim=-1).gather(1, kept_N1)[:, 0]
+    return ids_NK.masked_fill(dropped_NK, -1).int(), values_NK.masked_fill(dropped_NK, -torch.inf), outside_N
+
+
+def _top(logits_NV: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The `width` largest logits with their ids, of a tie the lowest, and the next logit after them."""
+    if width == logits_NV.shape[1]:
+        return *logits_NV.topk(width), torch.full_like(logits_NV[:, :1], -torch.inf)
+    values_NK, ids_NK = logits_NV.topk(width + 1)
+    # topk breaks ties at its end as it likes; those rows are sorted in full
+    tied_N = values_NK[:, -2] == values_NK[:, -1]
+    if tied_N.any():
+        ordered = logits_NV[tied_N].sort(dim=-1, descending=True, stable=True)
+        values_NK[tied_N], ids_NK[tied_N] = ordered.values[:, : width + 1], ordered.indices[:, : width + 1]
+    return values_NK[:, :width], ids_NK[:, :width], values_NK[:, width:]
 
 
 def gather(logits_NV: torch.Tensor, ids_NK: np.ndarray) -> np.ndarray:

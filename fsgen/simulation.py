@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import checkpoints, console, fusion, routers, store
+from fsgen import console, fusion, routers, store
 from fsgen.policies import Method, Policy
 from fsgen.settings import Settings
 
@@ -88,7 +88,7 @@ def open_side(settings: Settings, pair: str, dataset: str, writer: str) -> Side:
     members = settings.pairs[pair].members()
     own_text = store.read(
         f"data/dumps/{members[writer]}/{dataset}/tokens-*.parquet",
-        [*KEY, "token_id", "in_answer", "top_ids", "top_logits", "logsumexp"],
+        [*KEY, "token_id", "in_answer", "top_ids", "top_logits", "logsumexp", "outside_logit"],
     ).sort(KEY)
     reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(pl.col("writer") == writer)
     small, tuned = (_aligned(own_text, reads.filter(pl.col("reader") == r)) for r in ("small", "tuned"))
@@ -105,7 +105,7 @@ def open_side(settings: Settings, pair: str, dataset: str, writer: str) -> Side:
         small_NK=store.padded(small["at_logits"], -np.inf),
         tuned_NK=store.padded(tuned["at_logits"], -np.inf) if len(tuned) else None,
         max_tuned_gain_N=tuned["max_tuned_gain"].to_numpy() if len(tuned) else None,
-        vocabulary=checkpoints.read_description(members["large"])["vocabulary"],
+        outside_N=large["outside_logit"].to_numpy(),
     )
     rows = own_text.select(*KEY, "in_answer").with_columns(
         large_logsumexp=large["logsumexp"], small_logsumexp=small["logsumexp"]

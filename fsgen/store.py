@@ -4,11 +4,13 @@ Shape legend: N rows, K ids of the longest list.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +19,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fsgen import console
 from fsgen.typed import Complaint
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 SCRATCH = Path("scratch")
 ROW_GROUP = 1 << 17
 
@@ -49,14 +52,23 @@ def write(path: Path, table: pa.Table | pl.DataFrame | dict, columns: pa.Schema)
     split += [f"{f.name}.list.element" for f in columns if f.type == pa.list_(pa.float32())]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    pq.write_table(
-        table,
-        part,
-        compression="zstd",
-        row_group_size=ROW_GROUP,
-        use_dictionary=[f.name for f in columns if pa.types.is_string(f.type)],
-        use_byte_stream_split=split,
-    )
+    try:
+        pq.write_table(
+            table,
+            part,
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+            use_dictionary=[f.name for f in columns if pa.types.is_string(f.type)],
+            use_byte_stream_split=split,
+        )
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Complaint(
+            f"The disk is full: {path} needs about {table.nbytes >> 20} MiB and got no more room; "
+            "make room and run the same command again, finished shards are kept."
+        ) from error
     part.replace(path)
 
 
@@ -103,8 +115,13 @@ def appear(out: Path) -> Iterator[Path]:
     part = SCRATCH / "parts" / fingerprint({"out": str(out)})
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
     out.parent.mkdir(parents=True, exist_ok=True)
+    if part.stat().st_dev != out.parent.stat().st_dev:
+        raise Complaint(
+            f"{SCRATCH}/ and {out.parent}/ are on different file systems, between which no folder can be "
+            "renamed whole; put both on one."
+        )
+    yield part
     shutil.rmtree(out, ignore_errors=True)
     part.replace(out)
 
@@ -113,27 +130,48 @@ def finish_shards(folder: Path, shards: list[Shard], bar) -> int:
     """Make the shards that scratch lacks and link all of them into `folder`; returns how many were made.
 
     Shard i's table t becomes `t-<i>.parquet`. A shard lives in scratch under its fingerprint, so
-    a killed stage makes only what is missing, and a larger `limit` adds to what is there.
+    a killed stage makes only what is missing, and a larger `limit` adds to what is there. One
+    shard is written while the next is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    homes = [SCRATCH / "shards" / fingerprint(shard.facts) for shard in shards]
     made = 0
-    for index, shard in enumerate(shards):
-        home = SCRATCH / "shards" / fingerprint(shard.facts)
-        if not home.exists():
-            _make(home, shard)
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        writing: Future | None = None
+        for home, shard in zip(homes, shards, strict=True):
+            if _is_whole(home):
+                bar.advance(shard.texts)
+                continue
+            tables = shard.make()
+            if writing:
+                writing.result()  # so that two shards at most are in memory
+            writing = writer.submit(_write_shard, home, tables)
             made += 1
-        else:
-            bar.advance(shard.texts)
+        if writing:
+            writing.result()
+    for index, home in enumerate(homes):
         for path in sorted(home.glob("*.parquet")):
             os.link(path, folder / f"{path.stem}-{index:04d}.parquet")
     return made
 
 
-def _make(home: Path, shard: Shard) -> None:
+def _is_whole(home: Path) -> bool:
+    """Whether a finished shard stands there; one with a damaged file is removed, saying so."""
+    for path in home.glob("*.parquet"):
+        try:
+            pq.ParquetFile(path).close()
+        except (pa.ArrowInvalid, OSError):
+            console.warn(f"{path} is not a whole Parquet file; making its shard again")
+            shutil.rmtree(home)
+            return False
+    return home.exists()
+
+
+def _write_shard(home: Path, tables: dict[str, pa.Table]) -> None:
     part = home.with_name(home.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name, table in shard.make().items():
+    for name, table in tables.items():
         write(part / f"{name}.parquet", table, table.schema)
     part.replace(home)
 
@@ -144,10 +182,10 @@ def ragged(values_NK: np.ndarray, held_NK: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(values_NK[held_NK]))
 
 
-def padded(lists: pl.Series, fill: float) -> np.ndarray:
-    """Lists as rows padded on the right with `fill`, [N, K]."""
+def padded(lists: pl.Series, fill: float, width: int = 0) -> np.ndarray:
+    """Lists as rows padded on the right with `fill`, [N, K], K being at least `width`."""
     lengths_N = lists.list.len().to_numpy()
     flat = lists.explode(empty_as_null=False).to_numpy()
-    values_NK = np.full((len(lengths_N), int(lengths_N.max(initial=0))), fill, dtype=flat.dtype)
+    values_NK = np.full((len(lengths_N), int(lengths_N.max(initial=width))), fill, dtype=flat.dtype)
     values_NK[np.arange(values_NK.shape[1]) < lengths_N[:, None]] = flat
     return values_NK

@@ -45,14 +45,14 @@ def logits(draw, elements=halves):
 def dumped(large_NV, small_NV, tuned_NV, dump):
     """The lists that the stages would have stored of these logits."""
     large, small, tuned = (torch.from_numpy(x_NV.copy()) for x_NV in (large_NV, small_NV, tuned_NV))
-    ids_NK, values_NK = (x.numpy() for x in records.top_list(large, dump))
+    ids_NK, values_NK, outside_N = (x.numpy() for x in records.top_list(large, dump))
     return fusion.Lists(
         ids_NK=ids_NK,
         large_NK=values_NK,
         small_NK=records.gather(small, ids_NK),
         tuned_NK=records.gather(tuned, ids_NK),
         max_tuned_gain_N=records.largest_gain(tuned, small, ids_NK),
-        vocabulary=large.shape[1],
+        outside_N=outside_N,
     )
 
 
@@ -101,22 +101,22 @@ def test_what_a_short_list_proves_holds_over_the_vocabulary(method, world, k_min
 
 @settings(deadline=None)
 @given(logits(), st.integers(1, 12), methods("li2022", "obrien2023", "average"))
-def test_a_masked_rule_is_proven_exactly_when_the_list_ends_below_the_mask(world, k_max, method):
-    """No list that leaves out a plausible id passes, and none that holds an implausible one fails."""
+def test_a_masked_rule_is_proven_exactly_when_no_plausible_id_is_left_out(world, k_max, method):
+    """Whatever the list's last id is: the first that it leaves out decides."""
     large_NV = world[0].astype(np.float64)
     assume(k_max < large_NV.shape[1])
     floor_N = large_NV.max(axis=1) + math.log(method.parameters["alpha"])
-    last_N = -np.sort(-large_NV, axis=1)[:, k_max - 1]
+    outside_N = -np.sort(-large_NV, axis=1)[:, k_max]
 
     _, proven_N = fusion.fuse(method, dumped(*world, Dump(depth=50.0, k_min=1, k_max=k_max, block=1)))
 
-    assert proven_N.tolist() == (last_N < floor_N).tolist()
+    assert proven_N.tolist() == (outside_N < floor_N).tolist()
 
 
 @settings(deadline=None)
 @given(logits(), st.integers(1, 12), methods("proxy"))
 def test_a_proxy_winner_far_above_any_outsider_is_proven(world, k_max, method):
-    """The proof fails at most where an outsider at the list's last logit could come within 1e-4."""
+    """The proof fails at most where an outsider at the largest logit left out could come within 1e-4."""
     large_NV, small_NV, tuned_NV = (x_NV.astype(np.float64) for x_NV in world)
     lists = dumped(*world, Dump(depth=50.0, k_min=1, k_max=k_max, block=1))
     alpha = method.parameters["alpha"]
@@ -129,11 +129,46 @@ def test_a_proxy_winner_far_above_any_outsider_is_proven(world, k_max, method):
             continue
         gain_V = tuned_NV[row] - small_NV[row]
         best = (large_NV[row] + alpha * gain_V)[ids_K].max()
-        rival = large_NV[row, ids_K[-1]] + alpha * gain_V[outside].max()
+        rival = large_NV[row, outside].max() + alpha * gain_V[outside].max()
         if abs(best - rival) > 1e-4:
             assert proven_N[row] == (best > rival)
         elif best == rival and alpha:
             assert not proven_N[row]
+
+
+@pytest.mark.parametrize("shape", ["peaked", "flat", "tied", "banned"])
+@pytest.mark.parametrize("rule", fusion.RULES)
+def test_a_certificate_is_never_wrong_on_thousands_of_positions(rule, shape):
+    """Peaked, flat and tied logits, and ids banned by -inf, at every length of list."""
+    world = draw_world(shape, positions=3000, vocabulary=24, seed=len(rule))
+    parameters = RULE_DEFAULTS[rule]
+    method = Method(rule=rule, parameters=parameters)
+    expected_N = np.array(slowly_fused(method, world))
+    shares = []
+
+    for k_max in (1, 2, 4, 8, 16, 23, 24):
+        lists = dumped(*world, Dump(depth=3.0, k_min=min(2, k_max), k_max=k_max, block=1))
+        fused_N, proven_N = fusion.fuse(method, lists)
+
+        assert np.array_equal(expected_N[proven_N], fused_N[proven_N])
+        shares.append(proven_N.mean())
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.2
+
+
+def draw_world(shape, positions, vocabulary, seed):
+    """Logits of three related models, float32 [N, V] each."""
+    generator = np.random.default_rng(seed)
+    scale = {"peaked": 8.0, "flat": 0.3, "tied": 1.0, "banned": 2.0}[shape]
+    base_NV = scale * generator.standard_normal((positions, vocabulary))
+    world = [base_NV + 0.5 * scale * generator.standard_normal(base_NV.shape) for _ in range(3)]
+    if shape == "tied":
+        world = [x_NV.round() for x_NV in world]
+    if shape == "banned":
+        is_banned_NV = generator.random(base_NV.shape) < 0.3
+        is_banned_NV[:, 0] = False
+        world = [np.where(is_banned_NV, -np.inf, x_NV) for x_NV in world]
+    return [x_NV.astype(np.float32) for x_NV in world]
 
 
 def test_a_tie_that_reaches_outside_the_list_proves_nothing():

@@ -17,13 +17,14 @@ FLOORS = [
     {"policies", "console"},
     {"settings"},
     {"store", "lake", "tasks", "checkpoints", "fusion", "routers", "costs", "intervals"},
-    {"family", "models", "records", "texts", "simulation", "tallies", "scaling", "figures"},
+    {"family", "models", "records", "texts", "trunks", "simulation", "tallies", "scaling", "figures"},
     {"cursor", "evaluation", "benchmarks"},
-    {"decoding", "reading", "rollout", "report"},
+    {"decoding", "forcing", "tree", "report"},
+    {"reading", "rollout"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-TORCH_ROOMS = {"family", "models", "records", "cursor", "decoding", "reading", "rollout"}
+TORCH_ROOMS = {"family", "models", "records", "cursor", "decoding", "forcing", "tree"}
 # params and the terminal: what they hold reaches a stage as values, or changes no byte
 UNTRACKED = {f"fsgen/{room}.py" for room in ("typed", "policies", "settings", "console")}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -1,0 +1,81 @@
+"""Oracle CoF of all six pairs of four models, against FS-GEN's procedure for each pair."""
+
+from itertools import combinations
+from pathlib import Path
+
+import worlds
+from sidebyside import Case, Row, alternate, save
+
+import torch
+from fsgen import checkpoints, decoding, lake, models, reading, settings, simulation, store
+
+ROW = Row(
+    what="oracle CoF of all 6 pairs of 4 models",
+    against="FS-GEN: per pair a joint loop token by token, batch 1, and a loop of the small model alone",
+    target=8,
+    definition="CPU time of FS-GEN's procedure (per pair: large and small step together along the large "
+    "model's text, argmaxes compared; then the small model writes alone) over CPU time of every stage up to "
+    "the counts: dump_solo of 4 models, dump_large, dump_small and fuse of 6 pairs, one SQL query. Our stages "
+    "also leave records of both texts, which the loops do not. Mismatch and token counts equal.",
+)
+FAMILY = ["base-23k", "base-87k", "base-192k", "base-451k"]
+LIMIT = 24
+
+
+def main() -> None:
+    """Measure both procedures on arith and compare their counts."""
+    pairs = {f"{s}-{l}": (s, l) for s, l in combinations(FAMILY, 2)}
+    with worlds.on_arith(FAMILY, LIMIT, pairs=pairs) as loaded, worlds.in_memory(loaded) as held:
+        ours, theirs, counted, looped = alternate(
+            lambda: run_stages(loaded),
+            lambda: {name: run_pair(loaded, held[s], held[l]) for name, (s, l) in pairs.items()},
+            lambda: worlds.forget(*(f"data/{out}" for out in ("dumps", "large", "small", "fused"))),
+        )
+    assert counted == looped, f"counts differ: {counted} {looped}"
+    sizes = {"pairs": len(pairs), "prompts": LIMIT, "tokens": sum(tokens for _, tokens in counted.values())}
+    counts = {name: {"mismatches": m, "tokens": t} for name, (m, t) in counted.items()}
+    save(Path(__file__).stem, ROW, {"embedded family": Case(ours, theirs, sizes)}, beside=counts)
+
+
+def run_stages(loaded: settings.Settings) -> dict[str, tuple[int, int]]:
+    """Mismatches and tokens of every pair, from the pipeline's stages."""
+    for name in loaded.models:
+        decoding.dump_solo(loaded, name)
+    for pair in loaded.pairs:
+        for stage in (reading.dump_large, reading.dump_small, simulation.fuse_pair):
+            stage(loaded, pair)
+    sql = "select pair, sum(mismatch::int), count(*) from fused where writer = 'large' group by pair"
+    return {pair: (int(m), tokens) for pair, m, tokens in lake.connect().execute(sql).fetchall()}
+
+
+def run_pair(loaded: settings.Settings, small: models.Loaded, large: models.Loaded) -> tuple[int, int]:
+    """Mismatches and tokens of one pair by FS-GEN's loops, its run without a large model included."""
+    prompts = store.read("data/prompts/toy.parquet")
+    limit, mismatches, tokens = loaded.datasets["toy"].max_new_tokens, 0, 0
+    for prompt in checkpoints.encode(large.name, large.prompt, large.tokenizer, prompts):
+        said = write_together(large, small, prompt, limit)
+        mismatches += sum(l != s for l, s in said)
+        tokens += len(said)
+        write_together(small, None, prompt, limit)
+    return mismatches, tokens
+
+
+@torch.inference_mode()
+def write_together(
+    writer: models.Loaded, beside: models.Loaded | None, prompt: list[int], limit: int
+) -> list[tuple[int, int]]:
+    """Tokens of `writer` along its own text, and of the model beside it, one step of each a token."""
+    fed, caches, said = torch.tensor([prompt]), [None, None], []
+    while not said or (said[-1][0] not in writer.stop_ids and len(said) < limit):
+        tokens = []
+        for i, held in enumerate(m for m in (writer, beside) if m):
+            out = held.network(input_ids=fed, past_key_values=caches[i], use_cache=True, logits_to_keep=1)
+            caches[i] = out.past_key_values
+            tokens.append(int(out.logits[0, -1, : held.vocabulary].argmax()))
+        said.append((tokens[0], tokens[-1]))
+        fed = torch.tensor([[tokens[0]]])
+    return said
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Rewrite the table in README.md from results/*.json: `python benchmarks/table.py`."""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+START, END = "<!-- table: start -->", "<!-- table: end -->"
+NAMES = (
+    "read_vs_forward",
+    "read_vs_loop",
+    "write_vs_generate",
+    "oracle_cof",
+    "rollout_sharing",
+    "parquet_vs_json",
+    "sql_vs_json",
+    "noop_repro",
+)
+HEAD = "| script | what | against | promised | measured | reached | note |\n|---|---|---|---|---|---|---|"
+
+
+def main() -> None:
+    """Put the table of the results between the README's markers."""
+    readme = HERE / "README.md"
+    readme.write_text(replace_table(readme.read_text(), render()))
+
+
+def replace_table(text: str, table: str) -> str:
+    """The text with what stands between the markers replaced."""
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n{table}\n{END}{after}"
+
+
+def render() -> str:
+    """The table, one line a script in the order of NAMES; a script without a result is `not run`."""
+    return "\n".join([HEAD, *map(line, NAMES)])
+
+
+def line(name: str) -> str:
+    path = HERE / "results" / f"{name}.json"
+    if not path.is_file():
+        return f"| `{name}` | | | | not run | | |"
+    told = json.loads(path.read_text())
+    promises = [told, *told.get("also", {}).values()]
+    promised = ", ".join(promise(told["unit"] if p is told else key, p) for key, p in named(promises, told))
+    measured = ", ".join(f"{p['measured']:.3g} {unit(told, key)}".strip() for key, p in named(promises, told))
+    reached = "yes" if told["reached"] else "no"
+    return f"| `{name}` | {told['what']} | {told['against']} | {promised} | {measured} | {reached} | {note(told)} |"
