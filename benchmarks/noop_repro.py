@@ -18,7 +18,8 @@ ROW = Row(
     what="`dvc repro` on the default with nothing to do",
     against="wall clock",
     target=6,
-    definition="Median wall seconds of the whole command, interpreter included, once DVC has hashed the copied files.",
+    definition="Median wall seconds of the whole command, interpreter included, "
+    "once DVC has hashed the copied files.",
     unit="s",
     bound="at most",
 )
@@ -30,7 +31,9 @@ def main() -> None:
         copy_project(Path(home))
         stale = dvc(Path(home), "status").strip()  # fills DVC's table of file hashes, too
         if stale != UP_TO_DATE:
-            raise SystemExit(f"The project is stale, so there is no no-op to time; run 'dvc repro' first.\n{stale}")
+            raise SystemExit(
+                f"The project is stale, so there is no no-op to time; run 'dvc repro' first.\n{stale}"
+            )
         seconds = [time_repro(Path(home)) for _ in range(REPETITIONS)]
     rest = {"repetitions": {"ours": seconds}, "sizes": {"stages": count_stages()}}
     write_result(Path(__file__).stem, ROW, statistics.median(seconds), rest)
@@ -64,7 +67,9 @@ def dvc(home: Path, *words: str) -> str:
     """What a DVC command prints."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PYTHONPATH": str(home), "PATH": path}
-    done = subprocess.run(["dvc", *words], cwd=home, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["dvc", *words], cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"dvc {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -3,10 +3,11 @@
 from itertools import combinations
 from pathlib import Path
 
+import one_thread  # noqa: F401 - before torch
+import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-import torch
 from fsgen import checkpoints, decoding, lake, models, reading, settings, simulation, store
 
 ROW = Row(
@@ -15,8 +16,8 @@ ROW = Row(
     target=8,
     definition="CPU time of FS-GEN's procedure (per pair: large and small step together along the large "
     "model's text, argmaxes compared; then the small model writes alone) over CPU time of every stage up to "
-    "the counts: dump_solo of 4 models, dump_large, dump_small and fuse of 6 pairs, one SQL query. Our stages "
-    "also leave records of both texts, which the loops do not. Mismatch and token counts equal.",
+    "the counts: dump_solo of 4 models, dump_large, dump_small and fuse of 6 pairs, one SQL query. The "
+    "stages also leave records of both texts, which the loops do not. Mismatch and token counts equal.",
 )
 FAMILY = ["base-23k", "base-87k", "base-192k", "base-451k"]
 LIMIT = 24

@@ -6,10 +6,11 @@ import os
 import statistics
 from pathlib import Path
 
+import one_thread  # noqa: F401 - before torch
+import torch
 import worlds
 from sidebyside import Case, Row, save
 
-import torch
 from fsgen import benchmarks, decoding, models, reading, settings, store
 
 ROW = Row(
@@ -17,10 +18,10 @@ ROW = Row(
     against="FS-GEN's JSON for the same tokens",
     target=30,
     definition="Bytes of JSON a token (three lists of the 100 likeliest {token: probability}: large, small, "
-    "fused) over bytes of Parquet a token for both models: twice the bytes a row of data/large and data/small, "
-    "where every row holds at_logits. The JSON is written for the large model's own texts.",
+    "fused) over bytes of Parquet a token for both models: twice the bytes a row of data/large and "
+    "data/small, where every row holds at_logits. The JSON is written for the large model's own texts.",
 )
-SHARP = 7.0  # makes a random model's entropy like a language model's
+SHARP = 14.0  # makes a random model's entropy like a language model's
 PROMPTS, NEW_TOKENS = 64, 64
 REAL = ("qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b")
 REAL_LIMIT, REAL_TOKENS, JSON_TEXTS = 8, 64, 4
@@ -53,7 +54,9 @@ def on_sharp(dtype: str) -> contextlib.AbstractContextManager:
 def on_real(folder: Path):
     """A project of a real pair on GSM8K's test rows; FSGEN_DATA names the folder that holds them."""
     data = Path(os.environ["FSGEN_DATA"]).resolve() / "gsm8k"
-    small, large = ({"path": str(folder.resolve() / name), "prompt": "chat", "dtype": "bfloat16"} for name in REAL)
+    small, large = (
+        {"path": str(folder.resolve() / name), "prompt": "chat", "dtype": "bfloat16"} for name in REAL
+    )
     dataset = {"task": "gsm8k", "path": str(data), "limit": REAL_LIMIT, "max_new_tokens": REAL_TOKENS}
     changes = {"datasets": {"toy": dataset}, "models": {"small": small, "large": large}}
     with worlds.project({**changes, "pairs": {"duo": ("small", "large")}}):
@@ -69,14 +72,20 @@ def measure(loaded: settings.Settings) -> tuple[dict, float, float]:
             decoding.dump_solo(loaded, name)
         reading.dump_large(loaded, "duo")
         reading.dump_small(loaded, "duo")
-        rows = store.read("data/large/duo/toy/reads-*.parquet").vstack(store.read("data/small/duo/toy/reads-*.parquet"))
+        rows = store.read("data/large/duo/toy/reads-*.parquet").vstack(
+            store.read("data/small/duo/toy/reads-*.parquet")
+        )
         texts = worlds.read_texts("large", held["large"])[:JSON_TEXTS]
         entries = [entry for prompt, ids in texts for entry in fs_gen_entries(held, prompt, ids)]
     files = [*Path("data/large").rglob("*.parquet"), *Path("data/small").rglob("*.parquet")]
     listed = rows["top_ids"].list.len()
     sizes = {"rows": len(rows), "rows told apart": rows.select("top_ids", "top_logits").n_unique()}
     sizes |= {"json_tokens": len(entries), "mean entropy, nats": rows["entropy"].mean()}
-    sizes |= {"mean list": listed.mean(), "longest list": listed.max(), "vocabulary": held["large"].vocabulary}
+    sizes |= {
+        "mean list": listed.mean(),
+        "longest list": listed.max(),
+        "vocabulary": held["large"].vocabulary,
+    }
     return sizes, sum(f.stat().st_size for f in files) / len(rows), statistics.mean(map(len, entries))
 
 
@@ -85,7 +94,8 @@ def fs_gen_entries(held: dict[str, models.Loaded], prompt: list[int], ids: list[
     """What FS-GEN's dump holds of every token of one text: three lists of its 100 likeliest tokens."""
     whole = torch.tensor([prompt + ids[:-1]])
     large, small = (
-        held[role].network(input_ids=whole).logits[0, len(prompt) - 1 :].float() for role in ("large", "small")
+        held[role].network(input_ids=whole).logits[0, len(prompt) - 1 :].float()
+        for role in ("large", "small")
     )
     lists = {"llm": large, "slm": small, "fused": (large + small) / 2}  # FS-GEN's contrastive rule, beta 0.5
     tops = {name: torch.softmax(logits, -1).topk(100) for name, logits in lists.items()}
@@ -93,7 +103,10 @@ def fs_gen_entries(held: dict[str, models.Loaded], prompt: list[int], ids: list[
     return [
         json.dumps(
             {
-                name: [{t: p} for t, p in zip(spell(top.indices[i].tolist()), top.values[i].tolist(), strict=True)]
+                name: [
+                    {t: p}
+                    for t, p in zip(spell(top.indices[i].tolist()), top.values[i].tolist(), strict=True)
+                ]
                 for name, top in tops.items()
             }
         )

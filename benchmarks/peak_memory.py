@@ -1,7 +1,6 @@
 """Run by read_vs_forward.py in a fresh process: how far the resident set grows while texts are read."""
 
 import contextlib
-import resource
 import sys
 from pathlib import Path
 
@@ -19,18 +18,18 @@ def main(side: str) -> None:
         batches = batch(worlds.read_texts("writer", held["writer"]), loaded.compute.read_tokens)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading the weights
-        before = resident()
+        before = status("VmRSS")
         if side == "ours":
             reading.dump_large(loaded, "duo")
         else:
             forward(held["reader"], batches)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+    print(status("VmHWM") - before)
 
 
-def resident() -> float:
-    """Resident set of this process, MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def status(name: str) -> float:
+    """A size from this process's status in MB; ru_maxrss would still hold the peak of the parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import one_thread  # noqa: F401 - before torch
+import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-import torch
 from fsgen import decoding, models, reading, settings, store
 
 ROW = Row(
@@ -33,7 +34,9 @@ def main() -> None:
     cases = {}
     with worlds.on_random(shapes, **BIG, pairs=pairs) as loaded:
         cases["qwen2 0.5b"] = compare(loaded, "writer", "reader")
-    with worlds.on_arith(["base-23k", "base-451k"], SMALL_LIMIT, pairs={"duo": ("base-23k", "base-451k")}) as loaded:
+    with worlds.on_arith(
+        ["base-23k", "base-451k"], SMALL_LIMIT, pairs={"duo": ("base-23k", "base-451k")}
+    ) as loaded:
         cases["embedded 451k"] = compare(loaded, "base-23k", "base-451k")
     save(Path(__file__).stem, ROW, cases, beside={"peak memory, MB": peaks()})
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import one_thread  # noqa: F401 - before torch
+import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-import torch
 from fsgen import decoding, models, reading, settings, store
 
 ROW = Row(
@@ -57,7 +58,9 @@ def step_through(held: models.Loaded, prompt: list[int], ids: list[int]) -> list
         said = held.network(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits = said.logits[0, -1, : held.vocabulary]
         top = torch.softmax(logits, -1).topk(min(100, len(logits)))
-        kept.append((int(logits.argmax()), float(logits.logsumexp(-1)), top.indices.tolist(), top.values.tolist()))
+        kept.append(
+            (int(logits.argmax()), float(logits.logsumexp(-1)), top.indices.tolist(), top.values.tolist())
+        )
         fed, cache = torch.tensor([[token]]), said.past_key_values
     return kept
 

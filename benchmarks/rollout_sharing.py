@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import one_thread  # noqa: F401 - before torch
 import polars as pl
+import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-import torch
 from fsgen import checkpoints, decoding, models, reading, rollout, settings, simulation, store
 
 BUDGETS = (2, 5, 10, 15, 20, 30, 40, 60)
@@ -67,7 +68,10 @@ def count_rollout(loaded: settings.Settings, names: list[str], counted: list[int
     alone = replace(loaded, policies=tuple(policy for policy in loaded.policies if policy.name in names))
     worlds.forget("data/rollouts")
     prompts = checkpoints.encode(
-        LARGE, "plain", checkpoints.load_tokenizer(LARGE, loaded.models[LARGE]), store.read("data/prompts/toy.parquet")
+        LARGE,
+        "plain",
+        checkpoints.load_tokenizer(LARGE, loaded.models[LARGE]),
+        store.read("data/prompts/toy.parquet"),
     )
     with counting(prompts) as positions:
         rollout.roll_out(alone, "duo")

@@ -1,11 +1,5 @@
 """Two ways to do the same work, timed in turn in one process on one thread, and what came out as JSON."""
 
-import os
-
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
-    os.environ[_name] = "1"  # read when the libraries are imported, so before them
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
 import json
 import statistics
 import time
@@ -13,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import one_thread  # noqa: F401 - before torch
 import pyarrow as pa
 import torch
 import transformers

@@ -37,12 +37,31 @@ def render() -> str:
 
 
 def line(name: str) -> str:
+    """The table's line of one script."""
     path = HERE / "results" / f"{name}.json"
     if not path.is_file():
         return f"| `{name}` | | | | not run | | |"
     told = json.loads(path.read_text())
-    promises = [told, *told.get("also", {}).values()]
-    promised = ", ".join(promise(told["unit"] if p is told else key, p) for key, p in named(promises, told))
-    measured = ", ".join(f"{p['measured']:.3g} {unit(told, key)}".strip() for key, p in named(promises, told))
-    reached = "yes" if told["reached"] else "no"
-    return f"| `{name}` | {told['what']} | {told['against']} | {promised} | {measured} | {reached} | {note(told)} |"
+    promises = {told["unit"]: told, **told.get("also", {})}
+    promised = ", ".join(f"{p['bound']} {p['target']:g} {unit}" for unit, p in promises.items())
+    measured = ", ".join(f"{p['measured']:.3g} {unit}" for unit, p in promises.items())
+    cells = (
+        f"`{name}`",
+        told["what"],
+        told["against"],
+        promised,
+        measured,
+        "yes" if told["reached"] else "no",
+    )
+    return f"| {' | '.join(cells)} | {note(told)} |"
+
+
+def note(told: dict) -> str:
+    """What the figure rests on: every case's ratio, and single figures that stand beside it."""
+    cases = [f"{case}: {entry['ratio']:.3g}" for case, entry in told.get("cases", {}).items()]
+    beside = [f"{k}: {v:.3g}" for k, v in told.get("beside", {}).items() if isinstance(v, int | float)]
+    return "; ".join(cases + beside)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,8 +12,8 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import one_thread  # noqa: F401 - before torch
 import polars as pl
-import sidebyside  # noqa: F401 - first, since it fixes the number of threads
 import tokenizers
 import torch
 import yaml
@@ -72,9 +72,7 @@ def on_random(
     **changes,
 ) -> Iterator[settings.Settings]:
     """A project of random Qwen2 models of these shapes; `prompts` holds the prompts' lengths in tokens."""
-    entries = {
-        name: {"path": f"checkpoints/{name}", "prompt": "plain", "dtype": dtype} for name in shapes
-    }
+    entries = {name: {"path": f"checkpoints/{name}", "prompt": "plain", "dtype": dtype} for name in shapes}
     datasets = {"toy": {"task": "arith", "max_new_tokens": new_tokens}}
     with project({"datasets": datasets, "models": entries, **changes}):
         tokenizer = byte_tokenizer(words)
@@ -90,7 +88,9 @@ def project(changes: dict) -> Iterator[None]:
     with tempfile.TemporaryDirectory() as home, contextlib.chdir(home), open(os.devnull, "w") as nowhere:
         Path("data").mkdir()
         pairs = changes.pop("pairs", {})
-        whole = {name: {"small": small, "tuned": small, "large": large} for name, (small, large) in pairs.items()}
+        whole = {
+            name: {"small": small, "tuned": small, "large": large} for name, (small, large) in pairs.items()
+        }
         Path("params.yaml").write_text(yaml.safe_dump(BASE | {"pairs": whole} | changes))
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             yield
@@ -106,20 +106,18 @@ def described(loaded: settings.Settings) -> settings.Settings:
 def byte_tokenizer(words: int) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer without merges, filled up to so many ids with words that prompts never hold.
 
-    Byte-level, since transformers reads the tokenizer of any `qwen2` folder as one.
+    Byte-level and with that end token, since transformers reads the tokenizer of any `qwen2` folder so.
     """
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    spelt = [*letters, *(f"w{i}" for i in range(words - len(letters) - 1)), "<end>"]
+    spelt = [*letters, *(f"w{i}" for i in range(words - len(letters) - 1)), "<|endoftext|>"]
     ids = {word: i for i, word in enumerate(spelt)}
     core = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=[]))
     core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = tokenizers.decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>")
 
 
-def make_qwen(
-    folder: Path, tokenizer, seed: int, dtype: str, sharpness: float = 1.0, **shape
-) -> None:
+def make_qwen(folder: Path, tokenizer, seed: int, dtype: str, sharpness: float = 1.0, **shape) -> None:
     """A random Qwen2; `sharpness` scales its logits.
 
     Embeddings are tied only where the shape says so: a random model with tied ones repeats its input.
@@ -155,7 +153,7 @@ def _write_random_prompts(lengths: list[int]) -> None:
 
 @contextlib.contextmanager
 def in_memory(loaded: settings.Settings, *names: str) -> Iterator[dict[str, models.Loaded]]:
-    """The models (all, or those named), loaded once; stages get these, so that neither side's time holds the disk's."""
+    """The models (all, or those named), loaded once; stages get these, so that no loading is timed."""
     held = {name: models.load(loaded, name) for name in names or loaded.models}
     with contextlib.ExitStack() as patches:
         for room in (models, cursor):  # the cursor's own way to load tries the model first

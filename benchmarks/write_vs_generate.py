@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
+import one_thread  # noqa: F401 - before torch
+import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-import torch
 from fsgen import checkpoints, decoding, models, settings, store
 
 ROW = Row(
     what="writing alone, ragged lengths, records and Parquet included",
     against="model.generate(do_sample=False), same prompts, batch, padding and stops",
     target=1.0,
-    definition="CPU time of generate over CPU time of the whole stage dump_solo. generate keeps tokens alone, "
-    "the stage a record of every token too. Tokens equal.",
+    definition="CPU time of generate over CPU time of the whole stage dump_solo. generate keeps tokens "
+    "alone, the stage a record of every token too. Tokens equal.",
 )
 ARITH_LIMIT = 128
 PROMPTS, NEW_TOKENS = [12, 31, 20, 7] * 4, 48

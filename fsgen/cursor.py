@@ -70,13 +70,25 @@ class Cursor:
         self._place = _Place()
         self._cache = Cache(layer_class_to_replicate=partial(_Rows, self._place))
 
-    def enter(self, texts: list[list[int]]) -> torch.Tensor:
+    def enter(self, texts: list[list[int]]) -> torch.Tensor | None:
         """Begin further texts, as the last rows; hidden states [N, H] that follow each of their tokens."""
         rows = np.arange(len(self.length_R), len(self.length_R) + len(texts))
         self.length_R = np.append(self.length_R, np.zeros(len(texts), dtype=np.int64))
         return self.extend(texts, rows)
 
-    def extend(self, tokens: list[list[int]], rows: np.ndarray | None = None) -> torch.Tensor:
+    def begin(self, texts: list[list[int]]) -> list[int]:
+        """Begin further texts as `enter` does, but for what follows them; returns the indices of those read.
+
+        A text that another one begins with is read as a part of that, and an empty one not at all.
+        """
+        read, row = _cover(texts)
+        held = len(self.length_R)
+        self.enter([texts[i] for i in read])
+        lengths = [*self.length_R[:held], *map(len, texts)]
+        self.select(np.array([*range(held), *(held + r for r in row)]), np.array(lengths))
+        return [i for i in read if texts[i]]
+
+    def extend(self, tokens: list[list[int]], rows: np.ndarray | None = None) -> torch.Tensor | None:
         """Append tokens[i] to text rows[i], all rows by default; hidden states [N, H] after each token."""
         rows = np.arange(len(self.length_R)) if rows is None else rows
         asked = [i for i, ids in enumerate(tokens) if ids]
@@ -88,7 +100,7 @@ class Cursor:
                 return hidden_NH  # a step, or texts of one length: nothing to put back in order
             split = hidden_NH.split([len(tokens[i]) for i in batch])
             parts |= dict(zip(batch, split, strict=True))
-        return torch.cat([parts[i] for i in asked])
+        return torch.cat([parts[i] for i in asked]) if asked else None
 
     def select(self, rows: np.ndarray, length_R: np.ndarray | None = None) -> None:
         """Go on with these rows, in this order, cut to these lengths; a row named twice becomes two."""
@@ -167,7 +179,7 @@ class _Rows(DynamicLayer):
     def select(self, rows: np.ndarray, width: int) -> None:
         """Keep these rows, as wide as the longest of them."""
         width = _rounded_up(width)
-        index = torch.from_numpy(rows).to(self.device)
+        index = torch.from_numpy(rows.clip(max=len(self.keys) - 1)).to(self.device)  # rows yet to be filled
         self.keys, self.values = self.keys[index, :, :width], self.values[index, :, :width]
 
     def get_seq_length(self) -> int:
@@ -192,6 +204,17 @@ class _Rows(DynamicLayer):
         row_B = self.place.row_B
         chosen = held_RAWD if row_B is None else held_RAWD[row_B.to(self.device)]
         return chosen[:, :, : self.place.width]
+
+
+def _cover(texts: list[list[int]]) -> tuple[list[int], list[int]]:
+    """Which texts to read so that every text begins one of them, and its place among those."""
+    read: list[int] = []
+    row = [0] * len(texts)
+    for i in sorted(range(len(texts)), key=texts.__getitem__, reverse=True):
+        if not read or texts[read[-1]][: len(texts[i])] != texts[i]:
+            read.append(i)
+        row[i] = len(read) - 1
+    return read, row
 
 
 def _rounded_up(width: int) -> int:

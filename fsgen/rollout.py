@@ -43,7 +43,11 @@ ROLLED_TEXTS = store.schema([POLICY, *((f.name, f.type, f.metadata[b"about"].dec
 STEPS = store.schema(
     [
         ("role", pa.string(), "small, tuned or large"),
-        ("taken", pa.int64(), "generated positions that its model processed, counterfactual ones included"),
+        (
+            "taken",
+            pa.int64(),
+            "generated positions that its model processed, unasked ones included",
+        ),
         ("alone", pa.int64(), "those that its model would process if every policy wrote by itself"),
         ("taken_prompt", pa.int64(), "prompt positions that its model processed"),
     ]
@@ -201,6 +205,6 @@ def _steps(told: dict, riders: list[Rider], grown: Grown) -> pa.Table:
         "role": [*alone],
         "taken": [grown.positions[role] for role in alone],
         "alone": [*alone.values()],
-        "taken_prompt": [grown.prompt_positions] * len(alone),
+        "taken_prompt": [grown.prompt_positions[role] for role in alone],
     }
     return pa.table(columns, schema=STEPS)

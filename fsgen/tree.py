@@ -2,9 +2,9 @@
 
 Shape legend: B branches (distinct prefixes) side by side, R riders on them (a policy on a prompt), C children
 of the branches, N nodes (a branch at a position), M methods, H hidden width, V usable vocabulary.
-The models that speak by default take every step. The large one lags behind and catches up, in one pass
-over all that it has missed, where a rider calls it, where a branch splits and where one ends: it reads
-every node once, and so what it would have said where nobody asked is known as well.
+The models that speak by default take every step. The others lag behind and catch up, in one pass over all
+that they have missed, where a rider calls, where a branch splits and where one ends: so they read every
+node once, and what the large model would have said where nobody asked it is known as well.
 """
 
 from collections import deque
@@ -18,6 +18,7 @@ import torch
 from fsgen import console, fusion, records, routers
 from fsgen.cursor import Cursor
 from fsgen.models import Loaded
+from fsgen.nodes import Nodes
 from fsgen.policies import Method
 from fsgen.settings import Settings
 from fsgen.texts import Ending
@@ -48,8 +49,8 @@ class Grown(NamedTuple):
     ends: list[End]
     positions: dict[str, int]
     """Role to generated positions that its model processed."""
-    prompt_positions: int
-    """Prompt positions that each model processed."""
+    prompt_positions: dict[str, int]
+    """Role to prompt positions that its model processed."""
 
 
 @dataclass
@@ -57,7 +58,7 @@ class _Branch:
     prompt: int
     ids: list[int]
     unread: list[tuple[int, dict[str, torch.Tensor]]] = field(default_factory=list)
-    """Nodes that the large model has not read, with the speakers' hidden states [H] there."""
+    """Nodes where nothing is fused yet, with the hidden states [H] of the models that stepped there."""
 
 
 class Tree:
@@ -75,18 +76,16 @@ class Tree:
         self.loaded, self.riders, self.until, self.settings, self.rows = loaded, riders, until, settings, rows
         self.names_P, self.prompts = np.array(list(prompts)), list(prompts.values())
         self.cursors = {role: Cursor(model, settings.compute.read_tokens) for role, model in loaded.items()}
-        self.speakers = [role for role in loaded if role != "large"]
         methods = {rider.policy.method: rider.method for rider in riders}
         self.methods: list[Method] = list(methods.values())
         self.method_of = np.array([list(methods).index(rider.policy.method) for rider in riders])
+        self.speaker_of = np.array([fusion.speaker(rider.method) for rider in riders])
+        self.speakers = [role for role in loaded if role in self.speaker_of]
         self.branches: list[_Branch] = []
         self.rider_R, self.branch_R = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self.looks: list[dict[str, np.ndarray]] = []
-        self.fused_NM = np.full((1024, len(methods)), -1, np.int32)
-        self.nodes = 0
-        self.steps: list[dict[str, np.ndarray]] = []
+        self.nodes = Nodes(len(methods))
         self.ends: list[End] = []
-        self.prompt_positions = 0
+        self.prompt_positions = dict.fromkeys(loaded, 0)
 
     @torch.inference_mode()
     def grow(self, starts: list[Start], bar: console.Bar) -> Grown:
@@ -96,68 +95,87 @@ class Tree:
         while waiting or self.branches:
             self._admit(waiting)
             bar.advance(tokens=len(self.branches))
-            node_B, seen = self._look()
-            token_R = self._decide(node_B, seen)
+            token_R = self._decide(*self._look())
             bar.advance(self._move(token_R))
-        generated = {role: c.positions - self.prompt_positions for role, c in self.cursors.items()}
-        return Grown(self._decisions(), self.ends, generated, self.prompt_positions)
+        generated = {role: c.positions - self.prompt_positions[role] for role, c in self.cursors.items()}
+        decisions = self.nodes.decisions(self.method_of, self.speaker_of)
+        return Grown(decisions, self.ends, generated, self.prompt_positions)
 
     def _admit(self, waiting: deque[list[Start]]) -> None:
         """Let prompts enter, all branches of one at once, where a quarter of the rows is free."""
         room = self.rows - len(self.branches)
         if self.branches and room < max(1, self.rows // 4):
             return
-        trunks, rows, lengths, held = [], [], [], len(self.branches)
+        groups, held = [], len(self.branches)
         while waiting and room > 0:
-            group = waiting.popleft()
-            prompt = self.prompts[group[0].prompt]
-            texts = [[*ids] for ids, _ in groupby(start.ids for start in group)]
-            room -= len(texts)
-            # all but the last token, which is the first that the loop feeds
-            entered = [(prompt + ids)[:-1] for ids in texts]
-            cover = _cover(entered)
-            self._board(group, texts)
-            for i in sorted(set(cover)):
-                self.prompt_positions += len(prompt) - 1
-                rows += [held + len(trunks)] * cover.count(i)
-                trunks.append(entered[i])
-            lengths += map(len, entered)
-        if trunks:
-            for cursor in self.cursors.values():
-                cursor.enter(trunks)
-                kept = [*cursor.length_R[:held]]
-                cursor.select(np.array([*range(held), *rows]), np.array([*kept, *lengths]))
+            groups.append(waiting.popleft())
+            room -= self._board(groups[-1])
+        if groups:
+            for role, cursor in self.cursors.items():
+                self._enter(role, cursor, held)
 
-    def _board(self, group: list[Start], texts: list[list[int]]) -> None:
-        """Put the riders of one prompt on new branches."""
+    def _enter(self, role: str, cursor: Cursor, held: int) -> None:
+        """Prefill the new branches, all but their last token, which is the first that the loop feeds."""
+        needs_B = self._needs(role)
+        texts = [self._sequence(b)[:-1] if needs_B[b] else [] for b in range(held, len(self.branches))]
+        read = [self.branches[held + i].prompt for i in cursor.begin(texts)]
+        self.prompt_positions[role] += sum(len(self.prompts[prompt]) - 1 for prompt in read)
+
+    def _rides(self) -> np.ndarray:
+        """Which methods ride on which branches, bool [B, M]."""
+        rides_BM = np.zeros((len(self.branches), len(self.methods)), dtype=bool)
+        rides_BM[self.branch_R, self.method_of[self.rider_R]] = True
+        return rides_BM
+
+    def _needs(self, role: str) -> np.ndarray:
+        """Branches [B] on which some rider needs this model at all."""
+        rules = [fusion.RULES[method.rule] for method in self.methods]
+        is_user_M = np.array([role in {rule.speaker, *rule.inputs} for rule in rules])
+        return self._rides()[:, is_user_M].any(axis=1)
+
+    def _board(self, group: list[Start]) -> int:
+        """Put the riders of one prompt on new branches; returns how many these are."""
+        texts = [[*ids] for ids, _ in groupby(start.ids for start in group)]
         place = {tuple(ids): len(self.branches) + i for i, ids in enumerate(texts)}
         self.branches += [_Branch(group[0].prompt, ids) for ids in texts]
         self.rider_R = np.append(self.rider_R, [start.rider for start in group])
         self.branch_R = np.append(self.branch_R, [place[tuple(start.ids)] for start in group])
+        return len(texts)
 
-    def _look(self) -> tuple[np.ndarray, dict[str, routers.Speaker]]:
-        """Step the speakers onto new nodes; the nodes [B], and what routers see there."""
-        last = [[b.ids[-1] if b.ids else self.prompts[b.prompt][-1]] for b in self.branches]
-        hidden = {role: self.cursors[role].extend(last) for role in self.speakers}
-        node_B = self.nodes + np.arange(len(self.branches))
-        self.nodes += len(node_B)
-        if self.nodes > len(self.fused_NM):
-            more = np.full((self.nodes, self.fused_NM.shape[1]), -1, np.int32)
-            self.fused_NM = np.concatenate([self.fused_NM, more])
-        for i, branch in enumerate(self.branches):
-            branch.unread.append((int(node_B[i]), {role: hidden[role][i] for role in hidden}))
-        look, seen = {}, {}
-        for role, hidden_BH in hidden.items():
-            look[role], seen[role] = _see(self.loaded[role], hidden_BH, self.settings)
-            look |= {f"{role}.{name}": array for name, array in seen[role]._asdict().items()}
-        self.looks.append(look)
-        return node_B, seen
+    def _look(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, routers.Speaker]]:
+        """Step the speakers onto new nodes; the nodes [B], the speakers' tokens there, what routers see."""
+        node_B = self.nodes.add(len(self.branches))
+        for node, branch in zip(node_B.tolist(), self.branches, strict=True):
+            branch.unread.append((node, {}))
+        tops, seen = {}, {}
+        for role in self.speakers:
+            rows = np.unique(self.branch_R[self.speaker_of[self.rider_R] == role])
+            tops[role], seen[role] = self._step(role, rows)
+        self.nodes.note_look(tops, seen)
+        return node_B, tops, seen
 
-    def _decide(self, node_B: np.ndarray, seen: dict[str, routers.Speaker]) -> np.ndarray:
+    def _step(self, role: str, rows: np.ndarray) -> tuple[np.ndarray, routers.Speaker]:
+        """Top token and what routers see at these branches; at others whatever."""
+        top_B = np.full(len(self.branches), -1, np.int32)
+        seen = routers.Speaker(*(np.zeros(len(self.branches), np.float32) for _ in routers.Speaker._fields))
+        if len(rows):
+            hidden_NH = self.cursors[role].extend([self._missed(role, b) for b in rows], rows)
+            for b, hidden_H in zip(rows, hidden_NH, strict=True):
+                self.branches[b].unread[-1][1][role] = hidden_H
+            top_B[rows], found = _see(self.loaded[role], hidden_NH, self.settings)
+            for array_B, values in zip(seen, found, strict=True):
+                array_B[rows] = values
+        return top_B, seen
+
+    def _missed(self, role: str, branch: int) -> list[int]:
+        """The tokens of the branch that the role's model has not processed."""
+        return self._sequence(branch)[self.cursors[role].length_R[branch] :]
+
+    def _decide(self, node_B: np.ndarray, tops: dict, seen: dict[str, routers.Speaker]) -> np.ndarray:
         """Ask the large model where riders call it; every rider's token."""
         pos_B = np.array([len(branch.ids) for branch in self.branches], dtype=np.int32)
-        names_B = self.names_P[[branch.prompt for branch in self.branches]]
-        chance_B = routers.chance(self.settings.seed, names_B, pos_B)
+        prompt_B = np.array([branch.prompt for branch in self.branches])
+        chance_B = routers.chance(self.settings.seed, self.names_P[prompt_B], pos_B)
         called_R = np.zeros(len(self.rider_R), dtype=bool)
         default_R = np.zeros(len(self.rider_R), dtype=np.int32)
         # `perfect` has to know the large model's token before it can decide
@@ -165,50 +183,62 @@ class Tree:
         for is_answered in (False, True):
             for i in np.unique(self.rider_R[needs_answer_R == is_answered]):
                 mine = np.flatnonzero(self.rider_R == i)
-                at = self.branch_R[mine]
-                role = fusion.speaker(self.riders[i].method)
-                default_R[mine] = self.looks[-1][role][at]
-                fused_R = self.fused_NM[node_B[at], self.method_of[i]]
+                at, role = self.branch_R[mine], self.speaker_of[i]
+                default_R[mine] = tops[role][at]
+                is_mismatch_R = self.nodes.fused(node_B[at], self.method_of[i]) != default_R[mine]
                 own = routers.Speaker(*(array_B[at] for array_B in seen[role]))
-                called_R[mine] = routers.calls(
-                    self.riders[i].gate, own, chance_B[at], fused_R != default_R[mine]
-                )
+                called_R[mine] = routers.calls(self.riders[i].gate, own, chance_B[at], is_mismatch_R)
             if not is_answered:
                 self._ask(np.unique(self.branch_R[called_R | needs_answer_R]))
         node_R = node_B[self.branch_R]
-        token_R = np.where(called_R, self.fused_NM[node_R, self.method_of[self.rider_R]], default_R)
-        prompt_R = np.array([self.branches[b].prompt for b in self.branch_R])
-        step = {"rider": self.rider_R, "prompt": prompt_R, "node": node_R, "pos": pos_B[self.branch_R]}
-        self.steps.append(step | {"called": called_R, "token_id": token_R, "default_id": default_R})
+        token_R = np.where(called_R, self.nodes.fused(node_R, self.method_of[self.rider_R]), default_R)
+        self.nodes.note_step(
+            rider=self.rider_R,
+            prompt=prompt_B[self.branch_R],
+            node=node_R,
+            pos=pos_B[self.branch_R],
+            called=called_R,
+            token_id=token_R,
+            default_id=default_R,
+        )
         return token_R
 
     def _ask(self, branches: np.ndarray) -> None:
-        """Let the large model catch up on these branches, and fuse for the methods that ride there."""
+        """Let the models that lag catch up on these branches, and fuse for the methods that ride there."""
         chosen = np.array([b for b in branches if self.branches[b].unread], dtype=np.int64)
         if not len(chosen):
             return
-        large = self.cursors["large"]
-        missed = [self._sequence(b)[large.length_R[b] :] for b in chosen]
-        unread = [entry for b in chosen for entry in self.branches[b].unread]
-        hidden = {role: torch.stack([states[role] for _, states in unread]) for role in self.speakers}
-        hidden["large"] = large.extend(missed, chosen)
-        rides_BM = np.zeros((len(self.branches), len(self.methods)), dtype=bool)
-        rides_BM[self.branch_R, self.method_of[self.rider_R]] = True
-        rides_NM = np.repeat(rides_BM[chosen], [len(tokens) for tokens in missed], axis=0)
-        node_N = np.array([node for node, _ in unread])
+        unread = [states for b in chosen for _, states in self.branches[b].unread]
+        node_N = np.array([node for b in chosen for node, _ in self.branches[b].unread])
+        begin_B = np.cumsum([0, *(len(self.branches[b].unread) for b in chosen)])
+        for role, cursor in self.cursors.items():
+            needs_B = self._needs(role)
+            behind = [i for i, b in enumerate(chosen) if needs_B[b] and self._missed(role, b)]
+            hidden_NH = cursor.extend([self._missed(role, chosen[i]) for i in behind], chosen[behind])
+            places = [n for i in behind for n in range(begin_B[i], begin_B[i + 1])]
+            for n, hidden_H in zip(places, [] if hidden_NH is None else hidden_NH, strict=True):
+                unread[n][role] = hidden_H
+        rides_NM = np.repeat(self._rides()[chosen], np.diff(begin_B), axis=0)
         for span in self.loaded["large"].spans(len(node_N)):
-            self._fuse(node_N[span], rides_NM[span], {role: h[span] for role, h in hidden.items()})
+            self._fuse(node_N[span], rides_NM[span], unread[span])
         for b in chosen:
             self.branches[b].unread = []
 
-    def _fuse(self, node_N: np.ndarray, rides_NM: np.ndarray, hidden: dict[str, torch.Tensor]) -> None:
-        riding = np.flatnonzero(rides_NM.any(axis=0))
-        inputs = {role for m in riding for role in fusion.RULES[self.methods[m].rule].inputs}
-        logits = {role: self.loaded[role].logits(hidden[role]) for role in inputs}
-        for m in riding:
-            rows = torch.from_numpy(np.flatnonzero(rides_NM[:, m]))
-            own = {role: x if len(rows) == len(x) else x[rows.to(x.device)] for role, x in logits.items()}
-            self.fused_NM[node_N[rides_NM[:, m]], m] = _fused_ids(self.methods[m], own)
+    def _fuse(self, node_N: np.ndarray, rides_NM: np.ndarray, states: list[dict[str, torch.Tensor]]) -> None:
+        """Every riding method's token at these nodes, each model's head applied once."""
+        rules = [fusion.RULES[method.rule] for method in self.methods]
+        rows, logits = {}, {}
+        for role in self.loaded:
+            needs_N = rides_NM[:, [role in rule.inputs for rule in rules]].any(axis=1)
+            rows[role] = np.flatnonzero(needs_N)
+            if needs_N.any():
+                hidden_NH = torch.stack([states[n][role] for n in rows[role]])
+                logits[role] = self.loaded[role].logits(hidden_NH)
+        for m in np.flatnonzero(rides_NM.any(axis=0)):
+            mine = np.flatnonzero(rides_NM[:, m])
+            own = {role: _rows_of(logits[role], rows[role], mine) for role in rules[m].inputs}
+            small_N = own["small"].argmax(-1).cpu().numpy() if rules[m].speaker != "small" else None
+            self.nodes.note_fused(m, node_N[mine], _fused_ids(self.methods[m], own), small_N)
 
     def _sequence(self, branch: int) -> list[int]:
         return self.prompts[self.branches[branch].prompt] + self.branches[branch].ids
@@ -238,30 +268,6 @@ class Tree:
         self.branch_R = (np.cumsum(~is_ended_C) - 1)[child_R[~is_ended_R]]
         return int(is_ended_R.sum())
 
-    def _decisions(self) -> dict[str, np.ndarray]:
-        """Columns by rider and position: the steps, joined with what was seen and fused at their nodes."""
-        if not self.steps:
-            return {}
-        steps = {name: np.concatenate([step[name] for step in self.steps]) for name in self.steps[0]}
-        looks = {name: np.concatenate([look[name] for look in self.looks]) for name in self.looks[0]}
-        node_N, rider_N = steps.pop("node"), steps["rider"]
-        steps["fused_id"] = self.fused_NM[node_N, self.method_of[rider_N]]
-        steps["small_id"] = looks["small"][node_N]
-        speaks = np.array([fusion.speaker(rider.method) for rider in self.riders])[rider_N]
-        for name in routers.Speaker._fields:
-            values = {role: looks[f"{role}.{name}"][node_N] for role in self.speakers}
-            steps[name] = np.select([speaks == role for role in values], list(values.values()))
-        return steps
-
-
-def _cover(texts: list[list[int]]) -> list[int]:
-    """For each of these sorted texts, the index of the last that begins with it: one pass for both."""
-    cover = [*range(len(texts))]
-    for i in reversed(range(len(texts) - 1)):
-        if texts[cover[i + 1]][: len(texts[i])] == texts[i]:
-            cover[i] = cover[i + 1]
-    return cover
-
 
 def _see(loaded: Loaded, hidden_BH: torch.Tensor, settings: Settings) -> tuple[np.ndarray, routers.Speaker]:
     """Top token of every branch and what routers see of it."""
@@ -270,6 +276,13 @@ def _see(loaded: Loaded, hidden_BH: torch.Tensor, settings: Settings) -> tuple[n
     seen = records.join([records.record(loaded.logits(hidden_BH[span]), dump) for span in spans])
     speaker = routers.Speaker(seen.max_logit_N, seen.top_logits_NK[:, 1], seen.logsumexp_N, seen.entropy_N)
     return seen.top_ids_NK[:, 0], speaker
+
+
+def _rows_of(logits_NV: torch.Tensor, rows: np.ndarray, mine: np.ndarray) -> torch.Tensor:
+    """The logits of `mine`, which are among `rows`; no copy where they are all."""
+    if len(rows) == len(mine):
+        return logits_NV
+    return logits_NV[torch.from_numpy(np.searchsorted(rows, mine)).to(logits_NV.device)]
 
 
 def _fused_ids(method: Method, logits: dict[str, torch.Tensor]) -> np.ndarray:

@@ -141,4 +141,4 @@ def test_prompts_that_two_models_spell_differently_are_refused(copies):
         Complaint, match=r"large spells prompt 'toy-\d+' with other ids than the text's writer"
     ):
         reading.dump_large(loaded, "duo")
-    assert not Path("data/large").exists()
+    assert not Path("data/large/duo").exists()

@@ -17,7 +17,7 @@ FLOORS = [
     {"policies", "console"},
     {"settings"},
     {"store", "lake", "tasks", "checkpoints", "fusion", "routers", "costs", "intervals"},
-    {"family", "models", "records", "texts", "trunks", "simulation", "tallies", "scaling", "figures"},
+    {"family", "models", "records", "texts", "trunks", "nodes", "simulation", "tallies", "scaling", "figures"},
     {"cursor", "evaluation", "benchmarks"},
     {"decoding", "forcing", "tree", "report"},
     {"reading", "rollout"},
