@@ -31,6 +31,13 @@ def _parser() -> argparse.ArgumentParser:
     tables = acts.add_parser("tables", help="list the views, or the columns of one: fsgen tables fused")
     tables.add_argument("view", nargs="?")
     tables.set_defaults(act=_tables)
+    stability = acts.add_parser(
+        "stability", help="write prompts one by one and side by side, and say where a model's texts part"
+    )
+    stability.add_argument("model")
+    stability.add_argument("--dataset", help="default: the first of params.yaml")
+    stability.add_argument("--prompts", type=int, default=8)
+    stability.set_defaults(act=_stability)
     headline = acts.add_parser("headline", help="print accuracy and collaboration frequency of every pair")
     headline.set_defaults(act=_headline)
     return parser
@@ -74,6 +81,24 @@ def _tables(arguments: argparse.Namespace) -> None:
         rows = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(arguments.view)]
     for name, about in rows:
         print(f"{name:<32} {about}")
+
+
+def _stability(arguments: argparse.Namespace) -> None:
+    from fsgen import stability  # torch, which only this command needs
+
+    loaded = settings.load()
+    dataset = arguments.dataset or next(iter(loaded.datasets))
+    found = stability.compare(loaded, arguments.model, dataset, arguments.prompts)
+    print(
+        f"{arguments.model} wrote {found.tokens} tokens of {arguments.prompts} prompts of {dataset} alone. "
+        f"Side by side {found.shared} of them come before any difference; "
+        f"their top logits moved by at most {found.largest_shift:.2g}."
+    )
+    for there in sorted(found.divergences, key=lambda there: there.pos):
+        print(
+            f"{there.prompt_id} parts at position {there.pos}: token {there.alone_id} alone, "
+            f"{there.together_id} together, where the margin was {there.margin:.3g} nats."
+        )
 
 
 def _headline(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ def evaluate(settings: Settings, dataset: str) -> None:
     counted = tallies.tally(settings, dataset)
     out = Path("data/evaluated") / dataset
     with store.appear(out) as folder:
-        schemas = (tallies.POLICIES, tallies.LARGE_TEXTS, tallies.MODELS, tallies.ESTIMATES)
+        schemas = (tallies.POLICIES, tallies.LARGE_TEXTS, tallies.MODELS, tallies.ESTIMATES, tallies.STEPS)
         for name, table, schema in zip(Tally._fields, counted, schemas, strict=True):
             store.write(folder / f"{name}.parquet", table, schema)
         numbers = json.dumps(summarise(settings, counted), indent=2, allow_nan=False) + "\n"
@@ -61,8 +61,10 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
         always = policies.filter(pl.col("policy") == f"{name}+always")
         from_dump = fusion.RULES[method.rule].score is fusion.oracle
         own = (on_large if from_dump else always, "dump" if from_dump else "rollout")
-        numbers["cof"][name] = _ratio(own[0], "mismatches", settings.seed) | {"basis": own[1]}
         certified = on_large["certified"].sum() / on_large["tokens"].sum()
+        numbers["cof"][name] = _ratio(own[0], "mismatches", settings.seed) | {"basis": own[1]}
+        if from_dump:
+            numbers["cof"][name]["certified_share"] = _rounded(certified)
         numbers["cof_on_large_text"][name] = _ratio(on_large, "mismatches", settings.seed) | {
             "certified_share": _rounded(certified)
         }
@@ -77,6 +79,8 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
         name: _estimate_numbers(rows, settings.seed)
         for (name,), rows in counted.estimates.filter(mine).group_by("policy", maintain_order=True)
     }
+    steps = counted.steps.filter(mine)
+    numbers["model_steps"] = {role: {"taken": t, "alone": a} for _, role, t, a in steps.iter_rows()}
     return numbers
 
 
@@ -113,6 +117,7 @@ def _estimate_numbers(rows: pl.DataFrame, seed: int) -> dict:
         "low": calls["low"],
         "high": calls["high"],
         "share_on_own_text": _rounded(rows["on_text"].sum() / rows["tokens"].sum()),
+        "certified_share": _rounded(rows["certified"].sum() / rows["tokens"].sum()),
     }
 
 

@@ -29,6 +29,7 @@ VIEWS = {
     "routed": View("simulated policies (estimates)", "routes/*/*.parquet", {"pair": -2, "dataset": -1}),
     "rolled": View("tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", _PAIR),
     "rolled_texts": View("texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", _PAIR),
+    "steps": View("model steps that a shard's tree took", "rollouts/*/*/steps-*.parquet", _PAIR),
     "graded_solo": View(
         "verdicts on models alone", "graded/models/*/*.parquet", {"model": -2, "dataset": -1}
     ),

@@ -62,6 +62,15 @@ ESTIMATES = store.schema(
         ("tokens", pa.int64(), "answer tokens of the default speaker's text"),
         ("calls", pa.int64(), "those at which the router calls"),
         ("on_text", pa.int64(), "those that the policy's own text shares"),
+        ("certified", pa.int64(), "those whose fused token is proven over the full vocabulary"),
+    ]
+)
+STEPS = store.schema(
+    [
+        ("pair", pa.string(), "pair, a key of params.yaml"),
+        ("role", pa.string(), "small, tuned or large"),
+        ("taken", pa.int64(), "generated positions that its model processed in the rollout"),
+        ("alone", pa.int64(), "those that it would process if every policy wrote by itself"),
     ]
 )
 
@@ -73,6 +82,7 @@ class Tally(NamedTuple):
     large_texts: pl.DataFrame
     models: pl.DataFrame
     estimates: pl.DataFrame
+    steps: pl.DataFrame
 
 
 def tally(settings: Settings, dataset: str) -> Tally:
@@ -87,13 +97,15 @@ def tally(settings: Settings, dataset: str) -> Tally:
         policies.append(_speculated(lake_, settings, pair, dataset, here, shapes))
         large_texts.append(lake_.sql(LARGE_TEXT_COUNTS.format(here=here)).pl())
         estimates.append(lake_.sql(ESTIMATE_COUNTS.format(here=here)).pl())
-    names = ", ".join(f"'{name}'" for name in settings.models)
+    names, pairs = (", ".join(f"'{name}'" for name in entry) for entry in (settings.models, settings.pairs))
+    steps = lake_.sql(STEP_COUNTS.format(dataset=dataset, pairs=pairs)).pl()
     models = lake_.sql(MODEL_COUNTS.format(dataset=dataset, names=names, tests=tests)).pl()
     return Tally(
         pl.concat(policies).sort("pair", "policy", "prompt_id"),
         pl.concat(large_texts).sort("pair", "method", "prompt_id"),
         models.sort("model", "prompt_id"),
         pl.concat(estimates).sort("pair", "policy", "prompt_id"),
+        steps,
     )
 
 
@@ -124,8 +136,13 @@ LARGE_TEXT_COUNTS = """
 """
 ESTIMATE_COUNTS = """
     select pair, policy, prompt_id, count(*) as tokens,
-           count(*) filter (called) as calls, count(*) filter (on_text) as on_text
+           count(*) filter (called) as calls, count(*) filter (on_text) as on_text,
+           count(*) filter (certificate = 'exact') as certified
     from routed where {here} and in_answer group by all
+"""
+STEP_COUNTS = """
+    select pair, role, sum(taken)::bigint as taken, sum(alone)::bigint as alone
+    from steps where dataset = '{dataset}' and pair in ({pairs}) group by all order by all
 """
 MODEL_COUNTS = """
     select model, prompt_id, answer_tokens as tokens, finish_reason, verdict

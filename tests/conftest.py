@@ -23,6 +23,15 @@ WORDS = [f"w{i}" for i in range(28)]
 LIMIT = 20  # tokens of a text
 NOISE = {"small": 0.15, "tuned": 0.2, "large": 0.0}
 
+
+def pytest_collection_modifyitems(items):
+    """Slow tests run where FSGEN_SLOW is set."""
+    if not os.environ.get("FSGEN_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set FSGEN_SLOW=1"))
+
+
 PARAMS = {
     "seed": 7,
     "datasets": {"toy": {"task": "arith", "max_new_tokens": LIMIT}},

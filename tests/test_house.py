@@ -17,10 +17,21 @@ FLOORS = [
     {"policies", "console"},
     {"settings"},
     {"store", "lake", "tasks", "checkpoints", "fusion", "routers", "costs", "intervals"},
-    {"family", "models", "records", "texts", "trunks", "nodes", "simulation", "tallies", "scaling", "figures"},
+    {
+        "family",
+        "models",
+        "records",
+        "texts",
+        "trunks",
+        "nodes",
+        "simulation",
+        "tallies",
+        "scaling",
+        "figures",
+    },
     {"cursor", "evaluation", "benchmarks"},
     {"decoding", "forcing", "tree", "report"},
-    {"reading", "rollout"},
+    {"reading", "rollout", "stability"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

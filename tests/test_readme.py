@@ -21,6 +21,7 @@ SCHEMAS = {
     "routed": simulation.ROUTED,
     "rolled": rollout.ROLLED,
     "rolled_texts": rollout.ROLLED_TEXTS,
+    "steps": rollout.STEPS,
     "graded_solo": benchmarks.GRADED,
     "graded": benchmarks.GRADED_PAIR,
     "tallies": tallies.POLICIES,

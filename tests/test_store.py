@@ -291,3 +291,44 @@ def half_written_after(tables):
             raise OSError("disk full")
 
     return write_table
+
+
+def test_a_truncated_shard_is_named_and_made_again(capsys):
+    """However it got short, a resumed run does not take it for whole."""
+    made = []
+    shards = [make_shard(number, made) for number in (1, 2)]
+    finish("one", shards)
+    home = store.SCRATCH / "shards" / store.fingerprint(shards[1].facts)
+    whole = (home / "tokens.parquet").read_bytes()
+    (home / "tokens.parquet").unlink()  # the link in `one` keeps its bytes
+    (home / "tokens.parquet").write_bytes(whole[:-20])
+
+    assert finish("two", shards) == 1
+
+    assert made == [1, 2, 2]
+    said = capsys.readouterr().err
+    assert said == f"fsgen: {home}/tokens.parquet is not a whole Parquet file; making its shard again\n"
+    assert files_of("one") == files_of("two")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device without room")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing():
+    """The file, its size and the remedy are named; no part of it stays."""
+    Path("t.parquet.part").symlink_to("/dev/full")
+
+    with pytest.raises(Complaint, match=r"^The disk is full: t\.parquet needs about \d+ MiB [^.]*\.$"):
+        store.write(Path("t.parquet"), TABLE, COLUMNS)
+
+    assert list(Path().iterdir()) == []
+
+
+def test_a_shard_that_cannot_be_written_ends_the_run(monkeypatch):
+    """Though another thread writes it; what was finished before stays finished."""
+    made = []
+    monkeypatch.setattr(pq, "write_table", half_written_after(2))
+
+    with pytest.raises(OSError, match="disk full"):
+        finish("out", [make_shard(number, made) for number in (1, 2, 3)])
+
+    homes = [home for home in (store.SCRATCH / "shards").iterdir() if home.suffix != ".part"]
+    assert len(homes) == 1

@@ -1,0 +1,73 @@
+"""How far a model's text depends on how it is run: one by one against side by side.
+
+In float32 it should not; in bfloat16 it does at near ties, and this says where first and by how little.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from fsgen import cursor, decoding, models, store
+from fsgen.records import Records
+from fsgen.settings import Settings
+from fsgen.texts import Text, ending
+
+
+class Divergence(NamedTuple):
+    """Where a prompt's two texts part."""
+
+    prompt_id: str
+    pos: int
+    alone_id: int
+    together_id: int
+    margin: float
+    """Top logit less the second at this position, written alone, nats."""
+
+
+class Comparison(NamedTuple):
+    """Texts written one by one and side by side, compared."""
+
+    tokens: int
+    """Tokens written one by one."""
+    shared: int
+    """Those before any divergence."""
+    largest_shift: float
+    """Largest change of a top logit on shared tokens."""
+    divergences: list[Divergence]
+
+
+def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparison:
+    """Write the first `count` prompts of a dataset at batch 1 and at batch `count`."""
+    loaded = cursor.load(settings, name)
+    entry = settings.named("datasets", dataset)
+    prompts = store.read(f"data/prompts/{dataset}.parquet").sort("order").head(count)
+    ids = models.prompt_ids(loaded, prompts, entry.max_new_tokens)
+    until = ending(loaded, prompts, entry.max_new_tokens)
+    alone, together = (decoding.write(loaded, ids, until, settings, rows, _Silent()) for rows in (1, count))
+    return _compared(prompts["prompt_id"], *alone, *together)
+
+
+class _Silent:
+    """A bar that nobody sees."""
+
+    def advance(self, done: int = 0, tokens: int = 0) -> None:
+        pass
+
+
+def _compared(
+    names: pl.Series, alone: list[Text], one: Records, together: list[Text], other: Records
+) -> Comparison:
+    shared, shift, found = 0, 0.0, []
+    starts = [np.cumsum([0, *(len(text.ids) for text in texts)]) for texts in (alone, together)]
+    for name, a, b, i, j in zip(names, alone, together, *(s.tolist()[:-1] for s in starts), strict=True):
+        length = min(len(a.ids), len(b.ids))
+        apart = np.flatnonzero(np.array(a.ids[:length]) != np.array(b.ids[:length]))
+        pos = int(apart[0]) if len(apart) else length
+        shared += pos
+        moved = one.max_logit_N[i : i + pos] - other.max_logit_N[j : j + pos]
+        shift = max(shift, float(np.abs(moved).max(initial=0)))
+        if len(apart):
+            margin = float(one.top_logits_NK[i + pos, 0] - one.top_logits_NK[i + pos, 1])
+            found.append(Divergence(name, pos, a.ids[pos], b.ids[pos], margin))
+    return Comparison(int(starts[0][-1]), shared, shift, found)

@@ -1,0 +1,109 @@
+"""Claims about fsgen.cursor: however texts enter, grow, split and leave, each is read as if alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fsgen import cursor, models
+from fsgen.cursor import Cursor, passes
+from fsgen.typed import Complaint
+
+TOKENS = st.lists(st.integers(0, 29), min_size=1, max_size=9)
+ANYWHERE = settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def loaded(tiny_world):
+    """A random model."""
+    return models.load(tiny_world, "large")
+
+
+def alone(loaded, ids: list[int]) -> torch.Tensor:
+    """Hidden states of one text in one pass without a cache."""
+    with torch.inference_mode():
+        return loaded.hidden(torch.tensor([ids]), use_cache=False)[0]
+
+
+def assert_follows(loaded, held: list[list[int]], new: list[list[int]], hidden_NH: torch.Tensor) -> None:
+    """The states after the new tokens are those of the whole texts."""
+    expected = [alone(loaded, old + ids)[len(old) :] for old, ids in zip(held, new, strict=True)]
+    torch.testing.assert_close(hidden_NH, torch.cat(expected), atol=1e-4, rtol=1e-4)
+
+
+@ANYWHERE
+@given(data=st.data())
+def test_any_sequence_of_moves_leaves_what_one_pass_would(loaded, data):
+    """Texts enter, are extended by different numbers of tokens, copied, cut and dropped, in any order."""
+    texts: list[list[int]] = []
+    reader = Cursor(loaded, budget=data.draw(st.sampled_from([1, 20, 1000])))
+    with torch.inference_mode():
+        for _ in range(data.draw(st.integers(1, 5))):
+            move = data.draw(st.sampled_from(["enter", "begin", "extend", "select"] if texts else ["enter"]))
+            if move in ("enter", "begin"):
+                new = data.draw(st.lists(TOKENS, min_size=1, max_size=4))
+                if move == "enter":
+                    assert_follows(loaded, [[]] * len(new), new, reader.enter(new))
+                else:
+                    reader.begin(new)
+                texts += new
+            elif move == "extend":
+                rows = data.draw(st.permutations(range(len(texts))))[: data.draw(st.integers(1, len(texts)))]
+                new = [data.draw(TOKENS) for _ in rows]
+                hidden_NH = reader.extend(new, np.array(rows))
+                assert_follows(loaded, [texts[r] for r in rows], new, hidden_NH)
+                for row, ids in zip(rows, new, strict=True):
+                    texts[row] = texts[row] + ids
+            else:
+                rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=6))
+                lengths = [data.draw(st.integers(0, len(texts[r]))) for r in rows]
+                reader.select(np.array(rows), np.array(lengths))
+                texts = [texts[r][:length] for r, length in zip(rows, lengths, strict=True)]
+        step = [[7]] * len(texts)
+        assert_follows(loaded, texts, step, reader.extend(step))
+    assert reader.length_R.tolist() == [len(ids) + 1 for ids in texts]
+
+
+def test_texts_that_others_begin_with_are_not_read_twice(loaded):
+    """Four texts, two of them beginnings of a third and one empty, take the positions of two."""
+    texts = [[1, 2, 3], [1, 2, 3, 4, 5], [1], [6, 7], []]
+    reader = Cursor(loaded, budget=100)
+
+    with torch.inference_mode():
+        read = reader.begin(texts)
+        step = [[9]] * len(texts)
+        assert_follows(loaded, texts, step, reader.extend(step))
+
+    assert sorted(read) == [1, 3]
+    assert reader.positions == 7 + len(texts)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200))
+def test_passes_hold_every_text_once_within_the_budget(lengths, budget):
+    """Padding included, and at most as much padding as text; one text alone may exceed the budget."""
+    batches = list(passes(lengths, budget))
+
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest, shortest = (pick(lengths[i] for i in batch) for pick in (max, min))
+        assert len(batch) == 1 or len(batch) * longest <= budget
+        assert longest <= 2 * shortest
+
+
+def test_a_model_whose_states_depend_on_more_than_its_tokens_is_refused(tiny_world, monkeypatch):
+    """Positions counted from zero in every pass, say, as a model that ignores the cache would."""
+    honest = models.Loaded.hidden
+
+    def forgetful(self, ids_BL, **where):
+        if "position_ids" in where:
+            where["position_ids"] = torch.arange(ids_BL.shape[1]).expand_as(ids_BL)
+        return honest(self, ids_BL, **where)
+
+    cursor.load(tiny_world, "large")
+    monkeypatch.setattr(models.Loaded, "hidden", forgetful)
+
+    with pytest.raises(Complaint, match="large says something else when it reads in pieces"):
+        cursor.load(tiny_world, "large")
