@@ -1,16 +1,16 @@
-"""A rollout of eight budgets of one router, against one rollout for each of them."""
+"""A rollout of eight budgets of one router, against a run of each policy by itself."""
 
 import contextlib
+import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import one_thread  # noqa: F401 - before torch
-import polars as pl
 import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
+from transformers import DynamicCache
 
 from fsgen import checkpoints, decoding, models, reading, rollout, settings, simulation, store
 
@@ -19,28 +19,31 @@ ROW = Row(
     what="rollout of 8 thresholds of one router, model steps",
     against="one run per policy",
     target=4,
-    definition="Generated positions that the models process in eight rollouts of one policy each, over those "
-    "in one rollout of all eight, prompts left out on both sides; counted at the model, padding left out. "
-    "Tokens of every text equal.",
+    definition="Generated positions that the two models process, prompts left out on both sides: in eight runs, "
+    "each of one policy, batch 1 with key-value caches, in which the small model steps at every token and the "
+    "large one catches up where it is called; over those in one rollout of all eight, what the large model reads "
+    "unasked included, padding left out. Tokens of every text equal.",
 )
-SMALL, LARGE, LIMIT = "base-87k", "base-451k", 64
+SMALL, LARGE, LIMIT, LONGEST = "base-87k", "base-451k", 32, 96
 POLICIES = [f"oracle+entropy@{budget}" for budget in BUDGETS]
 CHANGES = {"routers": {"always": {}, "entropy": {}}, "policies": POLICIES, "pairs": {"duo": (SMALL, LARGE)}}
+Texts = dict[tuple[str, str], list[int]]
 
 
 def main() -> None:
     """Roll out together and apart, counting what the models process."""
-    with worlds.on_arith([SMALL, LARGE], LIMIT, **CHANGES) as loaded, worlds.in_memory(loaded):
+    with worlds.on_arith([SMALL, LARGE], LIMIT, **CHANGES) as loaded, worlds.in_memory(loaded) as held:
         prepare(loaded)
+        prompts = spell(loaded)
+        cuts = json.loads(Path("data/routes/duo/thresholds.json").read_text())["toy"]
         counted: dict[str, list[int]] = {"together": [], "apart": []}
         ours, theirs, together, apart = alternate(
-            lambda: count_rollout(loaded, POLICIES, counted["together"]),
-            lambda: roll_apart(loaded, counted["apart"]),
+            lambda: roll_together(loaded, prompts, counted["together"]),
+            lambda: roll_apart(held[SMALL], held[LARGE], prompts, cuts, counted["apart"]),
             worlds.forget,
         )
-    assert together.equals(apart), "texts differ"
-    sizes = {"policies": len(POLICIES), "texts": together.select("policy", "prompt_id").n_unique()}
-    sizes |= {"tokens": len(together)}
+    assert together == apart, "texts differ"
+    sizes = {"policies": len(POLICIES), "texts": len(together), "tokens": sum(map(len, together.values()))}
     case = Case(counted["together"], counted["apart"], sizes, "positions through a model")
     cpu = {"ratio of CPU seconds": Case(ours, theirs, {}).told()["ratio"]}
     save(Path(__file__).stem, ROW, {"embedded family": case}, beside=cpu)
@@ -54,30 +57,63 @@ def prepare(loaded: settings.Settings) -> None:
         stage(loaded, "duo")
 
 
-def roll_apart(loaded: settings.Settings, counted: list[int]) -> pl.DataFrame:
-    """One rollout a policy; appends the sum of their positions to `counted`."""
-    each: list[int] = []
-    frames = [count_rollout(loaded, [name], each) for name in POLICIES]
-    counted.append(sum(each))
-    return pl.concat(frames).sort("policy", "prompt_id", "pos")
-
-
-def count_rollout(loaded: settings.Settings, names: list[str], counted: list[int]) -> pl.DataFrame:
-    """Tokens of one rollout of these policies alone; appends its generated positions to `counted`."""
-    # params always add +always of every method, which would ride along in each of the eight runs
-    alone = replace(loaded, policies=tuple(policy for policy in loaded.policies if policy.name in names))
-    worlds.forget("data/rollouts")
-    prompts = checkpoints.encode(
-        LARGE,
-        "plain",
-        checkpoints.load_tokenizer(LARGE, loaded.models[LARGE]),
-        store.read("data/prompts/toy.parquet"),
+def spell(loaded: settings.Settings) -> dict[str, list[int]]:
+    """Ids of every test prompt."""
+    prompts = store.read("data/prompts/toy.parquet").filter(split="test")
+    tokenizer = checkpoints.load_tokenizer(LARGE, loaded.models[LARGE])
+    return dict(
+        zip(prompts["prompt_id"], checkpoints.encode(LARGE, "plain", tokenizer, prompts), strict=True)
     )
-    with counting(prompts) as positions:
-        rollout.roll_out(alone, "duo")
+
+
+class Walker:
+    """One model at the end of one text."""
+
+    def __init__(self, held: models.Loaded, prompt: list[int]):
+        self.held, self.cache, self.steps = held, DynamicCache(), 0
+        self.prompt = len(prompt) - 1
+
+    def say(self, ids: list[int]) -> torch.Tensor:
+        """Logits after `ids`, of which only what the cache lacks is run."""
+        new = ids[self.cache.get_seq_length() :]
+        self.steps += len(ids) - max(self.cache.get_seq_length(), self.prompt)
+        out = self.held.network(input_ids=torch.tensor([new]), past_key_values=self.cache, use_cache=True)
+        return out.logits[0, -1, : self.held.vocabulary]
+
+
+@torch.inference_mode()
+def roll_apart(small, large, prompts: dict[str, list[int]], cuts: dict, counted: list[int]) -> Texts:
+    """One run a policy and prompt; appends the sum of their positions to `counted`."""
+    texts, steps = {}, 0
+    for policy in POLICIES:
+        for name, prompt in prompts.items():
+            walkers = Walker(small, prompt), Walker(large, prompt)
+            texts[policy, name] = run_alone(*walkers, prompt, cuts[policy])
+            steps += sum(walker.steps for walker in walkers)
+    counted.append(steps)
+    return texts
+
+
+def run_alone(small: Walker, large: Walker, prompt: list[int], cut: float) -> list[int]:
+    """The small model writes; where its entropy exceeds the cut, the large one says the token."""
+    text: list[int] = []
+    while len(text) < LONGEST and (not text or text[-1] not in small.held.stop_ids):
+        logits = small.say(prompt + text)
+        entropy = torch.distributions.Categorical(logits=logits).entropy()
+        chosen = large.say(prompt + text) if entropy > cut else logits
+        text.append(int(chosen.argmax()))
+    return text
+
+
+def roll_together(loaded: settings.Settings, prompts: dict[str, list[int]], counted: list[int]) -> Texts:
+    """Texts of one rollout; appends its generated positions to `counted`."""
+    worlds.forget("data/rollouts")
+    with counting([*prompts.values()]) as positions:
+        rollout.roll_out(loaded, "duo")
     counted.append(sum(positions))
     rows = store.read("data/rollouts/duo/toy/tokens-*.parquet", ["policy", "prompt_id", "pos", "token_id"])
-    return rows.sort("policy", "prompt_id", "pos")
+    texts = rows.sort("pos").group_by("policy", "prompt_id").agg("token_id")
+    return {(policy, name): ids for policy, name, ids in texts.iter_rows() if policy in POLICIES}
 
 
 @contextlib.contextmanager
@@ -95,11 +131,11 @@ def counting(prompts: list[list[int]]) -> Iterator[list[int]]:
 
 
 def count_generated(ids: list[int], places: list[int], prompts: list[list[int]]) -> int:
-    """Positions of one row that are no padding, which repeats a position, and no prompt."""
+    """Positions of one row that are no padding, which repeats a position, and no prompt but its last token."""
     count = len(set(places))
     if min(places) > 0:
         return count
-    begins = [p for p in prompts if p in (ids[: len(p)], ids[len(ids) - count :][: len(p)])]
+    begins = [p[:-1] for p in prompts if p[:-1] == ids[: len(p) - 1]]
     return count - max(map(len, begins))  # a text that begins with none of the prompts is an error
 
 

@@ -86,11 +86,16 @@ def write_result(name: str, row: Row, measured: float, rest: dict) -> None:
     promises += rest.get("also", {}).values()
     reached = all(map(is_kept, promises))
     result = {"name": name, **row._asdict(), "measured": measured, "reached": reached, **rest}
-    result["machine"] = {"cpu": cpu_model(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(rounded(result), indent=1) + "\n")
+    write_json(name, result)
     shown = ", ".join(f"{case} {entry['ratio']:.3g}" for case, entry in rest.get("cases", {}).items())
     print(f"{name}: {measured:.3g} {row.unit} ({row.bound} {row.target:g}; {shown})", flush=True)
+
+
+def write_json(name: str, result: dict) -> None:
+    """Write results/<name>.json, with the machine that it was seen on."""
+    machine = {"cpu": cpu_model(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(rounded(result | {"machine": machine}), indent=1) + "\n")
 
 
 def is_kept(promise: dict) -> bool:
