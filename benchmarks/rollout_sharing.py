@@ -19,9 +19,9 @@ ROW = Row(
     what="rollout of 8 thresholds of one router, model steps",
     against="one run per policy",
     target=4,
-    definition="Generated positions that the two models process, prompts left out on both sides: in eight runs, "
-    "each of one policy, batch 1 with key-value caches, in which the small model steps at every token and the "
-    "large one catches up where it is called; over those in one rollout of all eight, what the large model reads "
+    definition="Generated positions of both models, prompts left out on both sides: in eight runs, "
+    "each of one policy, batch 1 with caches, in which the small model steps at every token and the "
+    "large one catches up where it is called; over those in one rollout of all, what the large model reads "
     "unasked included, padding left out. Tokens of every text equal.",
 )
 SMALL, LARGE, LIMIT, LONGEST = "base-87k", "base-451k", 32, 96
