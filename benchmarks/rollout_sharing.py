@@ -131,7 +131,7 @@ def counting(prompts: list[list[int]]) -> Iterator[list[int]]:
 
 
 def count_generated(ids: list[int], places: list[int], prompts: list[list[int]]) -> int:
-    """Positions of one row that are no padding, which repeats a position, and no prompt but its last token."""
+    """Positions of one row that are no padding, which repeats a position, and no prompt."""
     count = len(set(places))
     if min(places) > 0:
         return count
