@@ -21,6 +21,7 @@ COLUMNS = [
     ("min_logit", pa.float32(), "smallest logit of the usable vocabulary"),
     ("outside_logit", pa.float32(), "largest logit outside the list; -inf where the list is everything"),
 ]  # fmt: skip
+TILE_ELEMENTS = 1 << 18  # what a core's cache holds
 AT_COLUMN = ("at_logits", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
 
 
@@ -50,13 +51,27 @@ def record(logits_NV: torch.Tensor, dump: Dump) -> Records:
     """Records of float32 logits; entropy in nats, the rule for ties everywhere the lowest id."""
     top_ids_NK, top_logits_NK, outside_N = top_list(logits_NV, dump)
     max_N = top_logits_NK[:, 0]
-    # how far below the maximum: logsumexp less mean logit would lose the entropy of near certainty
-    below_NV = logits_NV - max_N[:, None]
-    weights_NV = below_NV.exp()
-    total_N = weights_NV.sum(-1)
-    mean_below_N = torch.einsum("nv,nv->n", weights_NV, below_NV) / total_N
+    total_N, mean_below_N = _moments(logits_NV, max_N)
     scalars = (max_N, max_N + total_N.log(), total_N.log() - mean_below_N, logits_NV.amin(-1), outside_N)
     return Records(*(tensor.cpu().numpy() for tensor in (top_ids_NK, top_logits_NK, *scalars)))
+
+
+def _moments(logits_NV: torch.Tensor, max_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of exp(logit - max), and the distribution's mean of logit - max, [N] each.
+
+    Less the maximum, since logsumexp less mean logit would lose the entropy of near certainty. Some
+    rows at a time and in place: fresh memory for every pass costs more than the arithmetic.
+    """
+    on_host = logits_NV.device.type == "cpu"  # a card has the bandwidth, and dislikes small kernels
+    step = max(1, TILE_ELEMENTS // logits_NV.shape[1]) if on_host else len(logits_NV)
+    below, weights = torch.empty_like(logits_NV[:step]), torch.empty_like(logits_NV[:step])
+    totals, means = [], []
+    for rows_TV, max_T in zip(logits_NV.split(step), max_N.split(step), strict=True):
+        below_TV = torch.sub(rows_TV, max_T[:, None], out=below[: len(rows_TV)])
+        weights_TV = torch.exp(below_TV, out=weights[: len(rows_TV)])
+        totals.append(weights_TV.sum(-1))
+        means.append(torch.einsum("nv,nv->n", weights_TV, below_TV) / totals[-1])
+    return torch.cat(totals), torch.cat(means)
 
 
 def top_list(logits_NV: torch.Tensor, dump: Dump) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
