@@ -21,6 +21,7 @@ COLUMNS = [
     ("min_logit", pa.float32(), "smallest logit of the usable vocabulary"),
     ("outside_logit", pa.float32(), "largest logit outside the list; -inf where the list is everything"),
 ]  # fmt: skip
+BLOCK = 64
 TILE_ELEMENTS = 1 << 18  # what a core's cache holds
 AT_COLUMN = ("at_logits", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
 
@@ -95,13 +96,28 @@ def _top(logits_NV: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tenso
     """The `width` largest logits with their ids, of a tie the lowest, and the next logit after them."""
     if width == logits_NV.shape[1]:
         return *logits_NV.topk(width), torch.full_like(logits_NV[:, :1], -torch.inf)
-    values_NK, ids_NK = logits_NV.topk(width + 1)
+    values_NK, ids_NK = _topk(logits_NV, width + 1)
     # topk breaks ties at its end as it likes; those rows are sorted in full
     tied_N = values_NK[:, -2] == values_NK[:, -1]
     if tied_N.any():
         ordered = logits_NV[tied_N].sort(dim=-1, descending=True, stable=True)
         values_NK[tied_N], ids_NK[tied_N] = ordered.values[:, : width + 1], ordered.indices[:, : width + 1]
     return values_NK[:, :width], ids_NK[:, :width], values_NK[:, width:]
+
+
+def _topk(logits_NV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As torch's topk: in a wide vocabulary the largest stand in the blocks with the largest maxima."""
+    whole = logits_NV.shape[1] // BLOCK * BLOCK
+    if whole <= 4 * count * BLOCK:
+        return logits_NV.topk(count)
+    blocks_NCB = logits_NV[:, :whole].unflatten(1, (-1, BLOCK))
+    block_NK1 = blocks_NCB.amax(-1).topk(count).indices[..., None]
+    inside = torch.arange(BLOCK, device=logits_NV.device)
+    ids_NX = (block_NK1 * BLOCK + inside).flatten(1)
+    rest_X = torch.arange(whole, logits_NV.shape[1], device=logits_NV.device)
+    ids_NX = torch.cat([ids_NX, rest_X.expand(len(ids_NX), -1)], dim=1)
+    values_NK, order_NK = logits_NV.gather(1, ids_NX).topk(count)
+    return values_NK, ids_NX.gather(1, order_NK)
 
 
 def gather(logits_NV: torch.Tensor, ids_NK: np.ndarray) -> np.ndarray:

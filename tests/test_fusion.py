@@ -291,3 +291,23 @@ def test_proxy_speaks_through_the_tuned_model_and_all_others_through_the_small_o
 
     assert speakers.pop("proxy") == "tuned"
     assert set(speakers.values()) == {"small"}
+
+
+@pytest.mark.parametrize("shape", ["peaked", "tied", "sorted"])
+def test_lists_of_a_wide_vocabulary_are_those_of_a_full_sort(shape):
+    """Of 20,003 ids, more than whole blocks; ties at the list's end included."""
+    generator = torch.Generator().manual_seed(5)
+    logits_NV = torch.randn(60, 20_003, generator=generator) * 3
+    if shape == "tied":
+        logits_NV = logits_NV.round()
+    if shape == "sorted":
+        logits_NV = logits_NV.sort(
+            dim=-1
+        ).values  # the largest share their blocks, the last of them in the rest
+    ordered = logits_NV.sort(dim=-1, descending=True, stable=True)
+
+    ids_NK, values_NK, outside_N = records.top_list(logits_NV, Dump(depth=50.0, k_min=2, k_max=64, block=1))
+
+    assert ids_NK.tolist() == ordered.indices[:, :64].tolist()
+    assert values_NK.tolist() == ordered.values[:, :64].tolist()
+    assert outside_N.tolist() == ordered.values[:, 64].tolist()
