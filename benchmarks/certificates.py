@@ -28,7 +28,7 @@ GRID = [
 MASKED = Method(rule="li2022", parameters={"alpha": 0.1, "tau": 0.5})
 PROXY = Method(rule="proxy", parameters={"alpha": 1.0})
 REREAD = (16, 128)
-TEXTS = 16
+TEXTS = 6
 
 
 def main(project: str, *pairs: str) -> None:
