@@ -11,12 +11,13 @@ import pyarrow as pa
 from fsgen import console, store
 from fsgen.settings import Dataset, Settings
 from fsgen.tasks import arith, gsm8k
-from fsgen.tasks.verdict import Verdict
+from fsgen.tasks.task import Prompt, Verdict
 from fsgen.texts import cut
 from fsgen.typed import Complaint
 
 TASKS: dict[str, ModuleType] = {"arith": arith, "gsm8k": gsm8k}
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+FOLLOW_UP = pa.struct([("message", pa.string()), ("plain", pa.string())])
 PROMPTS = store.schema(
     [
         ("prompt_id", pa.string(), "name of the prompt: task, split and row number"),
@@ -24,7 +25,10 @@ PROMPTS = store.schema(
         ("split", pa.string(), "calibration (routers are fitted on it) or test (results count it)"),
         ("messages", pa.list_(MESSAGE), "the conversation that a chat template renders"),
         ("plain", pa.string(), "the text for models with prompt: plain"),
-        ("stops", pa.list_(pa.string()), "strings that end a text and are no part of it"),
+        ("follow_ups", pa.list_(FOLLOW_UP), "what the user says after each answer but the last"),
+        ("stops", pa.list_(pa.string()), "strings that end a turn and are no part of it"),
+        ("stop_tokens", pa.list_(pa.string()), "tokens that do so where a vocabulary has them"),
+        ("answer", pa.string(), "pattern whose last match closes the answer; null where all belongs to it"),
         ("gold", pa.string(), "the task's gold columns, as a JSON object"),
     ]
 )
@@ -49,17 +53,12 @@ def build_prompts(name: str, dataset: Dataset, seed: int) -> pl.DataFrame:
     prompt_id or one of the splits would be empty.
     """
     task = TASKS[dataset.task]
-    rows = task.load(dataset)
-    _check_ids(name, rows)
-    rows = sorted(rows, key=lambda row: _hash(f"{seed}:{row['prompt_id']}"))[: dataset.limit]
-    shown = task.exemplars(dataset)
-    if len(shown) != dataset.shots:
-        raise Complaint(
-            f"datasets.{name}.shots is {dataset.shots}, but its task shows {len(shown)}; set that number."
-        )
+    prompts = task.prompts(dataset)
+    _check_ids(name, prompts)
+    prompts.sort(key=lambda prompt: _hash(f"{seed}:{prompt.prompt_id}"))
     table = [
-        _prompt(task, row, shown) | {"order": i, "split": split_of(row["prompt_id"], dataset.calibration)}
-        for i, row in enumerate(rows)
+        _row(task, prompt) | {"order": i, "split": split_of(prompt.prompt_id, dataset.calibration)}
+        for i, prompt in enumerate(prompts[: dataset.limit])
     ]
     _check_splits(name, table)
     return pl.from_arrow(pa.Table.from_pylist(table, schema=PROMPTS))
@@ -70,13 +69,16 @@ def split_of(prompt_id: str, calibration: float) -> str:
     return "calibration" if _hash(f"split:{prompt_id}") < calibration * 2**64 else "test"
 
 
-def _prompt(task: ModuleType, row: dict, shown: list[dict]) -> dict:
+def _row(task: ModuleType, prompt: Prompt) -> dict:
     return {
-        "prompt_id": row["prompt_id"],
-        "messages": task.messages(row, shown),
-        "plain": task.plain(row, shown),
+        "prompt_id": prompt.prompt_id,
+        "messages": prompt.messages,
+        "plain": prompt.plain,
+        "follow_ups": [follow_up._asdict() for follow_up in prompt.follow_ups],
         "stops": list(task.STOPS),
-        "gold": json.dumps({column: row[column] for column in task.GOLD}, sort_keys=True),
+        "stop_tokens": list(task.STOP_TOKENS),
+        "answer": task.ANSWER,
+        "gold": json.dumps(prompt.gold, sort_keys=True),
     }
 
 
@@ -85,15 +87,15 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _check_ids(name: str, rows: list[dict]) -> None:
+def _check_ids(name: str, prompts: list[Prompt]) -> None:
     seen: set[str] = set()
-    for row in rows:
-        if row["prompt_id"] in seen:
+    for prompt_id, *_ in prompts:
+        if prompt_id in seen:
             raise Complaint(
-                f"datasets.{name} should give every row its own prompt_id, got '{row['prompt_id']}' twice; "
-                "mend the task's load()."
+                f"datasets.{name} should give every row its own prompt_id, got '{prompt_id}' twice; "
+                "mend the task's prompts()."
             )
-        seen.add(row["prompt_id"])
+        seen.add(prompt_id)
 
 
 def _check_splits(name: str, table: list[dict]) -> None:

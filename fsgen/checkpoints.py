@@ -26,6 +26,7 @@ PROBE = [
     {"role": "assistant", "content": "1"},
     {"role": "user", "content": "Two?"},
 ]
+ANSWER = "Fine."  # stands for what is written in a turn
 
 
 def folder(name: str, model: Model, weights: bool = True) -> Path:
@@ -170,6 +171,44 @@ def encode(name: str, mode: str, tokenizer, prompts: pl.DataFrame) -> list[list[
     if mode == "plain":
         return tokenizer(prompts["plain"].to_list())["input_ids"]
     return [_render(name, tokenizer, messages) for messages in prompts["messages"].to_list()]
+
+
+def bridges(name: str, mode: str, tokenizer, prompts: pl.DataFrame) -> dict[str, list[str]]:
+    """Prompt to the text between each of its answers and the next, for prompts with several turns.
+
+    Complaint where a chat template spells an answered conversation otherwise than the open one goes
+    on, since a conversation is one sequence of tokens.
+    """
+    asked = prompts.filter(pl.col("follow_ups").list.len() > 0)
+    found = {}
+    for row in asked.iter_rows(named=True):
+        found[row["prompt_id"]] = between = []
+        messages = row["messages"]
+        for follow_up in row["follow_ups"]:
+            if mode == "plain":
+                between.append(follow_up["plain"])
+                continue
+            answered = [*messages, {"role": "assistant", "content": ANSWER}]
+            longer = [*answered, {"role": "user", "content": follow_up["message"]}]
+            between.append(_bridge(name, tokenizer, messages, longer))
+            messages = longer
+    return found
+
+
+def _bridge(name: str, tokenizer, messages: list[dict], longer: list[dict]) -> str:
+    opened = _render(name, tokenizer, messages, tokenize=False) + ANSWER
+    whole = _render(name, tokenizer, longer, tokenize=False)
+    bridge = whole.removeprefix(opened)
+
+    def spell(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    if bridge == whole or spell(opened) + spell(bridge) != spell(whole):
+        raise Complaint(
+            f"models.{name}: its chat template should spell a second turn by going on after the first, "
+            "got another beginning; set 'prompt: plain'."
+        )
+    return bridge
 
 
 def _weight_files(name: str, home: Path) -> list[Path]:

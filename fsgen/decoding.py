@@ -14,13 +14,13 @@ from fsgen import console, cursor, models, records, store
 from fsgen.cursor import Cursor
 from fsgen.models import Loaded
 from fsgen.settings import Dump, Settings
-from fsgen.texts import TEXTS, Ending, Text, ending, prompt_digest, text_row
+from fsgen.texts import TEXTS, Ending, Marks, Text, ending, marks, prompt_digest, text_rows
 
 TOKENS = store.schema(
     [
         ("prompt_id", pa.string(), "prompt that the text answers"),
         ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0"),
+        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token written here"),
         ("in_answer", pa.bool_(), "whether ratios count this row: true through the end of the answer"),
         ("forced", pa.bool_(), "whether the token was given, not chosen"),
@@ -51,16 +51,20 @@ def dump_solo(settings: Settings, name: str) -> None:
 
 @torch.inference_mode()
 def write(
-    loaded: Loaded, prompts: list[list[int]], until: Ending, settings: Settings, rows: int, bar: console.Bar
+    loaded: Loaded,
+    prompts: dict[str, list[int]],
+    until: Ending,
+    settings: Settings,
+    rows: int,
+    bar: console.Bar,
 ) -> tuple[list[Text], records.Records]:
     """Greedy texts of the prompts, and the records of their rows sorted by text and position.
 
     At most `rows` texts stand side by side. One that has ended leaves, and once a quarter of them
     have, as many prompts enter.
     """
-    desk = _Desk(Cursor(loaded, settings.compute.read_tokens), prompts, rows)
-    ids: list[list[int]] = [[] for _ in prompts]
-    stopped: dict[int, tuple[str, int]] = {}  # text -> how and where it ended
+    desk = _Desk(Cursor(loaded, settings.compute.read_tokens), [*prompts.values()], rows)
+    names, texts = [*prompts], [Text([]) for _ in prompts]
     owners, parts = [], []
     while desk.is_busy():
         desk.admit()
@@ -68,13 +72,17 @@ def write(
         alive = desk.alive
         owners.append(alive)
         parts.append(part)
-        for text, token in zip(alive, part.top_ids_NK[:, 0].tolist(), strict=True):
-            ids[text].append(token)
-        _note_endings(alive, ids, until, stopped)
-        stays_B = np.array([_goes_on(ids[text], stopped.get(text), until) for text in alive])
-        desk.go_on(np.flatnonzero(stays_B), part.top_ids_NK[stays_B, 0])
+        lengths = [len(texts[i].ids) for i in alive]
+        for i, token in zip(alive, part.top_ids_NK[:, 0].tolist(), strict=True):
+            texts[i].ids.append(token)
+        _close_turns(alive, texts, names, until)
+        stays_B = np.array([_goes_on(names[i], texts[i], until) for i in alive])
+        fed = [texts[i].ids[n:] for i, n, stays in zip(alive, lengths, stays_B, strict=True) if stays]
+        forced_NH = desk.go_on(np.flatnonzero(stays_B), fed)
+        if len(forced_NH):  # the tokens of a next question, which nobody chose, have their records too
+            owners.append(np.repeat(desk.alive, [len(ids) - 1 for ids in fed]))
+            parts.append(_record(loaded, forced_NH, settings.dump))
         bar.advance(int((~stays_B).sum()), tokens=len(alive))
-    texts = [_text(t, *stopped[i], until) for i, t in enumerate(ids)]
     # rows of one text were made in the order of their positions, so a stable sort by text suffices
     order = np.argsort(np.concatenate(owners), kind="stable")
     return texts, records.join(parts).take(order)
@@ -104,12 +112,18 @@ class _Desk:
         self.alive = np.append(self.alive, np.arange(self.begun, self.begun + len(entering)))
         self.begun += len(entering)
 
-    def go_on(self, stays: np.ndarray, token_B: np.ndarray) -> None:
-        """Keep these texts and append their tokens."""
+    def go_on(self, stays: np.ndarray, fed: list[list[int]]) -> torch.Tensor:
+        """Keep these texts and append these tokens; hidden states [N, H] that come before a text's last."""
         self.alive = self.alive[stays]
         self.cursor.select(stays)
-        if len(stays):
-            self.hidden_BH = self.cursor.extend(token_B[:, None].tolist())
+        if not fed:
+            return torch.empty(0)
+        hidden_NH = self.cursor.extend(fed)
+        last_B = np.cumsum([len(ids) for ids in fed]) - 1
+        is_last_N = np.zeros(len(hidden_NH), dtype=bool)
+        is_last_N[last_B] = True
+        self.hidden_BH = hidden_NH[is_last_N]
+        return hidden_NH[~is_last_N]
 
 
 def _record(loaded: Loaded, hidden_NH: torch.Tensor, dump: Dump) -> records.Records:
@@ -117,24 +131,21 @@ def _record(loaded: Loaded, hidden_NH: torch.Tensor, dump: Dump) -> records.Reco
     return records.join([records.record(loaded.logits(hidden_NH[span]), dump) for span in spans])
 
 
-def _text(ids: list[int], reason: str, length: int, until: Ending) -> Text:
-    """A text that ended at `length` tokens; what follows is its tail."""
-    return Text(ids, reason, until.answer_tokens(ids[:length], reason), len(ids) - length)
+def _close_turns(alive: np.ndarray, texts: list[Text], names: list[str], until: Ending) -> None:
+    """End the turns that the last tokens have ended, where a next question follows with its tokens."""
+    writing = [i for i in alive if not until.is_finished(names[i], texts[i])]  # the others write a tail
+    grown = until.advance([names[i] for i in writing], [texts[i] for i in writing])
+    for i, text in zip(writing, grown, strict=True):
+        texts[i] = text
 
 
-def _note_endings(alive: np.ndarray, ids: list[list[int]], until: Ending, stopped: dict) -> None:
-    for text, reason in zip(alive, until.reasons([ids[text] for text in alive]), strict=True):
-        if reason and text not in stopped:
-            stopped[text] = (reason, len(ids[text]))
-
-
-def _goes_on(ids: list[int], stop: tuple[str, int] | None, until: Ending) -> bool:
+def _goes_on(name: str, text: Text, until: Ending) -> bool:
     """Whether a text is written on: it has not ended, or its tail is not full."""
-    if stop is None:
+    if not until.is_finished(name, text):
         return True
-    reason, length = stop
-    tail_ended = ids[-1] in until.stop_ids or len(ids) >= min(length + until.tail, until.max_new_tokens)
-    return reason == "stop" and not tail_ended
+    turn = text.turns[-1]
+    longest = min(turn.end + until.tail, turn.written + until.max_new_tokens)
+    return turn.finish_reason == "stop" and text.ids[-1] not in until.stop_ids and len(text.ids) < longest
 
 
 def _solo_shard(
@@ -146,37 +157,36 @@ def _solo_shard(
         "dump": vars(settings.dump),
         "compute": [settings.compute.rows, settings.compute.read_tokens],
         "prompts": [*zip(block["prompt_id"], map(prompt_digest, ids), strict=True)],
-        "until": [until.stops, until.max_new_tokens],
+        "until": [*until.facts(), [until.bridges.get(name) for name in block["prompt_id"]]],
     }
 
     def make() -> dict[str, pa.Table]:
-        texts, rows = budget.spend(lambda size: write(loaded, ids, until, settings, size, bar))
-        return tables(until, block["prompt_id"].to_list(), ids, texts, rows)
+        prompts = dict(zip(block["prompt_id"], ids, strict=True))
+        texts, rows = budget.spend(lambda size: write(loaded, prompts, until, settings, size, bar))
+        return tables(until, prompts, texts, rows)
 
     return store.Shard(facts, make, len(block))
 
 
 def tables(
-    until: Ending, prompt_ids: list[str], ids: list[list[int]], texts: list[Text], rows
+    until: Ending, prompts: dict[str, list[int]], texts: list[Text], rows: records.Records
 ) -> dict[str, pa.Table]:
     """The shard's two tables, `tokens` (TOKENS) and `texts` (TEXTS), sorted by prompt and position."""
-    order = sorted(range(len(texts)), key=prompt_ids.__getitem__)
+    names = [*prompts]
+    order = sorted(range(len(texts)), key=names.__getitem__)
     lengths = np.array([len(text.ids) for text in texts])
     starts = np.concatenate([[0], lengths.cumsum()[:-1]])
     picked = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in order])
-    pos_N = np.concatenate([np.arange(lengths[i]) for i in order]).astype(np.int32)
-    counted_N = np.repeat([texts[i].answer_tokens for i in order], lengths[order])
+    told = [marks(texts[i]) for i in order]
     tokens = {
-        "prompt_id": np.repeat([prompt_ids[i] for i in order], lengths[order]),
-        "turn": np.ones(len(pos_N), dtype=np.int32),
-        "pos": pos_N,
+        "prompt_id": np.repeat([names[i] for i in order], lengths[order]),
+        "pos": np.concatenate([np.arange(lengths[i]) for i in order]).astype(np.int32),
         "token_id": np.concatenate([texts[i].ids for i in order]).astype(np.int32),
-        "in_answer": pos_N < counted_N,
-        "forced": np.zeros(len(pos_N), dtype=bool),
+        **{name: np.concatenate(arrays) for name, arrays in zip(Marks._fields, zip(*told), strict=True)},
         **rows.take(picked).columns(),
     }
-    whole = [text_row(until, prompt_ids[i], ids[i], texts[i]) for i in order]
+    whole = [row for i in order for row in text_rows(until, names[i], prompts[names[i]], texts[i])]
     return {
-        "tokens": pa.table(tokens, schema=TOKENS),
+        "tokens": pa.table({name: tokens[name] for name in TOKENS.names}, schema=TOKENS),
         "texts": pa.Table.from_pylist(whole, schema=TEXTS),
     }

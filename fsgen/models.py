@@ -135,13 +135,21 @@ def run_facts(settings: Settings, *names: str) -> dict:
 
 
 def prompt_ids(loaded: Loaded, prompts, max_new_tokens: int) -> list[list[int]]:
-    """Prompt ids of every row of a prompts table; Complaint if prompt and text exceed the context."""
+    """Prompt ids of every row of a prompts table; Complaint if prompt and text exceed the context.
+
+    `max_new_tokens` are those of a turn.
+    """
     ids = checkpoints.encode(loaded.name, loaded.prompt, loaded.tokenizer, prompts)
-    longest = max(map(len, ids))
-    if longest + max_new_tokens > loaded.context:
+    given = {name: list(own) for name, own in zip(prompts["prompt_id"], ids, strict=True)}
+    turns = 1
+    for name, between in checkpoints.bridges(loaded.name, loaded.prompt, loaded.tokenizer, prompts).items():
+        given[name] += loaded.tokenizer("".join(between), add_special_tokens=False)["input_ids"]
+        turns = max(turns, len(between) + 1)
+    longest = max(map(len, given.values()))
+    if longest + turns * max_new_tokens > loaded.context:
         raise Complaint(
             f"{loaded.name} has a context of {loaded.context} tokens, but a prompt of {longest} tokens and "
-            f"{max_new_tokens} new ones need more; lower shots or max_new_tokens."
+            f"{turns * max_new_tokens} new ones need more; lower shots or max_new_tokens."
         )
     return ids
 

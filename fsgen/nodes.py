@@ -44,7 +44,7 @@ class Nodes:
         return self._fused_NM[node_N, method]
 
     def note_step(self, **columns: np.ndarray) -> None:
-        """What every rider decided: rider, prompt, node, pos, called, token_id, default_id, [R] each."""
+        """What every rider decided: rider, prompt, node, pos, called, default_id, [R] each."""
         self._steps.append(columns)
 
     def decisions(self, method_of: np.ndarray, speaker_of: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ READS = store.schema(
         ("reader", pa.string(), "role of the model that reads it"),
         ("prompt_id", pa.string(), "prompt that the text answers"),
         ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0"),
+        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token that stands here"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
         ("forced", pa.bool_(), "whether the token was given, not chosen"),
@@ -116,14 +116,15 @@ class _Part(NamedTuple):
     writer: str
     readers: tuple[str, ...]
     texts: pl.DataFrame
+    """Their first turns, which name the prompts."""
     rows: pl.DataFrame
     prompts: list[list[int]]
 
     @classmethod
     def open(cls, writer, readers, tables: _TextTables, block: pl.DataFrame, loaded: dict, entry) -> "_Part":
         mine = block.select("prompt_id")
-        texts = tables.texts.join(mine, on="prompt_id").sort("prompt_id", "turn")
-        rows = tables.rows.join(mine, on="prompt_id").sort("prompt_id", "turn", "pos")
+        texts = tables.texts.filter(turn=1).join(mine, on="prompt_id").sort("prompt_id")
+        rows = tables.rows.join(mine, on="prompt_id").sort("prompt_id", "pos")
         prompts = _prompts_of(texts, block, [loaded[reader] for reader in readers], entry)
         return cls(writer, tuple(readers), texts, rows, prompts)
 
@@ -133,7 +134,8 @@ class _Part(NamedTuple):
         return about | {"rows": _digest_rows(self.rows)}
 
     def written(self, width: int) -> list[Written]:
-        cut = np.cumsum(self.texts["tokens"].to_numpy())[:-1]
+        _, lengths = np.unique(self.rows["prompt_id"].to_numpy(), return_counts=True)
+        cut = np.cumsum(lengths)[:-1]
         ids = np.split(self.rows["token_id"].to_numpy(), cut)
         lists = np.split(store.padded(self.rows["top_ids"], -1, width), cut)
         return [

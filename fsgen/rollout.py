@@ -14,9 +14,9 @@ from fsgen import console, cursor, fusion, models, routers, store, trunks
 from fsgen.models import Budget, Loaded
 from fsgen.routers import Speaker
 from fsgen.settings import Settings
-from fsgen.texts import TEXTS, Ending, Text, ending, prompt_digest, text_row
+from fsgen.texts import TEXTS, Ending, Marks, ending, marks, prompt_digest, text_rows
 from fsgen.tree import End, Grown, Start, Tree
-from fsgen.trunks import Rider
+from fsgen.trunks import Rider, Trunks
 
 POLICY = ("policy", pa.string(), "policy that wrote the text")
 ROLLED = store.schema(
@@ -24,9 +24,10 @@ ROLLED = store.schema(
         POLICY,
         ("prompt_id", pa.string(), "prompt that the text answers"),
         ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0"),
+        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token written: fused_id if called, else default_id"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
+        ("forced", pa.bool_(), "whether the token was given, not chosen; such a row has no decision"),
         ("default_id", pa.int32(), "argmax of the model that speaks when the large one is not called"),
         ("small_id", pa.int32(), "argmax of the small model, which FS-GEN compares proxy with"),
         ("fused_id", pa.int32(), "argmax of the fused score over the full vocabulary"),
@@ -91,7 +92,7 @@ def _shard(
     loaded: dict[str, Loaded],
     riders: list[Rider],
     block: pl.DataFrame,
-    known: dict[str, pl.DataFrame],
+    known: dict[str, Trunks],
     until: Ending,
     budget: Budget,
     bar,
@@ -99,13 +100,13 @@ def _shard(
     ids = models.prompt_ids(loaded["large"], block, until.max_new_tokens)
     prompts = dict(zip(block["prompt_id"], ids, strict=True))
     mine = pl.col("prompt_id").is_in(block["prompt_id"].to_list())
-    known = {method: rows.filter(mine) for method, rows in known.items()}
+    known = {method: own._replace(rows=own.rows.filter(mine)) for method, own in known.items()}
     facts = models.run_facts(settings, *(model.name for model in loaded.values())) | {
         "what": "rollout",
         "compute": [settings.compute.rows, settings.compute.read_tokens],
         "seed": settings.seed,
         "prompts": [*zip(prompts, map(prompt_digest, ids), strict=True)],
-        "until": [until.stops, until.max_new_tokens],
+        "until": [*until.facts(), [until.bridges.get(name) for name in prompts]],
         "riders": [[r.policy.name, r.method.rule, r.method.parameters, r.gate] for r in riders],
         "trunks": trunks.digest(known),
     }
@@ -120,7 +121,7 @@ def _shard(
         if grown.decisions:
             told = {name: np.concatenate([along[name], grown.decisions[name]]) for name in along}
         return {
-            "tokens": _tokens(told, ends + grown.ends, riders, [*prompts], until),
+            "tokens": _tokens(told, ends + grown.ends, riders, [*prompts]),
             "texts": _texts(ends + grown.ends, riders, prompts, until),
             "steps": _steps(told, riders, grown),
         }
@@ -129,72 +130,83 @@ def _shard(
 
 
 def _follow_trunks(
-    seed: int, riders: list[Rider], known: dict[str, pl.DataFrame], names: list[str], until: Ending
+    seed: int, riders: list[Rider], known: dict[str, Trunks], names: list[str], until: Ending
 ) -> tuple[dict[str, np.ndarray], list[Start], list[End]]:
     """Decisions on dumped text by rider and position, and which riders go on or have ended."""
     parts, starts, ends = [], [], []
     for index, rider in enumerate(riders):
-        rows = known[rider.policy.method]
-        called_N, rides = trunks.ride(seed, rider, rows)
-        parts += [_decisions(index, names.index(ride.prompt_id), rows, called_N, ride.rows) for ride in rides]
+        own = known[rider.policy.method]
+        called_N, rides = trunks.ride(seed, rider, own)
         for ride in rides:
-            about = (index, names.index(ride.prompt_id), ride.ids)
-            reason = ride.finish_reason or (until.reasons([ride.ids])[0] if ride.ids else None)
-            if reason:
-                ends.append(End(*about, reason))
-            else:
-                starts.append(Start(*about))
+            prompt = names.index(ride.prompt_id)
+            parts.append(_decisions(index, prompt, own.rows, called_N, ride.rows))
+            text = ride.text
+            if text.own:  # what it wrote last, off the trunks, may have ended a turn
+                (text,) = until.advance([ride.prompt_id], [text])
+            is_done = until.is_finished(ride.prompt_id, text)
+            (ends if is_done else starts).append((End if is_done else Start)(index, prompt, text))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, starts, ends
 
 
 def _decisions(rider: int, prompt: int, rows: pl.DataFrame, called_N, picked: np.ndarray) -> dict:
     """The columns of Tree's decisions, from rows of the trunks."""
-    taken, called = rows[picked], called_N[picked]
+    taken = rows[picked]
     own = {name: taken[column].to_numpy() for name, column in zip(Speaker._fields, trunks.SEEN, strict=True)}
     tokens = {name: taken[name].to_numpy() for name in ("default_id", "small_id", "fused_id")}
     return {
         "rider": np.full(len(picked), rider),
         "prompt": np.full(len(picked), prompt),
-        "pos": np.arange(len(picked), dtype=np.int32),
-        "called": called,
-        "token_id": np.where(called, tokens["fused_id"], tokens["default_id"]),
+        "pos": taken["pos"].to_numpy(),
+        "called": called_N[picked],
         **tokens,
         **own,
     }
 
 
-def _tokens(told: dict, ends: list[End], riders: list[Rider], names: list[str], until: Ending) -> pa.Table:
-    counted = np.zeros((len(riders), len(names)), dtype=np.int64)
-    for end in ends:
-        counted[end.rider, end.prompt] = until.answer_tokens(end.ids, end.finish_reason)
+def _tokens(told: dict, ends: list[End], riders: list[Rider], names: list[str]) -> pa.Table:
+    """Every row of the finished texts, those that policies chose with what decided them."""
+    lengths = np.array([len(end.text.ids) for end in ends])
+    first = np.zeros((len(riders), len(names)), dtype=np.int64)  # of a text, among all rows
+    first[[end.rider for end in ends], [end.prompt for end in ends]] = lengths.cumsum() - lengths
+    row_N = first[told["rider"], told["prompt"]] + told["pos"]
+    marked = Marks(*map(np.concatenate, zip(*(marks(end.text) for end in ends), strict=True)))
     own = Speaker(*(told[name] for name in Speaker._fields))
-    columns = told | {
-        "policy": np.array([rider.policy.name for rider in riders])[told["rider"]],
-        "prompt_id": np.array(names)[told["prompt"]],
-        "turn": np.ones(len(told["pos"]), dtype=np.int32),
-        "in_answer": told["pos"] < counted[told["rider"], told["prompt"]],
+    decided = {name: told[name] for name in ("default_id", "small_id", "fused_id", "called")} | {
         "mismatch": told["fused_id"] != told["default_id"],
         "max_probability": routers.max_probability(own),
         "margin": routers.margin(own),
         "entropy": own.entropy_N,
     }
+    columns = marked._asdict() | {name: _spread(row_N, x, marked.forced) for name, x in decided.items()}
+    columns |= {
+        "policy": np.repeat([riders[end.rider].policy.name for end in ends], lengths),
+        "prompt_id": np.repeat([names[end.prompt] for end in ends], lengths),
+        "pos": np.concatenate([np.arange(n) for n in lengths]),
+        "token_id": np.concatenate([end.text.ids for end in ends]),
+    }
     return pa.table({name: columns[name] for name in ROLLED.names}).cast(ROLLED).sort_by(ORDER)
+
+
+def _spread(row_N: np.ndarray, values_N: np.ndarray, forced: np.ndarray) -> pa.Array:
+    """The values at their rows, null at forced ones."""
+    spread = np.zeros(len(forced), dtype=values_N.dtype)
+    spread[row_N] = values_N
+    return pa.array(spread, mask=forced)
 
 
 def _texts(ends: list[End], riders: list[Rider], prompts: dict[str, list[int]], until: Ending) -> pa.Table:
     names, rows = [*prompts], []
     for end in ends:
-        name = names[end.prompt]
-        text = Text(end.ids, end.finish_reason, until.answer_tokens(end.ids, end.finish_reason))
-        rows.append({"policy": riders[end.rider].policy.name, **text_row(until, name, prompts[name], text)})
+        name, policy = names[end.prompt], riders[end.rider].policy.name
+        rows += [{"policy": policy, **row} for row in text_rows(until, name, prompts[name], end.text)]
     return pa.Table.from_pylist(rows, schema=ROLLED_TEXTS).sort_by(ORDER[:3])
 
 
 def _steps(told: dict, riders: list[Rider], grown: Grown) -> pa.Table:
     """Model steps taken beside those of one run per policy, in which helpers go as far as the last call."""
     texts = pl.DataFrame({name: told[name] for name in ("rider", "prompt", "pos", "called")})
-    reach = pl.col("pos").filter("called").max().fill_null(-1) + 1
-    texts = texts.group_by("rider", "prompt").agg(tokens=pl.len(), reached=reach)
+    reached = (pl.col("pos") <= pl.col("pos").filter("called").max()).sum()  # 0 where none is called
+    texts = texts.group_by("rider", "prompt").agg(tokens=pl.len(), reached=reached)
     alone = dict.fromkeys(grown.positions, 0)
     for rider, tokens, reached in texts.group_by("rider").agg(pl.sum("tokens", "reached")).iter_rows():
         method = riders[rider].method

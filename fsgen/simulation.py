@@ -22,8 +22,9 @@ FUSED = store.schema(
         ("writer", pa.string(), "role of the model that wrote the text: large, small or tuned"),
         ("prompt_id", pa.string(), "prompt that the text answers"),
         ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0"),
+        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
+        ("forced", pa.bool_(), "whether the token was given, not chosen"),
         ("default_id", pa.int32(), "what the method emits here without the large model"),
         ("small_id", pa.int32(), "what the small model says here"),
         ("fused_id", pa.int32(), "the method's collaborative token"),
@@ -88,7 +89,7 @@ def open_side(settings: Settings, pair: str, dataset: str, writer: str) -> Side:
     members = settings.pairs[pair].members()
     own_text = store.read(
         f"data/dumps/{members[writer]}/{dataset}/tokens-*.parquet",
-        [*KEY, "token_id", "in_answer", "top_ids", "top_logits", "logsumexp", "outside_logit"],
+        [*KEY, "token_id", "in_answer", "forced", "top_ids", "top_logits", "logsumexp", "outside_logit"],
     ).sort(KEY)
     reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(pl.col("writer") == writer)
     small, tuned = (_aligned(own_text, reads.filter(pl.col("reader") == r)) for r in ("small", "tuned"))
@@ -107,7 +108,7 @@ def open_side(settings: Settings, pair: str, dataset: str, writer: str) -> Side:
         max_tuned_gain_N=tuned["max_tuned_gain"].to_numpy() if len(tuned) else None,
         outside_N=large["outside_logit"].to_numpy(),
     )
-    rows = own_text.select(*KEY, "in_answer").with_columns(
+    rows = own_text.select(*KEY, "in_answer", "forced").with_columns(
         large_logsumexp=large["logsumexp"], small_logsumexp=small["logsumexp"]
     )
     return Side(writer, rows, lists, tops)
@@ -128,7 +129,7 @@ def _fuse_side(name: str, method: Method, side: Side) -> pl.DataFrame:
     if method.rule == "speculative":
         sums = (side.rows[f"{role}_logsumexp"].to_numpy() for role in ("large", "small"))
         bounds_N2 = fusion.acceptance_bounds(side.lists, *sums)
-    return side.rows.select(*KEY, "in_answer").with_columns(
+    return side.rows.select(*KEY, "in_answer", "forced").with_columns(
         method=pl.lit(name),
         writer=pl.lit(side.writer),
         default_id=default_N,
@@ -186,10 +187,10 @@ class _OwnTexts(NamedTuple):
         return cls(records, fused.join(split, on="prompt_id"))
 
     def rows_of(self, method_name: str, method: Method, split: str) -> pl.DataFrame:
-        """Records and fused tokens on the method's own speaker's text, one split, sorted."""
+        """Records and fused tokens where the method's own speaker chose, one split, sorted."""
         role = fusion.speaker(method)
         fused = self.fused.filter(
-            (pl.col("method") == method_name) & (pl.col("writer") == role) & (pl.col("split") == split)
+            pl.col("method") == method_name, ~pl.col("forced"), writer=role, split=split
         )
         return fused.join(self.records[role].drop("split"), on=KEY, validate="1:1").sort(KEY)
 
@@ -218,9 +219,7 @@ class _OwnTexts(NamedTuple):
         asked = pl.col("called") | (unproven if gate.rule == "perfect" else False)
         left = (asked & (pl.col("mismatch") | unproven)).cast(pl.Int32)
         # the row at which the policy leaves the text is still one that it sees
-        return rows.with_columns(on_text=(left.cum_sum() - left).over("prompt_id", "turn") == 0).select(
-            ROUTED.names
-        )
+        return rows.with_columns(on_text=(left.cum_sum() - left).over("prompt_id") == 0).select(ROUTED.names)
 
 
 def _seen(rows: pl.DataFrame) -> routers.Speaker:

@@ -44,7 +44,8 @@ def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparis
     prompts = store.read(f"data/prompts/{dataset}.parquet").sort("order").head(count)
     ids = models.prompt_ids(loaded, prompts, entry.max_new_tokens)
     until = ending(loaded, prompts, entry.max_new_tokens)
-    alone, together = (decoding.write(loaded, ids, until, settings, rows, _Silent()) for rows in (1, count))
+    asked = dict(zip(prompts["prompt_id"], ids, strict=True))
+    alone, together = (decoding.write(loaded, asked, until, settings, rows, _Silent()) for rows in (1, count))
     return _compared(prompts["prompt_id"], *alone, *together)
 
 

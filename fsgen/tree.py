@@ -21,7 +21,7 @@ from fsgen.models import Loaded
 from fsgen.nodes import Nodes
 from fsgen.policies import Method
 from fsgen.settings import Settings
-from fsgen.texts import Ending
+from fsgen.texts import Ending, Text
 from fsgen.trunks import Rider
 
 
@@ -30,7 +30,7 @@ class Start(NamedTuple):
 
     rider: int
     prompt: int
-    ids: list[int]
+    text: Text
 
 
 class End(NamedTuple):
@@ -38,8 +38,7 @@ class End(NamedTuple):
 
     rider: int
     prompt: int
-    ids: list[int]
-    finish_reason: str
+    text: Text
 
 
 class Grown(NamedTuple):
@@ -50,15 +49,23 @@ class Grown(NamedTuple):
     positions: dict[str, int]
     """Role to generated positions that its model processed."""
     prompt_positions: dict[str, int]
-    """Role to prompt positions that its model processed."""
+    """Role to positions of prompts and later questions that its model processed."""
+
+
+class _Unread(NamedTuple):
+    """A node where nothing is fused yet."""
+
+    node: int
+    pos: int
+    hidden: dict[str, torch.Tensor]
+    """Hidden states [H] there of the models that have stepped on it."""
 
 
 @dataclass
 class _Branch:
     prompt: int
-    ids: list[int]
-    unread: list[tuple[int, dict[str, torch.Tensor]]] = field(default_factory=list)
-    """Nodes where nothing is fused yet, with the hidden states [H] of the models that stepped there."""
+    text: Text
+    unread: list[_Unread] = field(default_factory=list)
 
 
 class Tree:
@@ -90,7 +97,7 @@ class Tree:
     @torch.inference_mode()
     def grow(self, starts: list[Start], bar: console.Bar) -> Grown:
         """Run every rider to its end."""
-        starts = sorted(starts, key=lambda start: (start.prompt, start.ids[:-1], start.ids))
+        starts = sorted(starts, key=lambda start: (start.prompt, start.text.ids[:-1], start.text.ids))
         waiting = deque([*group] for _, group in groupby(starts, key=lambda start: start.prompt))
         while waiting or self.branches:
             self._admit(waiting)
@@ -118,8 +125,18 @@ class Tree:
         """Prefill the new branches, all but their last token, which is the first that the loop feeds."""
         needs_B = self._needs(role)
         texts = [self._sequence(b)[:-1] if needs_B[b] else [] for b in range(held, len(self.branches))]
-        read = [self.branches[held + i].prompt for i in cursor.begin(texts)]
-        self.prompt_positions[role] += sum(len(self.prompts[prompt]) - 1 for prompt in read)
+        for i in cursor.begin(texts):
+            self._count_given(role, held + i, 0, len(texts[i]))
+
+    def _count_given(self, role: str, branch: int, start: int, end: int) -> None:
+        """Note how many of these indices of the branch's sequence its model was given, not to generate.
+
+        The prompt's last token is the input of the first generated position, and so on.
+        """
+        prompt = len(self.prompts[self.branches[branch].prompt]) - 1
+        text = self.branches[branch].text
+        forced = text.forced_before(end - prompt) - text.forced_before(max(0, start - prompt))
+        self.prompt_positions[role] += max(0, min(prompt, end) - start) + forced
 
     def _rides(self) -> np.ndarray:
         """Which methods ride on which branches, bool [B, M]."""
@@ -135,18 +152,20 @@ class Tree:
 
     def _board(self, group: list[Start]) -> int:
         """Put the riders of one prompt on new branches; returns how many these are."""
-        texts = [[*ids] for ids, _ in groupby(start.ids for start in group)]
-        place = {tuple(ids): len(self.branches) + i for i, ids in enumerate(texts)}
-        self.branches += [_Branch(group[0].prompt, ids) for ids in texts]
+        texts = [
+            next(same) for _, same in groupby((start.text for start in group), key=lambda text: text.ids)
+        ]
+        place = {tuple(text.ids): len(self.branches) + i for i, text in enumerate(texts)}
+        self.branches += [_Branch(group[0].prompt, text) for text in texts]
         self.rider_R = np.append(self.rider_R, [start.rider for start in group])
-        self.branch_R = np.append(self.branch_R, [place[tuple(start.ids)] for start in group])
+        self.branch_R = np.append(self.branch_R, [place[tuple(start.text.ids)] for start in group])
         return len(texts)
 
     def _look(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, routers.Speaker]]:
         """Step the speakers onto new nodes; the nodes [B], the speakers' tokens there, what routers see."""
         node_B = self.nodes.add(len(self.branches))
         for node, branch in zip(node_B.tolist(), self.branches, strict=True):
-            branch.unread.append((node, {}))
+            branch.unread.append(_Unread(node, len(branch.text.ids), {}))
         tops, seen = {}, {}
         for role in self.speakers:
             rows = np.unique(self.branch_R[self.speaker_of[self.rider_R] == role])
@@ -159,21 +178,26 @@ class Tree:
         top_B = np.full(len(self.branches), -1, np.int32)
         seen = routers.Speaker(*(np.zeros(len(self.branches), np.float32) for _ in routers.Speaker._fields))
         if len(rows):
-            hidden_NH = self.cursors[role].extend([self._missed(role, b) for b in rows], rows)
-            for b, hidden_H in zip(rows, hidden_NH, strict=True):
-                self.branches[b].unread[-1][1][role] = hidden_H
-            top_B[rows], found = _see(self.loaded[role], hidden_NH, self.settings)
+            hidden_BH = torch.stack([hidden_NH[-1] for hidden_NH in self._catch_up(role, rows)])
+            for b, hidden_H in zip(rows, hidden_BH, strict=True):
+                self.branches[b].unread[-1].hidden[role] = hidden_H
+            top_B[rows], found = _see(self.loaded[role], hidden_BH, self.settings)
             for array_B, values in zip(seen, found, strict=True):
                 array_B[rows] = values
         return top_B, seen
 
-    def _missed(self, role: str, branch: int) -> list[int]:
-        """The tokens of the branch that the role's model has not processed."""
-        return self._sequence(branch)[self.cursors[role].length_R[branch] :]
+    def _catch_up(self, role: str, rows: np.ndarray) -> list[torch.Tensor]:
+        """Feed a model the tokens of these branches that it has missed; hidden states [L, H] after them."""
+        cursor = self.cursors[role]
+        missed = [self._sequence(b)[cursor.length_R[b] :] for b in rows]
+        for b, tokens in zip(rows, missed, strict=True):
+            held = int(cursor.length_R[b])
+            self._count_given(role, b, held, held + len(tokens))
+        return list(cursor.extend(missed, rows).split([len(tokens) for tokens in missed]))
 
     def _decide(self, node_B: np.ndarray, tops: dict, seen: dict[str, routers.Speaker]) -> np.ndarray:
         """Ask the large model where riders call it; every rider's token."""
-        pos_B = np.array([len(branch.ids) for branch in self.branches], dtype=np.int32)
+        pos_B = np.array([len(branch.text.ids) for branch in self.branches], dtype=np.int32)
         prompt_B = np.array([branch.prompt for branch in self.branches])
         chance_B = routers.chance(self.settings.seed, self.names_P[prompt_B], pos_B)
         called_R = np.zeros(len(self.rider_R), dtype=bool)
@@ -198,7 +222,6 @@ class Tree:
             node=node_R,
             pos=pos_B[self.branch_R],
             called=called_R,
-            token_id=token_R,
             default_id=default_R,
         )
         return token_R
@@ -208,21 +231,29 @@ class Tree:
         chosen = np.array([b for b in branches if self.branches[b].unread], dtype=np.int64)
         if not len(chosen):
             return
-        unread = [states for b in chosen for _, states in self.branches[b].unread]
-        node_N = np.array([node for b in chosen for node, _ in self.branches[b].unread])
-        begin_B = np.cumsum([0, *(len(self.branches[b].unread) for b in chosen)])
         for role, cursor in self.cursors.items():
-            needs_B = self._needs(role)
-            behind = [i for i, b in enumerate(chosen) if needs_B[b] and self._missed(role, b)]
-            hidden_NH = cursor.extend([self._missed(role, chosen[i]) for i in behind], chosen[behind])
-            places = [n for i in behind for n in range(begin_B[i], begin_B[i + 1])]
-            for n, hidden_H in zip(places, [] if hidden_NH is None else hidden_NH, strict=True):
-                unread[n][role] = hidden_H
-        rides_NM = np.repeat(self._rides()[chosen], np.diff(begin_B), axis=0)
+            lengths = np.array([len(self._sequence(b)) for b in chosen])
+            behind = chosen[self._needs(role)[chosen] & (cursor.length_R[chosen] < lengths)]
+            if len(behind):
+                self._read_missed(role, behind)
+        unread = [node for b in chosen for node in self.branches[b].unread]
+        node_N = np.array([node.node for node in unread])
+        rides_NM = np.repeat(self._rides()[chosen], [len(self.branches[b].unread) for b in chosen], axis=0)
         for span in self.loaded["large"].spans(len(node_N)):
-            self._fuse(node_N[span], rides_NM[span], unread[span])
+            self._fuse(node_N[span], rides_NM[span], [node.hidden for node in unread[span]])
         for b in chosen:
             self.branches[b].unread = []
+
+    def _read_missed(self, role: str, rows: np.ndarray) -> None:
+        """Let a model that lags catch up on these branches, and note its states at the unread nodes.
+
+        It may have missed more than those: the tokens of a next question are no nodes.
+        """
+        begin = {b: int(self.cursors[role].length_R[b]) for b in rows}
+        for b, hidden_LH in zip(rows, self._catch_up(role, rows), strict=True):
+            branch = self.branches[b]
+            for node in branch.unread:
+                node.hidden[role] = hidden_LH[len(self.prompts[branch.prompt]) + node.pos - 1 - begin[b]]
 
     def _fuse(self, node_N: np.ndarray, rides_NM: np.ndarray, states: list[dict[str, torch.Tensor]]) -> None:
         """Every riding method's token at these nodes, each model's head applied once."""
@@ -241,26 +272,26 @@ class Tree:
             self.nodes.note_fused(m, node_N[mine], _fused_ids(self.methods[m], own), small_N)
 
     def _sequence(self, branch: int) -> list[int]:
-        return self.prompts[self.branches[branch].prompt] + self.branches[branch].ids
+        return self.prompts[self.branches[branch].prompt] + self.branches[branch].text.ids
 
     def _move(self, token_R: np.ndarray) -> int:
         """Append the riders' tokens: split branches, end texts; returns the number of riders that ended."""
         vocabulary = self.loaded["large"].vocabulary
         key_C, child_R = np.unique(self.branch_R * vocabulary + token_R, return_inverse=True)
         parent_C, token_C = np.divmod(key_C, vocabulary)
-        grown = [[*self.branches[p].ids, t] for p, t in zip(parent_C, token_C.tolist(), strict=True)]
-        reasons = self.until.reasons(grown)
-        is_ended_C = np.array([reason is not None for reason in reasons])
+        parents = [self.branches[p] for p in parent_C]
+        names = self.names_P[[parent.prompt for parent in parents]]
+        longer = [p.text.followed_by(t) for p, t in zip(parents, token_C.tolist(), strict=True)]
+        grown = self.until.advance(names, longer)
+        is_ended_C = np.array([self.until.is_finished(*child) for child in zip(names, grown, strict=True)])
         is_only_C = np.bincount(parent_C)[parent_C] == 1
         self._ask(np.unique(parent_C[is_ended_C | ~is_only_C]))  # what it missed, while its cache is at hand
         is_ended_R = is_ended_C[child_R]
         for rider, child in zip(self.rider_R[is_ended_R].tolist(), child_R[is_ended_R], strict=True):
-            prompt = self.branches[parent_C[child]].prompt
-            self.ends.append(End(rider, prompt, grown[child], reasons[child]))
+            self.ends.append(End(rider, parents[child].prompt, grown[child]))
         alive = np.flatnonzero(~is_ended_C)
-        parents = [self.branches[parent_C[child]] for child in alive]
         self.branches = [
-            _Branch(p.prompt, grown[child], [*p.unread]) for p, child in zip(parents, alive, strict=True)
+            _Branch(parents[child].prompt, grown[child], [*parents[child].unread]) for child in alive
         ]
         for cursor in self.cursors.values():
             cursor.select(parent_C[alive])

@@ -15,6 +15,7 @@ import polars as pl
 from fsgen import fusion, routers, store
 from fsgen.policies import Method, Policy
 from fsgen.settings import Settings
+from fsgen.texts import Text, Turn, turns_of
 
 KEY = ["prompt_id", "turn", "pos"]
 SEEN = ["max_logit", "second", "logsumexp", "entropy"]
@@ -33,11 +34,9 @@ class Ride(NamedTuple):
 
     prompt_id: str
     rows: np.ndarray
-    """Its decisions so far, rows of its method's trunks and of `called`, one a position."""
-    ids: list[int]
-    """Its text so far."""
-    finish_reason: str | None
-    """How a trunk that it followed to the end has ended; None where it fell off."""
+    """Its decisions so far, rows of its method's trunks and of `called`, one a position that it chose."""
+    text: Text
+    """Its text so far, with the turns that ended on a trunk."""
 
 
 class Trunk(NamedTuple):
@@ -45,25 +44,36 @@ class Trunk(NamedTuple):
 
     first: int
     ids: list[int]
-    finish_reason: str
+    turns: tuple[Turn, ...]
+
+    def upto(self, pos: int) -> Text:
+        """Its first `pos` tokens."""
+        ended = tuple(turn for turn in self.turns if turn.end <= pos)
+        begun = self.turns[len(ended)] if len(ended) < len(self.turns) else None
+        return Text(self.ids[:pos], ended, *((begun.start, begun.written) if begun else (pos, pos)))
 
 
-def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -> dict[str, pl.DataFrame]:
-    """Method to the rows of its trunks on these prompts: the speaker's own text (0) and the large one's (1).
+class Trunks(NamedTuple):
+    """The trunks of one method: the default speaker's own texts (0) and the large model's (1)."""
 
-    Sorted by trunk, prompt and position; tails are cut off.
-    """
+    rows: pl.DataFrame
+    """Sorted by trunk, prompt and position; tails are cut off."""
+    turns: tuple[dict[str, tuple[Turn, ...]], dict[str, tuple[Turn, ...]]]
+    """Of each trunk, prompt to its turns."""
+
+
+def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -> dict[str, Trunks]:
+    """Method to its trunks on these prompts."""
     members = settings.pairs[pair].members()
     wanted = pl.col("prompt_id").is_in(names)
     fused = store.read(f"data/fused/{pair}/{dataset}.parquet").filter(wanted)
-    ends = {
-        role: store.read(f"data/dumps/{model}/{dataset}/texts-*.parquet")
-        .filter(wanted)
-        .select("prompt_id", "turn", "finish_reason", written=pl.col("tokens") - pl.col("tail"))
+    texts = {
+        role: store.read(f"data/dumps/{model}/{dataset}/texts-*.parquet").filter(wanted)
         for role, model in members.items()
     }
     reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(wanted, writer="large")
-    rows = {}
+    turns = {role: turns_of(own) for role, own in texts.items()}
+    found = {}
     for name, method in settings.methods_of(pair).items():
         if method.rule == "speculative":
             continue  # its policies write the large model's text
@@ -75,13 +85,16 @@ def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -
                 *KEY, "token_id", "max_logit", "logsumexp", "entropy", second=pl.col("top_logits").list.get(1)
             )
             part = fused.filter(method=name, writer=writer).join(seen, on=KEY, validate="1:1")
-            part = part.join(ends[writer], on=["prompt_id", "turn"]).filter(pl.col("pos") < pl.col("written"))
+            ends = pl.DataFrame(
+                {"prompt_id": [*turns[writer]], "end": [t[-1].end for t in turns[writer].values()]}
+            )
+            part = part.join(ends, on="prompt_id").filter(pl.col("pos") < pl.col("end")).drop("end")
             parts.append(part.with_columns(trunk=pl.lit(trunk), proven=pl.col("certificate") == "exact"))
-        rows[name] = pl.concat(parts).sort("trunk", *KEY)
-    return rows
+        found[name] = Trunks(pl.concat(parts).sort("trunk", *KEY), (turns[speaker], turns["large"]))
+    return found
 
 
-def digest(rows: dict[str, pl.DataFrame]) -> str:
+def digest(known: dict[str, Trunks]) -> str:
     """What of the trunks decides how policies ride on them."""
     columns = [
         "prompt_id",
@@ -90,52 +103,60 @@ def digest(rows: dict[str, pl.DataFrame]) -> str:
         "small_id",
         "fused_id",
         "proven",
-        "finish_reason",
+        "forced",
         *SEEN,
     ]
     found = hashlib.sha256()
-    for name in sorted(rows):
+    for name in sorted(known):
         found.update(name.encode())
-        found.update(rows[name].select(columns).hash_rows(seed=0).to_numpy().tobytes())
+        found.update(known[name].rows.select(columns).hash_rows(seed=0).to_numpy().tobytes())
+        found.update(repr(known[name].turns).encode())
     return found.hexdigest()
 
 
-def ride(seed: int, rider: Rider, rows: pl.DataFrame) -> tuple[np.ndarray, list[Ride]]:
+def ride(seed: int, rider: Rider, trunks: Trunks) -> tuple[np.ndarray, list[Ride]]:
     """Whether the rider calls at each row of its method's trunks, and its rides by prompt."""
+    rows = trunks.rows
     seen = routers.Speaker(*(rows[column].to_numpy() for column in SEEN))
     fused_N, default_N = rows["fused_id"].to_numpy(), rows["default_id"].to_numpy()
     chance_N = routers.chance(seed, rows["prompt_id"].to_numpy(), rows["pos"].to_numpy())
     called_N = routers.calls(rider.gate, seen, chance_N, fused_N != default_N)
+    forced_N, proven_N = rows["forced"].to_numpy(), rows["proven"].to_numpy()
     token_N = np.where(called_N, fused_N, default_N)
-    stays_N = rows["proven"].to_numpy() & (token_N == rows["token_id"].to_numpy())
+    stays_N = forced_N | (proven_N & (token_N == rows["token_id"].to_numpy()))
     # from each row, the first at or after it where the rider leaves the trunk
     leaves_N = np.where(stays_N, len(stays_N), np.arange(len(stays_N)))
     leaves_N = np.minimum.accumulate(leaves_N[::-1])[::-1]
-    proven_N = rows["proven"].to_numpy()
-    return called_N, [_follow(name, trunks, leaves_N, proven_N, token_N) for name, trunks in _by_prompt(rows)]
+    followed = [_follow(name, own, leaves_N, proven_N, token_N) for name, own in _by_prompt(trunks)]
+    chosen = [ride._replace(rows=ride.rows[~forced_N[ride.rows]]) for ride in followed]
+    return called_N, chosen
 
 
-def _by_prompt(rows: pl.DataFrame) -> list[tuple[str, list[Trunk]]]:
+def _by_prompt(trunks: Trunks) -> list[tuple[str, list[Trunk]]]:
+    rows = trunks.rows
     grouped = rows.with_row_index("row").group_by("prompt_id", "trunk", maintain_order=True)
     found: dict[str, list[Trunk]] = {}
-    for row in grouped.agg(pl.first("row", "finish_reason"), "token_id").iter_rows(named=True):
-        trunk = Trunk(row["row"], row["token_id"], row["finish_reason"])
-        found.setdefault(row["prompt_id"], []).append(trunk)
+    for row in grouped.agg(pl.first("row"), "token_id").iter_rows(named=True):
+        name = row["prompt_id"]
+        trunk = Trunk(row["row"], row["token_id"], trunks.turns[row["trunk"]][name])
+        found.setdefault(name, []).append(trunk)
     return list(found.items())
 
 
 def _follow(name: str, trunks: list[Trunk], leaves_N, proven_N, token_N) -> Ride:
     """Along a trunk to where it is left, on along the other if that goes on with the same token."""
-    trunk, at, ids, pieces = trunks[0], 0, [], []
+    trunk, at, pieces = trunks[0], 0, []
     while True:
         stop = min(int(leaves_N[trunk.first + at]) - trunk.first, len(trunk.ids))
         is_decided = stop < len(trunk.ids) and proven_N[trunk.first + stop]
         pieces.append(np.arange(trunk.first + at, trunk.first + stop + is_decided))
-        ids += trunk.ids[at:stop]
-        if is_decided:
-            ids.append(int(token_N[trunk.first + stop]))
-        at = len(ids)
-        trunk = next((t for t in trunks if t.ids[:at] == ids), None) if is_decided else trunk
-        if trunk is None or not is_decided or at == len(trunk.ids):
-            reason = trunk.finish_reason if trunk and at == len(trunk.ids) else None
-            return Ride(name, np.concatenate(pieces), ids, reason)
+        text = trunk.upto(stop)
+        if not is_decided:
+            return Ride(name, np.concatenate(pieces), text)
+        text = text.followed_by(int(token_N[trunk.first + stop]))
+        at = len(text.ids)
+        trunk = next((t for t in trunks if t.ids[:at] == text.ids), None)
+        if trunk is None:
+            return Ride(name, np.concatenate(pieces), text)
+        if at == len(trunk.ids):
+            return Ride(name, np.concatenate(pieces), trunk.upto(at))

@@ -14,7 +14,18 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fsgen import benchmarks, checkpoints, decoding, models, reading, rollout, settings, simulation, store
+from fsgen import (
+    benchmarks,
+    checkpoints,
+    decoding,
+    models,
+    reading,
+    rollout,
+    settings,
+    simulation,
+    store,
+    texts,
+)
 from fsgen.benchmarks import PROMPTS
 
 torch.set_num_threads(1)
@@ -99,8 +110,16 @@ def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS) 
     tokenizer.save_pretrained(folder)
 
 
-def write_prompts(count: int = 14, stops: tuple[str, ...] = ()) -> None:
-    """A prompts table of random words; the first third is for calibration."""
+def write_prompts(
+    count: int = 14,
+    stops: tuple[str, ...] = (),
+    talk: tuple[str, ...] = (),
+    stop_tokens: tuple[str, ...] = (),
+) -> None:
+    """A prompts table of random words; the first third is for calibration.
+
+    With `talk` a prompt has none, the first, or the first two of these as what follows its answers.
+    """
     generator = torch.Generator().manual_seed(3)
     lengths = torch.randint(2, 9, (count,), generator=generator)
     rows = []
@@ -113,12 +132,15 @@ def write_prompts(count: int = 14, stops: tuple[str, ...] = ()) -> None:
                 "split": "calibration" if i % 3 == 0 else "test",
                 "messages": [{"role": "user", "content": words}],
                 "plain": words,
+                "follow_ups": [{"message": said, "plain": said} for said in talk[: (i + 1) % 3]],
                 "stops": list(stops),
+                "stop_tokens": list(stop_tokens),
+                "answer": answer,
                 "gold": json.dumps({"answer": f"#### {i}", "question": words}),
             }
         )
     Path("data/prompts").mkdir(parents=True, exist_ok=True)
-    frame = pl.DataFrame(rows, schema_overrides={"stops": pl.List(pl.String)})
+    frame = pl.DataFrame(rows, schema=pl.Schema(PROMPTS))
     store.write(Path("data/prompts/toy.parquet"), frame, PROMPTS)
 
 
@@ -172,6 +194,16 @@ def family_world(checkpoints: Path) -> settings.Settings:
     return loaded
 
 
+BRIDGE = "<end> w7 w8 w9"  # an answer that ended with <end> has spelt its beginning
+
+
+def talking_world(checkpoints: Path) -> settings.Settings:
+    """Conversations of one to three short turns, which a word ends too."""
+    Path("checkpoints").symlink_to(checkpoints)
+    write_prompts(11, talk=(BRIDGE, BRIDGE), stop_tokens=("w3", "<|unheard of|>"))
+    return write_params(PARAMS | {"datasets": {"toy": PARAMS["datasets"]["toy"] | {"max_new_tokens": 7}}})
+
+
 def run_pair(loaded: settings.Settings) -> None:
     """The stages from `dump_solo` to `rollout`."""
     for name in loaded.models:
@@ -181,7 +213,7 @@ def run_pair(loaded: settings.Settings) -> None:
         stage(loaded, "duo")
 
 
-@pytest.fixture(scope="module", params=[random_world, family_world])
+@pytest.fixture(scope="module", params=[random_world, family_world, talking_world])
 def world(request, tiny_checkpoints, tmp_path_factory):
     """A project folder in which the whole pipeline has run once, with its models in memory."""
     with pytest.MonkeyPatch.context() as patch:
@@ -191,4 +223,6 @@ def world(request, tiny_checkpoints, tmp_path_factory):
         run_pair(loaded)
         in_memory = {role: models.load(loaded, role) for role in ("small", "tuned", "large")}
         prompts = store.read("data/prompts/toy.parquet")
-        yield SimpleNamespace(settings=loaded, loaded=in_memory, prompts=prompts)
+        limit = loaded.datasets["toy"].max_new_tokens
+        until = texts.ending(in_memory["large"], prompts, limit)
+        yield SimpleNamespace(settings=loaded, loaded=in_memory, prompts=prompts, limit=limit, until=until)

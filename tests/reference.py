@@ -9,9 +9,10 @@ import torch
 
 @dataclass
 class Told:
-    """A text as the reference wrote it."""
+    """A text as the reference wrote it; what is said of its tokens leaves out those that were given."""
 
     tokens: list[int] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
     default: list[int] = field(default_factory=list)
     fused: list[int] = field(default_factory=list)
     called: list[bool] = field(default_factory=list)
@@ -72,10 +73,42 @@ def decide(gate, speaker: torch.Tensor, mismatch: bool, chance: float) -> bool:
     return {"always": True, "never": False}[gate.rule]
 
 
-def write(models: dict, method, gate, prompt: list[int], limit: int, chances) -> Told:
+class Talk:
+    """The rule of a conversation: turns of `limit` tokens or up to a stop, with `bridges` between them.
+
+    A turn that ends with the first token of a bridge has said that one already.
+    """
+
+    def __init__(self, stop_ids, limit: int, bridges: list[list[int]]):
+        self.stop_ids, self.limit, self.bridges = stop_ids, limit, [*bridges]
+        self.own: list[int] = []
+        self.is_over = False
+
+    def hear(self, token: int) -> list[int]:
+        """Take the next token of the turn; the tokens given before the one after it."""
+        self.own.append(token)
+        if token not in self.stop_ids and len(self.own) < self.limit:
+            return []
+        self.own, self.is_over = [], not self.bridges
+        if self.is_over:
+            return []
+        bridge = self.bridges.pop(0)
+        return bridge[1:] if token == bridge[0] else bridge
+
+
+def write_alone(loaded, prompt: list[int], talk: Talk) -> list[int]:
+    """A model's own greedy text."""
+    tokens: list[int] = []
+    while not talk.is_over:
+        tokens.append(lowest_argmax(next_logits(loaded, prompt + tokens).tolist()))
+        tokens += talk.hear(tokens[-1])
+    return tokens
+
+
+def write(models: dict, method, gate, prompt: list[int], talk: Talk, chances) -> Told:
     """One policy's own text; `chances[pos]` is the position's uniform draw."""
     told = Told()
-    while len(told.tokens) < limit:
+    while not talk.is_over:
         logits = {role: next_logits(loaded, prompt + told.tokens) for role, loaded in models.items()}
         speaker = logits["tuned"] if method.rule == "proxy" else logits["small"]
         default = lowest_argmax(speaker.tolist())
@@ -84,14 +117,14 @@ def write(models: dict, method, gate, prompt: list[int], limit: int, chances) ->
         told.default.append(default)
         told.fused.append(fused)
         told.called.append(called)
-        told.tokens.append(fused if called else default)
-        if told.tokens[-1] in models["large"].stop_ids:
-            break
+        given = talk.hear(fused if called else default)
+        told.tokens += [fused if called else default, *given]
+        told.forced += [False] + [True] * len(given)
     return told
 
 
-def speculate(small, large, prompt: list[int], draft: int, limit: int) -> tuple[list[int], list[int]]:
-    """Greedy draft-and-verify; returns the text and the accepted length of every round.
+def speculate(small, large, prompt: list[int], draft: int, talk: Talk) -> tuple[list[int], list[int]]:
+    """Greedy draft-and-verify of one turn; returns the text and the accepted length of every round.
 
     The drafter goes on past its own end tokens; what the text never reaches is not counted.
     """
@@ -106,7 +139,7 @@ def speculate(small, large, prompt: list[int], draft: int, limit: int) -> tuple[
             said = lowest_argmax(next_logits(large, prompt + text).tolist())
             text.append(said)
             taken += said == token
-            ended = said in large.stop_ids or len(text) == limit
+            ended = said in talk.stop_ids or len(text) == talk.limit
             if said != token or ended:
                 break
         accepted.append(taken)

@@ -4,13 +4,20 @@ import numpy as np
 import polars as pl
 import pytest
 import reference
-from conftest import LIMIT
 
 from fsgen import costs, models, routers, store
 
+LONGEST = 64  # tokens of any text here, given ones included
+
+
+def talk(world, name: str) -> reference.Talk:
+    """The rule of a prompt's conversation."""
+    spelt = [world.until.tokenizer(bridge)["input_ids"] for bridge in world.until.bridges.get(name, [])]
+    return reference.Talk(world.until.stop_ids, world.limit, spelt)
+
 
 def prompt_ids(world) -> dict[str, list[int]]:
-    ids = models.prompt_ids(world.loaded["large"], world.prompts, LIMIT)
+    ids = models.prompt_ids(world.loaded["large"], world.prompts, world.limit)
     return dict(zip(world.prompts["prompt_id"], ids, strict=True))
 
 
@@ -27,10 +34,15 @@ def told(world, policy_name: str) -> dict[str, reference.Told]:
     gate = routers.ready(settings, policy, calibrated)
     method = settings.methods[policy.method]
     tests = set(world.prompts.filter(split="test")["prompt_id"])
-    pos = np.arange(LIMIT)
+    pos = np.arange(LONGEST)
     return {
         name: reference.write(
-            world.loaded, method, gate, ids, LIMIT, routers.chance(settings.seed, np.repeat(name, LIMIT), pos)
+            world.loaded,
+            method,
+            gate,
+            ids,
+            talk(world, name),
+            routers.chance(settings.seed, np.repeat(name, LONGEST), pos),
         )
         for name, ids in prompt_ids(world).items()
         if name in tests
@@ -43,12 +55,7 @@ def test_a_model_alone_writes_what_the_reference_writes(world):
         texts = texts_of(f"data/dumps/{role}/toy/tokens-*.parquet")
 
         for name, ids in prompt_ids(world).items():
-            expected = []
-            while len(expected) < LIMIT and (not expected or expected[-1] not in loaded.stop_ids):
-                logits = reference.next_logits(loaded, ids + expected)
-                expected.append(reference.lowest_argmax(logits.tolist()))
-
-            assert expected == texts[name]
+            assert reference.write_alone(loaded, ids, talk(world, name)) == texts[name]
 
 
 def test_records_hold_the_full_distribution(world):
@@ -93,11 +100,18 @@ def test_every_router_writes_what_the_reference_writes(world, method):
         assert expected.keys() == texts.keys()
         for name, text in expected.items():
             assert text.tokens == texts[name]["token_id"], (policy, name)
-            assert text.default == texts[name]["default_id"]
-            assert text.fused == texts[name]["fused_id"]
-            assert text.called == texts[name]["called"]
+            assert text.forced == texts[name]["forced"]
+            for column in ("default", "fused"):
+                assert getattr(text, column) == chosen(texts[name], f"{column}_id")
+            assert text.called == chosen(texts[name], "called")
             mismatches = sum(c != d for c, d in zip(text.fused, text.default, strict=True))
-            assert mismatches == sum(texts[name]["mismatch"])
+            assert mismatches == sum(chosen(texts[name], "mismatch"))
+
+
+def chosen(row: dict, column: str) -> list:
+    """A text's values where its tokens were not given; those are null elsewhere."""
+    assert [x is None for x in row[column]] == row["forced"]
+    return [x for x in row[column] if x is not None]
 
 
 @pytest.mark.parametrize("draft", [1, 3, 5])
@@ -107,12 +121,15 @@ def test_dumped_mismatches_give_the_rounds_of_a_real_draft_and_verify_loop(world
     large = texts_of("data/dumps/large/toy/tokens-*.parquet")
 
     for name, ids in prompt_ids(world).items():
-        rows = fused.filter(prompt_id=name).sort("pos")
-        rounds = costs.speculative_rounds(rows["mismatch"].to_numpy(), np.zeros(len(rows), int), draft)
-        text, accepted = reference.speculate(world.loaded["small"], world.loaded["large"], ids, draft, LIMIT)
+        for _, rows in fused.filter(prompt_id=name, forced=False).sort("pos").group_by("turn"):
+            rows = rows.sort("pos")
+            begin, end = rows["pos"].min(), rows["pos"].max() + 1
+            rounds = costs.speculative_rounds(rows["mismatch"].to_numpy(), np.zeros(len(rows), int), draft)
+            models = (world.loaded[role] for role in ("small", "large"))
+            text, accepted = reference.speculate(*models, ids + large[name][:begin], draft, talk(world, name))
 
-        assert text == large[name]
-        assert accepted == rounds.accepted_R.tolist()
+            assert text == large[name][begin:end]
+            assert accepted == rounds.accepted_R.tolist()
 
 
 def test_oracle_always_is_the_large_model_and_never_the_small_one(world):

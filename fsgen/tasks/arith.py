@@ -11,10 +11,13 @@ import random
 import re
 
 from fsgen.settings import Dataset
-from fsgen.tasks.verdict import Judgement, Verdict
+from fsgen.tasks.task import Judgement, Prompt, Verdict, prefer_strict
+from fsgen.typed import Complaint
 
-GOLD = ("question", "answer")
+GOLD = ("answer",)
 STOPS = ()
+STOP_TOKENS = ()
+ANSWER = r"#### \d+"
 POOL = 2000  # held-out problems that a dataset can draw on
 POOL_SEED = 20240618
 NAMES = ["Tom", "Mia", "Ben", "Eva", "Sam", "Zoe", "Max", "Ida", "Leo", "Amy", "Dan", "Lea"]
@@ -85,44 +88,28 @@ def write_answer(steps: list[str], answer: int) -> str:
     return " ".join([f"{step} ." for step in steps] + [f"#### {answer}"])
 
 
-def load(dataset: Dataset) -> list[dict]:
-    """The held-out pool: rows with `prompt_id`, `question` and `answer`."""
-    chance, rows = random.Random(POOL_SEED), {}
-    while len(rows) < POOL:
+def prompts(dataset: Dataset) -> list[Prompt]:
+    """The held-out pool; nothing is shown, since the family was trained on the format."""
+    if dataset.shots:
+        raise Complaint(f"arith shows no solved problems, got shots {dataset.shots}; set it to 0.")
+    chance, found = random.Random(POOL_SEED), {}
+    while len(found) < POOL:
         question, steps, answer = make_problem(chance)
-        if is_held_out(question) and question not in rows:
-            rows[question] = {
-                "prompt_id": f"arith-{len(rows):05d}",
-                "question": question,
-                "answer": write_answer(steps, answer),
-            }
-    return list(rows.values())
+        if is_held_out(question) and question not in found:
+            found[question] = write_answer(steps, answer)
+    return [
+        Prompt(f"arith-{i:05d}", [{"role": "user", "content": question}], question, {"answer": answer})
+        for i, (question, answer) in enumerate(found.items())
+    ]
 
 
-def exemplars(dataset: Dataset) -> list[dict]:
-    """None: the family was trained on the format."""
-    return []
-
-
-def messages(row: dict, shown: list[dict]) -> list[dict]:
-    """The question as one turn."""
-    return [{"role": "user", "content": row["question"]}]
-
-
-def plain(row: dict, shown: list[dict]) -> str:
-    """The question; the answer follows."""
-    return row["question"]
-
-
-def grade(text: str, row: dict) -> Verdict:
+def grade(text: str, gold: dict) -> Verdict:
     """Strict: the number after the last `####`. Flexible: the last number. Strict counts if it finds one."""
-    gold = re.search(r"#### (\d+)", row["answer"]).group(1)
+    expected = re.search(r"#### (\d+)", gold["answer"]).group(1)
     strict = re.findall(r"####\s*(\d+)", text)[-1:]
     flexible = re.findall(r"\d+", text)[-1:]
-    said = strict or flexible
-    return Verdict(
-        _compare(said, gold), said[0] if said else None, _compare(strict, gold), _compare(flexible, gold)
-    )
+    judged = _compare(strict, expected), _compare(flexible, expected)
+    return Verdict(prefer_strict(*judged), (strict or flexible or [None])[0], *judged)
 
 
 def _compare(said: list[str], gold: str) -> Judgement:

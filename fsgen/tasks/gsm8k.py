@@ -7,22 +7,22 @@
 The rows come from the hub or from local files with its columns, `question` and `answer`.
 """
 
-import json
 import re
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-import polars as pl
-
 from fsgen.settings import Dataset
-from fsgen.tasks.verdict import Judgement, Verdict
+from fsgen.tasks import rows
+from fsgen.tasks.rows import Source
+from fsgen.tasks.task import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
 from fsgen.typed import Complaint
 
-HUB = ("openai/gsm8k", "main")
-COLUMNS = ("question", "answer")
+SOURCE = Source("GSM8K", "openai/gsm8k", "main", {"question": str, "answer": str})
 GOLD = ("answer",)
 STOPS = ("\nQuestion:",)
+STOP_TOKENS = END_TOKENS
+ANSWER = r"####[^\n]*"
 SYSTEM = "Solve the problem step by step and end with a line that reads '#### <number>'."
 
 _PLAIN = r"(?:(?:[0-9]{1,3}(?:\{?,\}?[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)"
@@ -36,16 +36,23 @@ _GOES_ON = re.compile(r"[ \t]*[-+*/×÷^x\u2212][ \t]*[$(]*[0-9]|[.):]\**[ \t]+\
 _MINUS = ("-", "\u2212", "\u2013")
 
 
-def load(dataset: Dataset) -> list[dict]:
-    """Rows of the split with the hub's columns and `prompt_id`, in the split's order.
+def prompts(dataset: Dataset) -> list[Prompt]:
+    """A prompt for every row of the split, in its order.
 
     Raises Complaint where the hub or the file cannot be read, or a row lacks a question or an answer.
     """
-    rows = _read_split(dataset, dataset.split)
-    return [row | {"prompt_id": f"gsm8k-{dataset.split}-{i:04d}"} for i, row in enumerate(rows)]
+    shown = [(row["question"], row["answer"]) for row in _exemplars(dataset)]
+    asked = rows.read(SOURCE, dataset.split, dataset.path)
+    return [_prompt(f"gsm8k-{dataset.split}-{i:04d}", row, shown) for i, row in enumerate(asked)]
 
 
-def exemplars(dataset: Dataset) -> list[dict]:
+def _prompt(prompt_id: str, row: dict, shown: list[tuple[str, str]]) -> Prompt:
+    question = row["question"]
+    gold = {"answer": row["answer"]}
+    return Prompt(prompt_id, ask(SYSTEM, shown, question), ask_plainly(shown, question), gold)
+
+
+def _exemplars(dataset: Dataset) -> list[dict]:
     """The first `shots` rows of the train split, without the calculator's annotations (<<...>>)."""
     if not dataset.shots:
         return []
@@ -54,45 +61,33 @@ def exemplars(dataset: Dataset) -> list[dict]:
             f"GSM8K cannot show {dataset.shots} solved problems of the split it asks about; "
             "set shots to 0 or split to 'test'."
         )
-    rows = _read_split(dataset, "train")[: dataset.shots]
-    if len(rows) < dataset.shots:
+    if dataset.path is not None and Path(dataset.path).is_file():
         raise Complaint(
-            f"GSM8K's split 'train' holds {len(rows)} rows, {dataset.shots} shots asked; lower shots."
+            f"{dataset.path} should be a folder that also holds train.jsonl, got a single file with "
+            f"{dataset.shots} shots; name a folder or set shots to 0."
         )
-    return [row | {"answer": re.sub(r"<<[^>]*>>", "", row["answer"])} for row in rows]
+    found = rows.read(SOURCE, "train", dataset.path)[: dataset.shots]
+    if len(found) < dataset.shots:
+        raise Complaint(
+            f"GSM8K's split 'train' holds {len(found)} rows, {dataset.shots} shots asked; lower shots."
+        )
+    return [row | {"answer": re.sub(r"<<[^>]*>>", "", row["answer"])} for row in found]
 
 
-def messages(row: dict, shown: list[dict]) -> list[dict]:
-    """The conversation that a chat template renders: exemplars are earlier turns."""
-    turns = [{"role": "system", "content": SYSTEM}]
-    for example in shown:
-        turns += [
-            {"role": "user", "content": example["question"]},
-            {"role": "assistant", "content": example["answer"]},
-        ]
-    return [*turns, {"role": "user", "content": row["question"]}]
-
-
-def plain(row: dict, shown: list[dict]) -> str:
-    """Question-and-answer blocks that end where the answer is to begin."""
-    blocks = [f"Question: {e['question']}\nAnswer: {e['answer']}" for e in shown]
-    return "\n\n".join([*blocks, f"Question: {row['question']}\nAnswer:"])
-
-
-def grade(text: str, row: dict) -> Verdict:
+def grade(text: str, gold: dict) -> Verdict:
     """Strict: the number after the last `####`. Flexible: the last number. Strict counts where it finds one.
 
     Numbers are compared exactly, so 18.00 is 18; without any number the verdict is `unknown`.
     Raises Complaint where the row's own answer holds no number.
     """
-    gold = _after_mark(row["answer"]) or _last(row["answer"])
-    if gold is None:
+    expected = _after_mark(gold["answer"]) or _last(gold["answer"])
+    if expected is None:
         raise Complaint(
-            f"GSM8K's column 'answer' should end in '#### <number>', got {row['answer'][-40:]!r}; mend it."
+            f"GSM8K's column 'answer' should end in '#### <number>', got {gold['answer'][-40:]!r}; mend it."
         )
     strict, flexible = _after_mark(text), _last(text)
-    said = strict or flexible
-    return Verdict(_judge(said, gold), said, _judge(strict, gold), _judge(flexible, gold))
+    judged = _judge(strict, expected), _judge(flexible, expected)
+    return Verdict(prefer_strict(*judged), strict or flexible, *judged)
 
 
 def _after_mark(text: str) -> str | None:
@@ -139,71 +134,3 @@ def _value(spelled: str) -> Fraction:
     """Exact; by way of Decimal, which reads a run of digits of any length."""
     top, _, bottom = spelled.partition("/")
     return Fraction(Decimal(top)) / Fraction(Decimal(bottom or "1"))
-
-
-def _read_split(dataset: Dataset, split: str) -> list[dict]:
-    rows = _read_hub(split) if dataset.path is None else _read_local(Path(dataset.path), split, dataset.shots)
-    where = f"GSM8K's split '{split}' ({dataset.path or HUB[0]})"
-    if not rows:
-        raise Complaint(f"{where} should hold problems, got no row; complete it or name another split.")
-    for i, row in enumerate(rows):
-        for column in COLUMNS:
-            if not isinstance(row.get(column), str):
-                raise Complaint(
-                    f"{where} should have text in the column '{column}', got none in row {i}, "
-                    f"which has {', '.join(sorted(row)) or 'no column'}; fill the columns that the hub names."
-                )
-    return [{column: row[column] for column in COLUMNS} for row in rows]
-
-
-def _read_local(path: Path, split: str, shots: int) -> list[dict]:
-    """Rows of `<split>.jsonl` or `.parquet` in a folder, or of a single file, which has no train split."""
-    if path.is_file() and shots:
-        raise Complaint(
-            f"{path} should be a folder that also holds train.jsonl, got a single file with {shots} shots; "
-            "name a folder or set shots to 0."
-        )
-    files = [path] if path.is_file() else [path / f"{split}.jsonl", path / f"{split}.parquet"]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        raise Complaint(
-            f"{path} should hold {split}.jsonl or {split}.parquet, got neither; put the rows there."
-        )
-    if file.suffix == ".parquet":
-        return _read_parquet(file)
-    with file.open("rb") as lines:
-        return [_read_line(file, i, line) for i, line in enumerate(lines, 1) if line.strip()]
-
-
-def _read_parquet(file: Path) -> list[dict]:
-    try:
-        return pl.read_parquet(file).to_dicts()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise Complaint(
-            f"{file} should be a whole Parquet file, got a broken one; fetch it again."
-        ) from error
-
-
-def _read_line(file: Path, number: int, line: bytes) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise Complaint(
-            f"{file}, line {number}, should be a JSON object, got {line[:40]!r}; fetch the file again."
-        )
-    return row
-
-
-def _read_hub(split: str) -> list[dict]:
-    from datasets import load_dataset  # seconds to import, and only this path needs it
-
-    try:
-        return load_dataset(*HUB, split=split).to_list()
-    except Exception as error:  # offline, gated, unknown split: the client's errors share no class
-        raise Complaint(
-            f"'{HUB[0]}', split '{split}', could not be loaded from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}); "
-            "go online, ask for access, or set the dataset's 'path' to a local copy."
-        ) from error
