@@ -1,4 +1,4 @@
-"""Benchmarks: a dataset's rows become prompts in a seeded order, and texts become verdicts."""
+"""Benchmarks: a dataset's rows become prompts in a seeded order, split into calibration and test."""
 
 import hashlib
 import json
@@ -10,12 +10,19 @@ import pyarrow as pa
 
 from fsgen import console, store
 from fsgen.settings import Dataset, Settings
-from fsgen.tasks import arith, gsm8k
-from fsgen.tasks.task import Prompt, Verdict
-from fsgen.texts import cut
+from fsgen.tasks import arith, bbh, gsm8k, math500, mbpp, mmlu_stem, mtbench
+from fsgen.tasks.task import Prompt
 from fsgen.typed import Complaint
 
-TASKS: dict[str, ModuleType] = {"arith": arith, "gsm8k": gsm8k}
+TASKS: dict[str, ModuleType] = {
+    "arith": arith,
+    "gsm8k": gsm8k,
+    "mmlu_stem": mmlu_stem,
+    "mbpp": mbpp,
+    "math500": math500,
+    "bbh": bbh,
+    "mtbench": mtbench,
+}
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 FOLLOW_UP = pa.struct([("message", pa.string()), ("plain", pa.string())])
 PROMPTS = store.schema(
@@ -32,17 +39,6 @@ PROMPTS = store.schema(
         ("gold", pa.string(), "the task's gold columns, as a JSON object"),
     ]
 )
-VERDICTS = [
-    ("prompt_id", pa.string(), "prompt that the text answers"),
-    ("turn", pa.int32(), "turn of the conversation, from 1"),
-    ("split", pa.string(), "calibration or test"),
-    ("verdict", pa.string(), "right, wrong or unknown (no answer found)"),
-    ("extracted", pa.string(), "the answer that the verdict rests on; null where there is none"),
-    ("strict", pa.string(), "verdict on the answer in the task's own format"),
-    ("flexible", pa.string(), "verdict on the likeliest answer, whatever its format"),
-]
-GRADED = store.schema(VERDICTS)
-GRADED_PAIR = store.schema([("policy", pa.string(), "policy that wrote the text"), *VERDICTS])
 
 
 def build_prompts(name: str, dataset: Dataset, seed: int) -> pl.DataFrame:
@@ -107,33 +103,6 @@ def _check_splits(name: str, table: list[dict]) -> None:
         )
 
 
-def grade_text(task_name: str, text: str, row: dict) -> Verdict:
-    """The task's verdict on one text, cut at its first stop string; `row` holds the task's gold columns."""
-    task = TASKS[task_name]
-    return task.grade(cut(text, task.STOPS), row)
-
-
-def grade_texts(task_name: str, prompts: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
-    """Verdicts (GRADED, or GRADED_PAIR where texts have a policy), sorted by policy, prompt and turn.
-
-    Raises Complaint where a text answers none of the prompts.
-    """
-    key = [column for column in ("policy", "prompt_id", "turn") if column in texts.columns]
-    gold = prompts.select("prompt_id", "split", "gold")
-    rows = texts.select(*key, "text").join(gold, on="prompt_id", how="left", validate="m:1").sort(key)
-    for orphan in rows.filter(pl.col("gold").is_null())["prompt_id"]:
-        raise Complaint(
-            f"A text answers '{orphan}', which is none of the {len(prompts)} prompts; "
-            "rerun the stages from 'prompts' on."
-        )
-    verdicts = [
-        grade_text(task_name, text, json.loads(answer))
-        for text, answer in rows.select("text", "gold").iter_rows()
-    ]
-    graded = pl.DataFrame(verdicts, schema=dict.fromkeys(Verdict._fields, pl.String), orient="row")
-    return pl.concat([rows.select(*key, "split"), graded], how="horizontal")
-
-
 def write_prompts(settings: Settings, name: str) -> None:
     """Write data/prompts/<name>.parquet."""
     path = Path("data/prompts") / f"{name}.parquet"
@@ -141,32 +110,3 @@ def write_prompts(settings: Settings, name: str) -> None:
     store.write(path, prompts, PROMPTS)
     tests = int((prompts["split"] == "test").sum())
     console.wrote(f"{path}: {tests} test and {len(prompts) - tests} calibration prompts")
-
-
-def grade_solo(settings: Settings, model: str) -> None:
-    """Grade what a model wrote alone; writes data/graded/models/<model>/."""
-    settings.named("models", model)
-    _grade(settings, Path("data/dumps") / model, Path("data/graded/models") / model, GRADED)
-
-
-def grade_pair(settings: Settings, pair: str) -> None:
-    """Grade what a pair's policies wrote; writes data/graded/pairs/<pair>/."""
-    settings.named("pairs", pair)
-    _grade(settings, Path("data/rollouts") / pair, Path("data/graded/pairs") / pair, GRADED_PAIR)
-
-
-def _grade(settings: Settings, source: Path, out: Path, schema: pa.Schema) -> None:
-    said = []
-    with store.appear(out) as folder:
-        for name, dataset in settings.datasets.items():
-            prompts = store.read(f"data/prompts/{name}.parquet")
-            graded = grade_texts(dataset.task, prompts, store.read(source / name / "texts-*.parquet"))
-            store.write(folder / f"{name}.parquet", graded, schema)
-            said.append(f"{name} {_tally(graded)}")
-    console.wrote(f"{out}: {'; '.join(said)}")
-
-
-def _tally(graded: pl.DataFrame) -> str:
-    counts = dict(graded["verdict"].value_counts().iter_rows())
-    words = ", ".join(f"{counts.get(word, 0)} {word}" for word in ("right", "wrong", "unknown"))
-    return f"{len(graded)} texts, {words}"

@@ -1,10 +1,12 @@
 """`fsgen` for people: check a params file, ask the tables in SQL, print the headline table."""
 
 import argparse
+import json
 import sys
+from pathlib import Path
 
 from fsgen import lake, report, settings
-from fsgen.typed import Complaint
+from fsgen.typed import Complaint, look_up
 
 
 def main() -> None:
@@ -38,6 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     stability.add_argument("--dataset", help="default: the first of params.yaml")
     stability.add_argument("--prompts", type=int, default=8)
     stability.set_defaults(act=_stability)
+    grade = acts.add_parser(
+        "grade", help="grade the lines of a file: the task's gold columns and `text`, a JSON object a line"
+    )
+    grade.add_argument("task")
+    grade.add_argument("file", type=Path)
+    grade.set_defaults(act=_grade)
     headline = acts.add_parser("headline", help="print accuracy and collaboration frequency of every pair")
     headline.set_defaults(act=_headline)
     return parser
@@ -99,6 +107,18 @@ def _stability(arguments: argparse.Namespace) -> None:
             f"{there.prompt_id} parts at position {there.pos}: token {there.alone_id} alone, "
             f"{there.together_id} together, where the margin was {there.margin:.3g} nats."
         )
+
+
+def _grade(arguments: argparse.Namespace) -> None:
+    from fsgen import benchmarks, grading  # a second to import, and only this command needs it
+    from fsgen.tasks import rows
+
+    look_up(benchmarks.TASKS, arguments.task, "the tasks")
+    if not arguments.file.is_file():
+        raise Complaint(f"There is no file at {arguments.file}; name one with a JSON object a line.")
+    grader = grading.Grader(settings.load())
+    for found in grading.grade_rows(grader, arguments.task, rows.read_file(arguments.file)):
+        print(json.dumps(found))
 
 
 def _headline(arguments: argparse.Namespace) -> None:

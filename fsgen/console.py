@@ -38,7 +38,7 @@ def wrote(sentence: str) -> None:
 
 
 def warn(sentence: str) -> None:
-    """Something that a stage did otherwise than asked, and went on."""
+    """Something about this run that its result alone does not show."""
     print(f"fsgen: {sentence}", file=sys.stderr, flush=True)
 
 

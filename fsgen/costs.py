@@ -132,15 +132,20 @@ def stretch_flops(shape: Shape, first_S: np.ndarray, positions_S: np.ndarray) ->
     return 2.0 * parameters * positions_S + 4.0 * shape.layers * shape.width * context_S
 
 
-def speculative_flops(small: Shape, large: Shape, rounds: Rounds, prompt_tokens_T: np.ndarray) -> np.ndarray:
-    """FLOPs of drafting and verifying each text, both models' prompts included, float64 [T]."""
+def speculative_flops(
+    small: Shape, large: Shape, rounds: Rounds, prompt_tokens_T: np.ndarray, held_T: np.ndarray | int = 0
+) -> np.ndarray:
+    """FLOPs of drafting and verifying each text, both models' prompts included, float64 [T].
+
+    `held_T` are sequence indices before the prompt that the models hold already: earlier turns.
+    """
     first_T = _first_rows(rounds.text_R, rounds.start_R)
     prompt_T = _prompt_positions(prompt_tokens_T, first_T)
     rounds_T = np.diff(first_T, append=len(rounds.text_R))
-    index_R = np.repeat(prompt_T, rounds_T) + rounds.start_R
+    index_R = np.repeat(held_T + prompt_T, rounds_T) + rounds.start_R
     flops_R = stretch_flops(large, index_R, rounds.drafted_R + 1)
     flops_R += stretch_flops(small, index_R, drafter_positions(rounds))
-    prompts = flops(large, prompt_T, 0) + flops(small, prompt_T, 0)
+    prompts = stretch_flops(large, held_T, prompt_T) + stretch_flops(small, held_T, prompt_T)
     return prompts + np.add.reduceat(flops_R, first_T)
 
 

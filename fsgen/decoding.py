@@ -14,7 +14,7 @@ from fsgen import console, cursor, models, records, store
 from fsgen.cursor import Cursor
 from fsgen.models import Loaded
 from fsgen.settings import Dump, Settings
-from fsgen.texts import TEXTS, Ending, Marks, Text, ending, marks, prompt_digest, text_rows
+from fsgen.texts import TEXTS, Ending, Text, ending, marks, prompt_digest, text_rows
 
 TOKENS = store.schema(
     [
@@ -177,12 +177,11 @@ def tables(
     lengths = np.array([len(text.ids) for text in texts])
     starts = np.concatenate([[0], lengths.cumsum()[:-1]])
     picked = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in order])
-    told = [marks(texts[i]) for i in order]
     tokens = {
         "prompt_id": np.repeat([names[i] for i in order], lengths[order]),
         "pos": np.concatenate([np.arange(lengths[i]) for i in order]).astype(np.int32),
         "token_id": np.concatenate([texts[i].ids for i in order]).astype(np.int32),
-        **{name: np.concatenate(arrays) for name, arrays in zip(Marks._fields, zip(*told), strict=True)},
+        **marks([texts[i] for i in order])._asdict(),
         **rows.take(picked).columns(),
     }
     whole = [row for i in order for row in text_rows(until, names[i], prompts[names[i]], texts[i])]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from fsgen import checkpoints, console, fusion, intervals, store, tallies
@@ -31,24 +32,26 @@ def evaluate(settings: Settings, dataset: str) -> None:
 def summarise(settings: Settings, counted: Tally) -> dict:
     """The content of metrics/<dataset>.json.
 
-    Accuracies carry Wilson intervals over prompts, ratios a BCa cluster bootstrap over prompts, all
-    at 95 %. `unknown` verdicts count as not right.
+    Accuracies carry Wilson intervals over prompts, ratios and ratings a BCa cluster bootstrap over
+    prompts, all at 95 %. `unknown` verdicts count as not right. Where a judge rates, there is no
+    accuracy, and no rating either where none is configured.
     """
     return {
-        "models": {name: _model_numbers(name, counted) for name in settings.models},
+        "models": {name: _model_numbers(name, counted, settings.seed) for name in settings.models},
         "pairs": {name: _pair_numbers(settings, name, counted) for name in settings.pairs},
     }
 
 
-def _model_numbers(name: str, counted: Tally) -> dict:
+def _model_numbers(name: str, counted: Tally, seed: int) -> dict:
     rows = counted.models.filter(pl.col("model") == name)
     sizes = checkpoints.read_description(name)["parameters"]
-    return _accuracy(rows) | {
+    unknown = {"unknown_share": _rounded((rows["verdict"] == "unknown").mean())} if _is_graded(rows) else {}
+    return _quality(rows, seed) | {
         "parameters": sizes["non_embedding"],
         "total_parameters": sizes["total"],
         "tokens": int(rows["tokens"].sum()),
         "truncated_share": _rounded((rows["finish_reason"] == "length").mean()),
-        "unknown_share": _rounded((rows["verdict"] == "unknown").mean()),
+        **unknown,
     }
 
 
@@ -87,19 +90,23 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
 def _policy_numbers(rows: pl.DataFrame, large: pl.DataFrame, seed: int) -> dict:
     calls, changes = (_ratio(rows, column, seed) for column in ("calls", "interventions"))
     totals = {name: int(rows[name].sum()) for name, _, _ in tallies.COSTS if name != "flops"}
-    return _accuracy(rows) | {
-        "accuracy_minus_large": _gain(rows, large, seed),
-        "call_ratio": calls["value"],
-        "call_ratio_low": calls["low"],
-        "call_ratio_high": calls["high"],
-        "intervention_ratio": changes["value"],
-        "intervention_ratio_low": changes["low"],
-        "intervention_ratio_high": changes["high"],
-        "tokens": calls["tokens"],
-        **totals,
-        "flops": float(rows["flops"].sum()),
-        "truncated_share": _rounded((rows["finish_reason"] == "length").mean()),
-    }
+    gain = {"accuracy_minus_large": _gain(rows, large, seed)} if _is_graded(rows) else {}
+    return (
+        _quality(rows, seed)
+        | gain
+        | {
+            "call_ratio": calls["value"],
+            "call_ratio_low": calls["low"],
+            "call_ratio_high": calls["high"],
+            "intervention_ratio": changes["value"],
+            "intervention_ratio_low": changes["low"],
+            "intervention_ratio_high": changes["high"],
+            "tokens": calls["tokens"],
+            **totals,
+            "flops": float(rows["flops"].sum()),
+            "truncated_share": _rounded((rows["finish_reason"] == "length").mean()),
+        }
+    )
 
 
 def _gain(rows: pl.DataFrame, large: pl.DataFrame, seed: int) -> dict:
@@ -121,10 +128,25 @@ def _estimate_numbers(rows: pl.DataFrame, seed: int) -> dict:
     }
 
 
-def _accuracy(rows: pl.DataFrame) -> dict:
-    right = intervals.wilson(int((rows["verdict"] == "right").sum()), len(rows))
-    names = ("accuracy", "low", "high")
-    return dict(zip(names, map(_rounded, right), strict=True)) | {"prompts": len(rows)}
+def _is_graded(rows: pl.DataFrame) -> bool:
+    """Whether texts have verdicts, right or wrong; a judge's ratings are none."""
+    return rows["verdict"].null_count() == 0
+
+
+def _quality(rows: pl.DataFrame, seed: int) -> dict:
+    """Accuracy, or a judge's mean rating; neither where there was no judge."""
+    if _is_graded(rows):
+        right = intervals.wilson(int((rows["verdict"] == "right").sum()), len(rows))
+        names = ("accuracy", "low", "high")
+        return dict(zip(names, map(_rounded, right), strict=True)) | {"prompts": len(rows)}
+    rated = rows["rating"].drop_nulls().to_numpy()
+    counts = {"prompts": len(rows), "rated_turns": int(rows["rated"].sum())}
+    counts["unrated_turns"] = int(rows["unrated"].sum())
+    if not len(rated):
+        return counts
+    found = intervals.mean_difference(rated, np.zeros(len(rated)), seed=seed)
+    names = ("rating", "rating_low", "rating_high")
+    return dict(zip(names, map(_rounded, found), strict=True)) | counts
 
 
 def _ratio(rows: pl.DataFrame, column: str, seed: int) -> dict:

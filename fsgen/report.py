@@ -35,13 +35,14 @@ def write_report(settings: Settings) -> None:
     metrics = read_metrics(settings, EVALUATED)
     figures.cof(json.loads((METRICS / "scaling.json").read_text()), PLOTS / "cof.svg")
     for dataset, content in metrics.items():
-        figures.frontier(content, PLOTS / "frontier" / f"{dataset}.svg")
+        if any("accuracy" in model for model in content["models"].values()):
+            figures.frontier(content, PLOTS / "frontier" / f"{dataset}.svg")
         print(headline_table(dataset, content))
     console.wrote(f"{PLOTS}/: cof.svg and frontier/ for {', '.join(metrics)}")
 
 
 def headline_table(dataset: str, content: dict) -> str:
-    """Markdown table of a dataset: accuracies of both models and CoF of every method, all in percent."""
+    """Markdown table of a dataset: accuracies (or ratings) of both models and every method's CoF."""
     methods = sorted({method for pair in content["pairs"].values() for method in pair["cof"]})
     methods = [method for method in methods if method != "speculative"]  # the oracle's own numbers
     lines = [
@@ -52,13 +53,20 @@ def headline_table(dataset: str, content: dict) -> str:
         "|---" * (3 + len(methods)) + "|",
     ]
     for name, pair in content["pairs"].items():
-        cells = [_percent(content["models"][pair[role]], "accuracy") for role in ("small", "large")]
+        cells = [_quality(content["models"][pair[role]]) for role in ("small", "large")]
         cells += [_percent(pair["cof"].get(method), "value") for method in methods]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def _quality(model: dict) -> str:
+    """A model's accuracy or a judge's mean rating; a dash without either."""
+    if "rating" in model:
+        return f"rated {model['rating']:.2f} ({model['rating_low']:.2f} to {model['rating_high']:.2f})"
+    return _percent(model, "accuracy")
+
+
 def _percent(number: dict | None, key: str) -> str:
-    if number is None:
+    if number is None or key not in number:
         return "-"
     return f"{number[key]:.1%} ({number['low']:.1%} to {number['high']:.1%})".replace("%", "")

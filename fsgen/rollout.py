@@ -14,7 +14,7 @@ from fsgen import console, cursor, fusion, models, routers, store, trunks
 from fsgen.models import Budget, Loaded
 from fsgen.routers import Speaker
 from fsgen.settings import Settings
-from fsgen.texts import TEXTS, Ending, Marks, ending, marks, prompt_digest, text_rows
+from fsgen.texts import TEXTS, Ending, ending, marks, prompt_digest, text_rows
 from fsgen.tree import End, Grown, Start, Tree
 from fsgen.trunks import Rider, Trunks
 
@@ -169,7 +169,7 @@ def _tokens(told: dict, ends: list[End], riders: list[Rider], names: list[str]) 
     first = np.zeros((len(riders), len(names)), dtype=np.int64)  # of a text, among all rows
     first[[end.rider for end in ends], [end.prompt for end in ends]] = lengths.cumsum() - lengths
     row_N = first[told["rider"], told["prompt"]] + told["pos"]
-    marked = Marks(*map(np.concatenate, zip(*(marks(end.text) for end in ends), strict=True)))
+    marked = marks([end.text for end in ends])
     own = Speaker(*(told[name] for name in Speaker._fields))
     decided = {name: told[name] for name in ("default_id", "small_id", "fused_id", "called")} | {
         "mismatch": told["fused_id"] != told["default_id"],

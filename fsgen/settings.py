@@ -9,7 +9,8 @@ from pathlib import Path
 from fsgen.policies import ROUTER_NAMES, SCORED_ROUTERS, Method, Policy, Router, method_table, policy_table
 from fsgen.typed import Complaint, build, look_up, mapping, read_yaml
 
-TASK_NAMES = ("arith", "gsm8k")
+TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench")
+CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,10 @@ class Settings:
     policies: tuple[Policy, ...]
     dump: Dump
     compute: Compute
+    allow_code_execution: bool = False
+    """Whether grading may run programs that a model wrote, in a sandbox."""
+    sandbox: str = "strict"
+    """`strict`, or `weak` to go on where this machine grants less than the whole sandbox."""
     curriculum: Curriculum | None = None
     family: dict[str, Member] = field(default_factory=dict)
     tuned: dict[str, Tuned] = field(default_factory=dict)
@@ -213,6 +218,8 @@ def _check_seed_and_methods(settings: Settings) -> None:
         raise Complaint(f"seed should be at least 0, got {settings.seed}; choose another.")
     if all(method.rule in ("speculative", "proxy") for method in settings.methods.values()):
         raise Complaint("methods should hold one with a rule that every pair can roll out; add oracle.")
+    if settings.sandbox not in ("strict", "weak"):
+        raise Complaint(f"sandbox should be strict or weak, got '{settings.sandbox}'.")
     both = sorted(set(settings.family) & set(settings.tuned))
     if both:
         raise Complaint(f"'{both[0]}' stands in family and in tuned, which share a folder; rename one.")
@@ -230,6 +237,11 @@ def _check_datasets(settings: Settings) -> None:
         if entry.max_new_tokens < 1 or entry.shots < 0 or (entry.limit is not None and entry.limit < 1):
             raise Complaint(
                 f"datasets.{name} should have max_new_tokens and limit above 0 and shots at least 0."
+            )
+        if entry.task in CODE_TASKS and not settings.allow_code_execution:
+            raise Complaint(
+                f"datasets.{name} is graded by running code that models wrote; "
+                "set 'allow_code_execution: true' if this machine may do so, in a sandbox."
             )
         if not 0 < entry.calibration < 1:
             raise Complaint(

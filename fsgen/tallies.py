@@ -1,22 +1,23 @@
-"""From tokens to counts per prompt, in DuckDB: tokens, calls, mismatches, costs, verdicts.
+"""From tokens to counts per prompt, in DuckDB: tokens, calls, mismatches, costs, verdicts."""
 
-Shape legend: N rows, T texts.
-"""
-
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import checkpoints, costs, fusion, lake, store
-from fsgen.policies import Policy
+from fsgen import checkpoints, lake, spending, store
 from fsgen.settings import Settings
 
+RATINGS = [
+    ("rating", pa.float64(), "mean of a judge's ratings of the turns, 1 to 10; null without any"),
+    ("rated", pa.int64(), "turns with a rating"),
+    ("unrated", pa.int64(), "turns of which the judge said something, but no rating"),
+]
 COSTS = [
     ("large_passes", pa.int64(), "forward calls of the large model"),
     ("large_positions", pa.int64(), "generated positions it processed, rejected drafts and catching up too"),
-    ("large_prompt_positions", pa.int64(), "prompt less its last token, or 0 if never called"),
+    ("large_prompt_positions", pa.int64(), "of the prompt and later questions, as far as it was called"),
     ("flops", pa.float64(), "floating-point operations of all models on this text"),
 ]  # fmt: skip
 POLICIES = store.schema(
@@ -30,8 +31,9 @@ POLICIES = store.schema(
         ("interventions", pa.int64(), "calls that changed the token"),
         ("small_mismatches", pa.int64(), "answer tokens where fused and small model's token differ"),
         *COSTS,
-        ("finish_reason", pa.string(), "eos, stop or length"),
-        ("verdict", pa.string(), "right, wrong or unknown"),
+        ("finish_reason", pa.string(), "eos, stop or length; length if any turn was cut off"),
+        ("verdict", pa.string(), "right, wrong or unknown; null where a judge rates instead"),
+        *RATINGS,
     ]
 )
 INTEGERS = {field.name: pl.Int64 for field in POLICIES if pa.types.is_int64(field.type)}
@@ -50,8 +52,9 @@ MODELS = store.schema(
         ("model", pa.string(), "model, a key of params.yaml"),
         ("prompt_id", pa.string(), "test prompt"),
         ("tokens", pa.int64(), "answer tokens of its own text"),
-        ("finish_reason", pa.string(), "eos, stop or length"),
-        ("verdict", pa.string(), "right, wrong or unknown"),
+        ("finish_reason", pa.string(), "eos, stop or length; length if any turn was cut off"),
+        ("verdict", pa.string(), "right, wrong or unknown; null where a judge rates instead"),
+        *RATINGS,
     ]
 )
 ESTIMATES = store.schema(
@@ -89,29 +92,46 @@ def tally(settings: Settings, dataset: str) -> Tally:
     """Counts per test prompt of every pair and model that params.yaml names."""
     lake_ = lake.connect()
     tests = f"(select prompt_id from prompts where dataset = '{dataset}' and split = 'test')"
-    shapes = {name: checkpoints.read_description(name) for name in settings.models}
+    shapes = {name: spending.shape(checkpoints.read_description(name)) for name in settings.models}
+    models = _alone(lake_, dataset, settings.models, tests)
     policies, large_texts, estimates = [], [], []
-    for pair in settings.pairs:
+    for pair, entry in settings.pairs.items():
         here = f"pair = '{pair}' and dataset = '{dataset}' and prompt_id in {tests}"
+        large = models.filter(model=entry.large)
         policies.append(_rolled(lake_, settings, pair, here, shapes))
-        policies.append(_speculated(lake_, settings, pair, dataset, here, shapes))
+        policies.append(_speculated(lake_, settings, pair, dataset, here, shapes, large))
         large_texts.append(lake_.sql(LARGE_TEXT_COUNTS.format(here=here)).pl())
         estimates.append(lake_.sql(ESTIMATE_COUNTS.format(here=here)).pl())
-    names, pairs = (", ".join(f"'{name}'" for name in entry) for entry in (settings.models, settings.pairs))
-    steps = lake_.sql(STEP_COUNTS.format(dataset=dataset, pairs=pairs)).pl()
-    models = lake_.sql(MODEL_COUNTS.format(dataset=dataset, names=names, tests=tests)).pl()
+    steps = lake_.sql(STEP_COUNTS.format(dataset=dataset, pairs=_quoted(settings.pairs))).pl()
     return Tally(
         pl.concat(policies).sort("pair", "policy", "prompt_id"),
         pl.concat(large_texts).sort("pair", "method", "prompt_id"),
-        models.sort("model", "prompt_id"),
+        models,
         pl.concat(estimates).sort("pair", "policy", "prompt_id"),
         steps,
     )
 
 
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+# what a prompt's turns amount to: a text is truncated if one of its turns is
+TURNS = """
+    select {keys}, sum(tokens)::bigint as rows, sum(answer_tokens)::bigint as answer_tokens,
+           sum(prompt_tokens)::bigint as given, max(prompt_tokens) filter (turn = 1) as prompt_tokens,
+           if(bool_or(finish_reason = 'length'), 'length', arg_max(finish_reason, turn)) as finish_reason
+    from {texts} where {here} group by all
+"""
+GRADES = """
+    select {keys}, arg_max(verdict, turn) as verdict, avg(rating) as rating, count(rating) as rated,
+           count(*) filter (outcome = 'unrated') as unrated
+    from {graded} where {here} group by all
+"""
 ROLLED_COUNTS = """
     select pair, policy, prompt_id, t.tokens, calls, mismatches, interventions, small_mismatches,
-           called_rows, last_call, x.tokens as rows, prompt_tokens, finish_reason, verdict
+           called_rows, reached, given_before, rows, given, prompt_tokens, finish_reason,
+           verdict, rating, rated, unrated
     from (
         select pair, policy, prompt_id,
                count(*) filter (in_answer) as tokens,
@@ -120,12 +140,13 @@ ROLLED_COUNTS = """
                count(*) filter (in_answer and called and mismatch) as interventions,
                count(*) filter (in_answer and fused_id <> small_id) as small_mismatches,
                count(*) filter (called) as called_rows,
-               coalesce(max(pos) filter (called), -1) as last_call
-        from rolled where {here} group by all
-    ) t
-    join (select policy, prompt_id, tokens, prompt_tokens, finish_reason from rolled_texts where {here}) x
-        using (policy, prompt_id)
-    join (select policy, prompt_id, verdict from graded where {here}) using (policy, prompt_id)
+               count(*) filter (not forced and pos <= last_call) as reached,
+               count(*) filter (forced and pos <= last_call) as given_before
+        from (
+            select *, max(pos) filter (called) over (partition by policy, prompt_id) as last_call
+            from rolled where {here}
+        ) group by all
+    ) t join ({turns}) using (policy, prompt_id) join ({grades}) using (policy, prompt_id)
     order by policy, prompt_id
 """
 LARGE_TEXT_COUNTS = """
@@ -145,104 +166,65 @@ STEP_COUNTS = """
     from steps where dataset = '{dataset}' and pair in ({pairs}) group by all order by all
 """
 MODEL_COUNTS = """
-    select model, prompt_id, answer_tokens as tokens, finish_reason, verdict
-    from solo_texts join graded_solo using (model, dataset, prompt_id)
-    where dataset = '{dataset}' and model in ({names}) and prompt_id in {tests}
+    select model, prompt_id, answer_tokens as tokens, finish_reason, verdict, rating, rated, unrated
+    from ({turns}) join ({grades}) using (model, prompt_id) order by model, prompt_id
 """
 SPECULATED_ROWS = """
-    select prompt_id, pos, mismatch, in_answer
+    select prompt_id, turn, pos, mismatch, in_answer
     from fused join (
-        select pair, dataset, prompt_id, tokens - tail as written from solo_texts, (select '{pair}' as pair)
-        where model = '{model}'
-    ) using (pair, dataset, prompt_id)
-    where {here} and writer = 'large' and method = '{method}' and pos < written order by prompt_id, pos
+        select prompt_id, turn, sum(tokens - tail + if(turn > 1, prompt_tokens, 0))
+               over (partition by prompt_id order by turn) as ended
+        from solo_texts where model = '{model}' and dataset = '{dataset}'
+    ) using (prompt_id, turn)
+    where {here} and writer = 'large' and method = '{method}' and not forced and pos < ended
+    order by prompt_id, pos
 """
-LARGE_ALONE = """
-    select prompt_id, prompt_tokens, finish_reason, verdict
-    from solo_texts join graded_solo using (model, dataset, prompt_id)
-    where dataset = '{dataset}' and model = '{model}' and prompt_id in
-        (select prompt_id from prompts where dataset = '{dataset}' and split = 'test')
-    order by prompt_id
+LARGE_TURNS = """
+    select prompt_id, turn, prompt_tokens, tokens - tail as written from solo_texts
+    join (select prompt_id from prompts where dataset = '{dataset}' and split = 'test') using (prompt_id)
+    where model = '{model}' and dataset = '{dataset}' order by prompt_id, turn
 """
+
+
+def _alone(lake_, dataset: str, models: Iterable[str], tests: str) -> pl.DataFrame:
+    """Tallies of the models that wrote alone."""
+    here = f"dataset = '{dataset}' and model in ({_quoted(models)}) and prompt_id in {tests}"
+    turns = TURNS.format(keys="model, prompt_id", texts="solo_texts", here=here)
+    grades = GRADES.format(keys="model, prompt_id", graded="graded_solo", here=here)
+    return lake_.sql(MODEL_COUNTS.format(turns=turns, grades=grades)).pl()
 
 
 def _rolled(lake_, settings: Settings, pair: str, here: str, shapes: dict) -> pl.DataFrame:
     """Tallies of the policies that wrote their own texts."""
-    counts = lake_.sql(ROLLED_COUNTS.format(here=here)).pl()
-    named = [policy.name for policy in settings.policies_of(pair)]
-    counts = counts.filter(pl.col("policy").is_in(named))
-    prompt_T = counts["prompt_tokens"].to_numpy() - 1
-    reached_T = counts["last_call"].to_numpy() + 1
+    turns = TURNS.format(keys="policy, prompt_id", texts="rolled_texts", here=here)
+    grades = GRADES.format(keys="policy, prompt_id", graded="graded", here=here)
+    counts = lake_.sql(ROLLED_COUNTS.format(here=here, turns=turns, grades=grades)).pl()
+    counts = counts.filter(pl.col("policy").is_in([p.name for p in settings.policies_of(pair)]))
+    asked = pl.col("prompt_tokens") - 1 + pl.col("given_before")
     counts = counts.with_columns(
         large_passes=pl.col("called_rows"),
-        large_positions=reached_T,
-        large_prompt_positions=np.where(reached_T > 0, prompt_T, 0),
-        flops=_rolled_flops(settings, pair, counts, prompt_T, reached_T, shapes),
+        large_positions=pl.col("reached"),
+        large_prompt_positions=pl.when(pl.col("reached") > 0).then(asked).otherwise(0),
     )
+    counts = counts.with_columns(flops=spending.rolled_flops(settings, pair, counts, shapes))
     return counts.select(POLICIES.names).cast(INTEGERS)
 
 
-def _rolled_flops(settings, pair, counts: pl.DataFrame, prompt_T, reached_T, shapes) -> np.ndarray:
-    """The speaker processes all rows; the large model, and for proxy the small one, as far as called."""
-    members = settings.pairs[pair].members()
-    called_prompt_T = np.where(reached_T > 0, prompt_T, 0)
-    rows_T = counts["rows"].to_numpy()
-    methods = {policy.name: settings.methods[policy.method] for policy in settings.policies_of(pair)}
-    speaks = np.array([fusion.speaker(methods[name]) for name in counts["policy"]])
-    total_T = costs.flops(_shape(shapes[members["large"]]), called_prompt_T, reached_T)
-    for role in set(speaks):
-        every_T = costs.flops(_shape(shapes[members[role]]), prompt_T, rows_T)
-        helper_T = costs.flops(_shape(shapes[members["small"]]), called_prompt_T, reached_T)
-        spent_T = every_T + (helper_T if role == "tuned" else 0.0)
-        total_T = total_T + np.where(speaks == role, spent_T, 0.0)
-    return total_T
-
-
-def _shape(about: dict) -> costs.Shape:
-    sizes, shape = about["parameters"], about["shape"]
-    return costs.Shape(sizes["non_embedding"], sizes["head"], shape["layers"], shape["width"])
-
-
-def _speculated(lake_, settings: Settings, pair: str, dataset: str, here: str, shapes: dict) -> pl.DataFrame:
+def _speculated(
+    lake_, settings: Settings, pair: str, dataset: str, here: str, shapes: dict, large: pl.DataFrame
+) -> pl.DataFrame:
     """Tallies of `speculative@K`: arithmetic on the large model's own text, whose tokens it writes."""
     members = settings.pairs[pair].members()
-    alone = lake_.sql(LARGE_ALONE.format(dataset=dataset, model=members["large"])).pl()
+    source = {"here": here, "model": members["large"], "dataset": dataset}
+    turns = lake_.sql(LARGE_TURNS.format(**source)).pl()
     parts = [pl.from_arrow(POLICIES.empty_table())]
     for policy in settings.policies_of(pair):
         if policy.draft is not None:
-            query = SPECULATED_ROWS.format(here=here, pair=pair, model=members["large"], method=policy.method)
-            rows = lake_.sql(query).pl()
+            rows = lake_.sql(SPECULATED_ROWS.format(method=policy.method, **source)).pl()
             models = (shapes[members[role]] for role in ("small", "large"))
-            parts.append(_speculate(pair, policy, rows, alone, *models))
+            spent = spending.speculate(rows, turns, policy.draft, *models)
+            named = large.join(spent, on="prompt_id", validate="1:1").with_columns(
+                pair=pl.lit(pair), policy=pl.lit(policy.name)
+            )
+            parts.append(named.select(POLICIES.names).cast(INTEGERS))
     return pl.concat(parts)
-
-
-def _speculate(
-    pair: str, policy: Policy, rows: pl.DataFrame, alone: pl.DataFrame, small, large
-) -> pl.DataFrame:
-    text_N = rows["prompt_id"].rank("dense").to_numpy() - 1
-    rounds = costs.speculative_rounds(rows["mismatch"].to_numpy(), text_N, policy.draft)
-    spent = costs.verified(rounds, alone["prompt_tokens"].to_numpy())
-    counts = rows.group_by("prompt_id", maintain_order=True).agg(
-        tokens=pl.col("in_answer").sum(), mismatches=(pl.col("in_answer") & pl.col("mismatch")).sum()
-    )
-    begins_R = np.searchsorted(text_N, rounds.text_R) + rounds.start_R
-    counted_R = rows["in_answer"].to_numpy()[begins_R]
-    return (
-        alone.join(counts, on="prompt_id", validate="1:1", maintain_order="left")
-        .with_columns(
-            pair=pl.lit(pair),
-            policy=pl.lit(policy.name),
-            calls=np.bincount(rounds.text_R, weights=counted_R, minlength=len(alone)),
-            interventions=pl.col("mismatches"),
-            small_mismatches=pl.col("mismatches"),
-            large_passes=spent.passes_T,
-            large_positions=spent.positions_T,
-            large_prompt_positions=spent.prompt_positions_T,
-            flops=costs.speculative_flops(
-                _shape(small), _shape(large), rounds, alone["prompt_tokens"].to_numpy()
-            ),
-        )
-        .select(POLICIES.names)
-        .cast(INTEGERS)
-    )

@@ -233,19 +233,21 @@ def turns_of(texts: pl.DataFrame) -> dict[str, tuple[Turn, ...]]:
 
 
 class Marks(NamedTuple):
-    """What each token of a text is, one entry a token."""
+    """What the tokens of texts are, one entry a token, text after text."""
 
     turn: np.ndarray
     forced: np.ndarray
     in_answer: np.ndarray
 
 
-def marks(text: Text) -> Marks:
-    """The columns of a finished text's rows that follow from its turns."""
-    size = len(text.ids)
-    found = Marks(np.full(size, len(text.turns), np.int32), np.zeros(size, bool), np.zeros(size, bool))
-    for number, turn in enumerate(text.turns, 1):
-        found.turn[turn.start : turn.end] = number
-        found.forced[turn.start : turn.written] = True
-        found.in_answer[turn.written : turn.written + turn.answer_tokens] = True
+def marks(texts: list[Text]) -> Marks:
+    """The columns of finished texts' rows that follow from their turns."""
+    size = sum(len(text.ids) for text in texts)
+    found, begin = Marks(np.zeros(size, np.int32), np.zeros(size, bool), np.zeros(size, bool)), 0
+    for text in texts:
+        for number, turn in enumerate(text.turns, 1):
+            found.turn[begin + turn.start : begin + len(text.ids)] = number
+            found.forced[begin + turn.start : begin + turn.written] = True
+            found.in_answer[begin + turn.written : begin + turn.written + turn.answer_tokens] = True
+        begin += len(text.ids)
     return found

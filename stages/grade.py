@@ -3,11 +3,11 @@
 python stages/grade.py --pair arith-23k-451k
 """
 
-from fsgen import benchmarks, console, settings
+from fsgen import console, grading, settings
 
 
 def main(pair: str) -> None:
-    benchmarks.grade_pair(settings.load(), pair)
+    grading.grade_pair(settings.load(), pair)
 
 
 if __name__ == "__main__":

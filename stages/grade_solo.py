@@ -3,11 +3,11 @@
 python stages/grade_solo.py --model arith-23k
 """
 
-from fsgen import benchmarks, console, settings
+from fsgen import console, grading, settings
 
 
 def main(model: str) -> None:
-    benchmarks.grade_solo(settings.load(), model)
+    grading.grade_solo(settings.load(), model)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ def write_prompts(
     stops: tuple[str, ...] = (),
     talk: tuple[str, ...] = (),
     stop_tokens: tuple[str, ...] = (),
+    answer: str | None = None,
 ) -> None:
     """A prompts table of random words; the first third is for calibration.
 

@@ -11,21 +11,22 @@ import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
-from fsgen import benchmarks, settings, store
+from fsgen import benchmarks, grading, settings, store
 from fsgen.settings import Dataset, Pair
-from fsgen.tasks import gsm8k
+from fsgen.tasks.task import Prompt
 from fsgen.typed import Complaint
 
 
 def fake(count: int) -> SimpleNamespace:
     """A task of `count` rows whose right answer is the row's own name."""
     return SimpleNamespace(
-        load=lambda dataset: [{"prompt_id": f"fake-{i:03d}", "name": f"{i}"} for i in range(count)],
-        exemplars=lambda dataset: [{"name": "x"}] * dataset.shots,
-        messages=lambda row, shown: [{"role": "user", "content": row["name"]}],
-        plain=lambda row, shown: " ".join(e["name"] for e in [*shown, row]),
+        prompts=lambda dataset: [
+            Prompt(f"fake-{i:03d}", [{"role": "user", "content": f"{i}"}], f"{i}:", {"name": f"{i}"})
+            for i in range(count)
+        ],
         STOPS=("\nStop",),
-        GOLD=("name",),
+        STOP_TOKENS=("<end>",),
+        ANSWER="is .*",
     )
 
 
@@ -84,12 +85,12 @@ def test_a_limit_beyond_the_rows_takes_all_of_them():
 
 
 def test_a_prompt_carries_what_the_task_says():
-    """Exemplars reach the text; stops and gold columns travel with the row."""
-    row = build(50, shots=2).sort("prompt_id").row(7, named=True)
+    """Its stops, its answer's pattern and its gold columns travel with the row."""
+    row = build(50).sort("prompt_id").row(7, named=True)
 
-    assert row["plain"] == "x x 7"
+    assert row["plain"] == "7:"
     assert row["messages"] == [{"role": "user", "content": "7"}]
-    assert row["stops"] == ["\nStop"]
+    assert (row["stops"], row["stop_tokens"], row["answer"]) == (["\nStop"], ["<end>"], "is .*")
     assert json.loads(row["gold"]) == {"name": "7"}
 
 
@@ -121,76 +122,12 @@ def test_a_split_without_prompts_is_refused(share, counts):
 def test_two_rows_of_one_name_are_refused():
     """Joins by prompt_id would count them twice."""
     twice = fake(3)
-    twice.load = lambda dataset: [{"prompt_id": "fake-000", "name": "0"}] * 2
+    twice.prompts = lambda dataset: [Prompt("fake-000", [], "0", {"name": "0"})] * 2
     with (
         mock.patch.dict(benchmarks.TASKS, {"fake": twice}),
         pytest.raises(Complaint, match="got 'fake-000' twice"),
     ):
         benchmarks.build_prompts("toy", Dataset(task="fake", max_new_tokens=8), 1)
-
-
-PROBLEMS = pl.DataFrame(
-    {
-        "prompt_id": ["a", "b", "c"],
-        "split": ["test", "calibration", "test"],
-        "gold": [json.dumps({"answer": f"#### {n}"}) for n in (18, 7, 3)],
-    }
-)
-TEXTS = [
-    {"prompt_id": "c", "turn": 1, "text": "I cannot say."},
-    {"prompt_id": "a", "turn": 1, "text": "That is 18.\n#### 18\n\nQuestion: 5 cats?\nAnswer: 5\n#### 5"},
-    {"prompt_id": "b", "turn": 1, "text": "#### 18"},
-]
-
-
-def test_texts_are_cut_at_the_stop_string_before_they_are_graded():
-    """A base model that runs on into the next question is judged by its own answer."""
-    assert benchmarks.grade_text("gsm8k", TEXTS[1]["text"], {"answer": "#### 18"}).verdict == "right"
-    assert gsm8k.grade(TEXTS[1]["text"], {"answer": "#### 18"}).verdict == "wrong"
-
-
-def test_the_first_of_several_stop_strings_cuts():
-    """Whatever their order in the list; without one the text is whole."""
-    assert benchmarks.cut("one two three", ("three", "two")) == "one "
-    assert benchmarks.cut("one two three", ("four",)) == "one two three"
-    assert benchmarks.cut("one two three", ()) == "one two three"
-
-
-def test_every_text_gets_a_verdict_even_one_without_an_answer():
-    """Sorted by prompt; an answer that is not there is unknown, not a missing row."""
-    graded = benchmarks.grade_texts("gsm8k", PROBLEMS, pl.DataFrame(TEXTS))
-
-    assert graded.rows() == [
-        ("a", 1, "test", "right", "18", "right", "right"),
-        ("b", 1, "calibration", "wrong", "18", "wrong", "wrong"),
-        ("c", 1, "test", "unknown", None, "unknown", "unknown"),
-    ]
-    assert graded.columns == benchmarks.GRADED.names
-
-
-def test_policies_are_kept_and_sorted_first():
-    """Two policies on the same prompts give two rows a prompt, whatever the order they came in."""
-    texts = pl.DataFrame([row | {"policy": policy} for row in TEXTS for policy in ("y", "x")])
-
-    graded = benchmarks.grade_texts("gsm8k", PROBLEMS, texts)
-
-    assert graded.columns == benchmarks.GRADED_PAIR.names
-    assert graded["policy"].to_list() == ["x"] * 3 + ["y"] * 3
-    assert graded.equals(benchmarks.grade_texts("gsm8k", PROBLEMS, texts.reverse()))
-
-
-def test_a_text_without_a_prompt_is_an_error():
-    """It would otherwise leave the accuracy without a word."""
-    with pytest.raises(Complaint, match="answers 'c', which is none of the 2 prompts"):
-        benchmarks.grade_texts("gsm8k", PROBLEMS[:2], pl.DataFrame(TEXTS))
-
-
-def test_texts_of_a_model_that_wrote_nothing_give_an_empty_table():
-    """No rows, but every column with its type."""
-    graded = benchmarks.grade_texts("gsm8k", PROBLEMS, pl.DataFrame(TEXTS)[:0])
-
-    assert graded.columns == benchmarks.GRADED.names
-    assert set(graded.drop("turn").dtypes) == {pl.String}
 
 
 @pytest.fixture
@@ -211,19 +148,6 @@ def project(tmp_path, monkeypatch) -> SimpleNamespace:
     return SimpleNamespace(settings=made, prompts=store.read("data/prompts/sums.parquet"))
 
 
-def write_texts(folder: str, texts: pl.DataFrame) -> None:
-    """Two shards, as a dump leaves them."""
-    kinds = {"turn": pa.int32()}
-    schema = store.schema([(name, kinds.get(name, pa.string()), name) for name in texts.columns])
-    for i, rows in enumerate((texts[:10], texts[10:])):
-        store.write(Path(folder) / f"texts-{i:04d}.parquet", rows, schema)
-
-
-def echo(prompts: pl.DataFrame) -> pl.DataFrame:
-    """Texts that say 5 to every problem."""
-    return prompts.select("prompt_id", turn=pl.lit(1), text=pl.lit("#### 5"))
-
-
 def test_writing_prompts_says_how_many(project, capsys):
     """The closing line counts both splits."""
     benchmarks.write_prompts(project.settings, "sums")
@@ -234,50 +158,12 @@ def test_writing_prompts_says_how_many(project, capsys):
     )
 
 
-def test_a_model_is_graded_on_all_its_shards(project, capsys):
-    """One right answer out of forty, in one folder that appears whole."""
-    write_texts("data/dumps/m/sums", echo(project.prompts))
-    capsys.readouterr()
-
-    benchmarks.grade_solo(project.settings, "m")
-
-    graded = store.read("data/graded/models/m/sums.parquet")
-    assert graded.filter(verdict="right")["prompt_id"].to_list() == ["gsm8k-test-0004"]
-    assert capsys.readouterr().out == ("data/graded/models/m: sums 40 texts, 1 right, 39 wrong, 0 unknown\n")
-
-
-def test_a_pair_is_graded_policy_by_policy(project):
-    """Graded twice, the file is the same to the byte."""
-    texts = pl.concat([echo(project.prompts).select(pl.lit(p).alias("policy"), pl.all()) for p in "yx"])
-    write_texts("data/rollouts/duo/sums", texts)
-    bytes_of = []
-    for _ in range(2):
-        benchmarks.grade_pair(project.settings, "duo")
-        bytes_of.append(Path("data/graded/pairs/duo/sums.parquet").read_bytes())
-
-    graded = store.read("data/graded/pairs/duo/sums.parquet")
-    assert graded.filter(verdict="right")["policy"].to_list() == ["x", "y"]
-    assert bytes_of[0] == bytes_of[1]
-
-
-def test_a_failed_grading_leaves_the_earlier_folder(project):
-    """Verdicts are replaced when all of them are there, not before."""
-    write_texts("data/dumps/m/sums", echo(project.prompts))
-    benchmarks.grade_solo(project.settings, "m")
-    earlier = Path("data/graded/models/m/sums.parquet").read_bytes()
-    write_texts("data/dumps/m/sums", echo(project.prompts).with_columns(prompt_id=pl.lit("stranger")))
-
-    with pytest.raises(Complaint, match="answers 'stranger'"):
-        benchmarks.grade_solo(project.settings, "m")
-    assert Path("data/graded/models/m/sums.parquet").read_bytes() == earlier
-
-
 def test_a_misspelt_name_is_refused(project):
     """Dataset, model and pair alike."""
     for call, name in (
         (benchmarks.write_prompts, "sum"),
-        (benchmarks.grade_solo, "n"),
-        (benchmarks.grade_pair, "duet"),
+        (grading.grade_solo, "n"),
+        (grading.grade_pair, "duet"),
     ):
         with pytest.raises(Complaint, match=f"'{name}' is not among"):
             call(project.settings, name)

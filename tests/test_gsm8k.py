@@ -184,8 +184,10 @@ def dataset(path: Path | None, **given) -> Dataset:
 
 def test_rows_are_named_by_split_and_place(school):
     """Ids count rows from 0 with four digits; columns keep the hub's names."""
-    assert gsm8k.load(dataset(school)) == [TEST[0] | {"prompt_id": "gsm8k-test-0000"}]
-    assert [row["prompt_id"] for row in gsm8k.load(dataset(school, split="train"))] == [
+    (only,) = gsm8k.prompts(dataset(school))
+
+    assert (only.prompt_id, only.gold) == ("gsm8k-test-0000", {"answer": TEST[0]["answer"]})
+    assert [prompt.prompt_id for prompt in gsm8k.prompts(dataset(school, split="train"))] == [
         "gsm8k-train-0000",
         "gsm8k-train-0001",
     ]
@@ -197,15 +199,15 @@ def test_parquet_reads_as_json_lines_do(school, tmp_path):
     folder.mkdir()
     pl.DataFrame(TEST).write_parquet(folder / "test.parquet")
 
-    assert gsm8k.load(dataset(school)) == gsm8k.load(dataset(folder))
-    assert gsm8k.load(dataset(school)) == gsm8k.load(dataset(folder / "test.parquet"))
+    assert gsm8k.prompts(dataset(school)) == gsm8k.prompts(dataset(folder))
+    assert gsm8k.prompts(dataset(school)) == gsm8k.prompts(dataset(folder / "test.parquet"))
 
 
 def test_a_plain_prompt_shows_the_first_train_rows_and_stops_before_the_answer(school):
     """Exemplars lose the calculator's annotations; no blank follows the last colon."""
-    entry = dataset(school, shots=2)
+    (prompt,) = gsm8k.prompts(dataset(school, shots=2))
 
-    assert gsm8k.plain(gsm8k.load(entry)[0], gsm8k.exemplars(entry)) == (
+    assert prompt.plain == (
         "Question: How many legs have 2 cats?\nAnswer: 2*4 = 8 legs.\n#### 8\n\n"
         "Question: How many legs have 3 hens?\nAnswer: 3*2 = 6 legs.\n#### 6\n\n"
         "Question: How many legs has a cow?\nAnswer:"
@@ -214,9 +216,7 @@ def test_a_plain_prompt_shows_the_first_train_rows_and_stops_before_the_answer(s
 
 def test_a_chat_shows_exemplars_as_earlier_turns(school):
     """System, then question and answer in turn, then the question; the format is asked for."""
-    entry = dataset(school, shots=1)
-
-    turns = gsm8k.messages(gsm8k.load(entry)[0], gsm8k.exemplars(entry))
+    turns = gsm8k.prompts(dataset(school, shots=1))[0].messages
 
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
     assert "#### <number>" in turns[0]["content"]
@@ -226,10 +226,9 @@ def test_a_chat_shows_exemplars_as_earlier_turns(school):
 
 def test_a_run_on_plain_text_meets_the_stop_string_and_an_answer_does_not(school):
     """What follows a prompt's own blocks is the next question; the answers themselves hold no stop."""
-    entry = dataset(school, shots=2)
-    prompt = gsm8k.plain(TEST[0], gsm8k.exemplars(entry))
+    (prompt,) = gsm8k.prompts(dataset(school, shots=2))
 
-    assert prompt.count(gsm8k.STOPS[0]) == 2
+    assert prompt.plain.count(gsm8k.STOPS[0]) == 2
     assert not any(stop in row["answer"] for row in TRAIN + TEST for stop in gsm8k.STOPS)
 
 
@@ -243,7 +242,7 @@ def test_the_hub_is_asked_by_id_and_configuration(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
 
-    assert gsm8k.load(dataset(None))[0]["question"] == TEST[0]["question"]
+    assert gsm8k.prompts(dataset(None))[0].messages[-1]["content"] == TEST[0]["question"]
     assert asked == [(("openai/gsm8k", "main"), {"split": "test"})]
 
 
@@ -259,12 +258,12 @@ def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, error):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
 
     with pytest.raises(Complaint, match=r"^'openai/gsm8k', split 'test'.*or set the dataset's 'path'[^\n]*$"):
-        gsm8k.load(dataset(None))
+        gsm8k.prompts(dataset(None))
 
 
 def refusal(path: Path | None, **given) -> str:
     with pytest.raises(Complaint) as caught:
-        gsm8k.load(dataset(path, **given)), gsm8k.exemplars(dataset(path, **given))
+        gsm8k.prompts(dataset(path, **given))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -287,7 +286,7 @@ def test_an_empty_split_is_refused(school):
     """A file of blank lines holds no row."""
     (school / "test.jsonl").write_text("\n\n")
 
-    assert "should hold problems, got no row" in refusal(school)
+    assert "should hold rows, got none" in refusal(school)
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "\udcff"])
@@ -317,17 +316,22 @@ def test_shots_need_a_train_split_of_their_own(school):
 
 @pytest.mark.skipif("FSGEN_DATA" not in os.environ, reason="FSGEN_DATA names no folder with gsm8k/test.jsonl")
 def test_every_gold_answer_of_gsm8k_is_right():
-    """All 1,319, sixteen of which hold a comma or a sign; by mark and by last number alike."""
-    rows = gsm8k.load(dataset(Path(os.environ["FSGEN_DATA"]) / "gsm8k"))
-    golds = [row["answer"].rpartition("#### ")[2] for row in rows]
+    """All 1,319, sixteen of which hold a comma or a sign; by mark and by last number alike; one more is wrong."""
+    answers = [p.gold for p in gsm8k.prompts(dataset(Path(os.environ["FSGEN_DATA"]) / "gsm8k"))]
+    golds = [gold["answer"].rpartition("#### ")[2] for gold in answers]
 
-    graded = [gsm8k.grade(row["answer"], row) for row in rows]
+    graded = [gsm8k.grade(gold["answer"], gold) for gold in answers]
+    raised = [
+        gsm8k.grade(f"#### {int(said.replace(',', '')) + 1:,}", gold)
+        for said, gold in zip(golds, answers, strict=True)
+    ]
 
-    assert len(rows) == 1319
+    assert len(answers) == 1319
     assert sum("," in gold for gold in golds) == 14
     assert sum(gold.startswith("-") for gold in golds) == 2
     assert {("right", "right", "right")} == {(v.verdict, v.strict, v.flexible) for v in graded}
     assert [gold.replace(",", "") for gold in golds] == [v.extracted for v in graded]
+    assert {("wrong", "wrong", "wrong")} == {(v.verdict, v.strict, v.flexible) for v in raised}
 
 
 @pytest.mark.skipif(
@@ -335,7 +339,10 @@ def test_every_gold_answer_of_gsm8k_is_right():
 )
 def test_exemplars_of_gsm8k_hold_no_annotation():
     """The whole train split loses every << and >>, and keeps its answers."""
-    shown = gsm8k.exemplars(dataset(Path(os.environ["FSGEN_DATA"]) / "gsm8k", shots=7473))
+    folder = Path(os.environ["FSGEN_DATA"]) / "gsm8k"
+    turns = gsm8k.prompts(dataset(folder, shots=7473))[0].messages
+    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
 
-    assert not any("<<" in row["answer"] or ">>" in row["answer"] for row in shown)
-    assert all(gsm8k.grade(row["answer"], row).strict == "right" for row in shown)
+    assert len(answers) == 7473
+    assert not any("<<" in answer or ">>" in answer for answer in answers)
+    assert all(gsm8k.grade(answer, {"answer": answer}).strict == "right" for answer in answers)

@@ -25,13 +25,13 @@ FLOORS = [
         "trunks",
         "nodes",
         "simulation",
-        "tallies",
+        "spending",
         "scaling",
         "figures",
     },
-    {"cursor", "evaluation", "benchmarks"},
-    {"decoding", "forcing", "tree", "report"},
-    {"reading", "rollout", "stability"},
+    {"cursor", "tallies", "benchmarks"},
+    {"decoding", "forcing", "tree", "evaluation"},
+    {"reading", "rollout", "stability", "report"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -11,8 +11,7 @@ import random
 import re
 
 from fsgen.settings import Dataset
-from fsgen.tasks.task import Judgement, Prompt, Verdict, prefer_strict
-from fsgen.typed import Complaint
+from fsgen.tasks.task import Judgement, Prompt, Verdict, prefer_strict, refuse_shots
 
 GOLD = ("answer",)
 STOPS = ()
@@ -90,8 +89,7 @@ def write_answer(steps: list[str], answer: int) -> str:
 
 def prompts(dataset: Dataset) -> list[Prompt]:
     """The held-out pool; nothing is shown, since the family was trained on the format."""
-    if dataset.shots:
-        raise Complaint(f"arith shows no solved problems, got shots {dataset.shots}; set it to 0.")
+    refuse_shots("arith", dataset)
     chance, found = random.Random(POOL_SEED), {}
     while len(found) < POOL:
         question, steps, answer = make_problem(chance)

@@ -1,6 +1,7 @@
 """Rows of a benchmark, from the hub or from local files with the hub's column names."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ class Source(NamedTuple):
 
 
 def read(source: Source, split: str, path: str | None, stem: str | None = None) -> list[dict]:
-    """Rows of a split with the source's columns, in the split's order.
+    """Rows of a split, in its order, with the source's columns and what others they have.
 
     Without `path` the hub is asked; a folder holds `<stem>.jsonl` or `.parquet` (stem: the split's name
     unless given), and a file is itself the split. Raises Complaint where nothing can be read, there is
@@ -46,9 +47,9 @@ def read_file(file: Path) -> list[dict]:
         return [_read_line(file, i, line) for i, line in enumerate(lines, 1) if line.strip()]
 
 
-def has(path: str, stem: str) -> bool:
-    """Whether a local folder holds the rows of that name."""
-    return any(file.is_file() for file in _candidates(Path(path), stem))
+def has_splits(path: str, splits: Iterable[str]) -> bool:
+    """Whether a local folder holds the rows of these splits, a file each."""
+    return all(any(file.is_file() for file in _candidates(Path(path), split)) for split in splits)
 
 
 def _candidates(folder: Path, stem: str) -> list[Path]:
@@ -70,7 +71,7 @@ def _checked(where: str, i: int, row: dict, columns: dict[str, type]) -> dict:
                 f"{where} should have {_NAMES[kind]} in the column '{column}', got {got} in row {i}, "
                 f"which has {', '.join(sorted(row)) or 'no column'}; fill the columns that the hub names."
             )
-    return {column: row[column] for column in columns}
+    return row
 
 
 _NAMES = {str: "text", int: "a number", list: "a list"}

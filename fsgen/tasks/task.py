@@ -2,6 +2,9 @@
 
 from typing import Literal, NamedTuple
 
+from fsgen.settings import Dataset
+from fsgen.typed import Complaint
+
 Judgement = Literal["right", "wrong", "unknown"]
 Message = dict[str, str]
 # tokens that begin another turn of a chat or another document; they end a text where a vocabulary has them
@@ -53,6 +56,12 @@ class Verdict(NamedTuple):
 def prefer_strict(strict: Judgement, flexible: Judgement) -> Judgement:
     """The verdict that counts: strict's, unless the format was not kept."""
     return flexible if strict == "unknown" else strict
+
+
+def refuse_shots(title: str, dataset: Dataset) -> None:
+    """Complaint where solved problems are asked of a benchmark that shows none."""
+    if dataset.shots:
+        raise Complaint(f"{title} shows no solved problems, got {dataset.shots} shots; set shots to 0.")
 
 
 def ask(system: str, examples: list[tuple[str, str]], question: str) -> list[Message]:

@@ -1,0 +1,246 @@
+"""What runs inside the sandbox: a program that cannot be trusted, then its tests.
+
+Started by fsgen.sandbox as `python harness.py PROGRAM TESTS RESULT LIMITS`, the first three being file
+descriptors. It imports nothing of the project. The chain is: this process (which the grader can kill),
+a child in a user namespace of its own, the first process of a pid namespace, and below that the program.
+Whatever the program starts lives in that pid namespace and ends with it.
+
+The machine is protected from the program by the kernel. The verdict is protected from ordinary tricks
+alone: a program shares its process with its tests, and one that sets out to forge a pass can.
+"""
+
+import ast
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import types
+
+SCRATCH = "/mnt"  # exists everywhere and holds nothing that Python needs
+NOBODY = 65534
+MODULE = "solution"
+HEAP_TYPE = 1 << 9  # a class made at run time, as all classes of a program are
+NEW = {"mount": 0x20000, "ipc": 0x8000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+TOLD = 77  # exit status of a program's process that has left a result
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> None:
+    """Set up what `limits` asks for, run the program below it and leave the result."""
+    die_with_parent()
+    if not limits["isolated"]:
+        return supervise(program_fd, tests_fd, result_fd, limits)
+    go_r, go_w = os.pipe()
+    ready_r, ready_w = os.pipe()
+    if os.getuid() == 0:
+        os.setgroups([])
+    child = os.fork()
+    if child:
+        os.close(ready_w)
+        os.read(ready_r, 1)
+        map_ids(child)
+        os.write(go_w, b"+")
+        _, status = os.waitpid(child, 0)
+        os._exit(os.waitstatus_to_exitcode(status) and 1)
+    die_with_parent()
+    unshare("user")
+    os.write(ready_w, b"+")
+    os.read(go_r, 1)
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    unshare("pid", "mount", "net", "ipc")
+    die_with_parent()
+    first = os.fork()
+    if first:
+        os.waitpid(first, 0)
+        os._exit(0)
+    die_with_parent()
+    confine_files()
+    drop_capabilities()
+    supervise(program_fd, tests_fd, result_fd, limits)
+
+
+def check(result: int, what: str) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def die_with_parent() -> None:
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def unshare(*kinds: str) -> None:
+    check(libc.unshare(sum(NEW[kind] for kind in kinds)), f"a new {', '.join(kinds)} namespace")
+
+
+def map_ids(child: int) -> None:
+    """Let the child be nobody: root's is the machine's nobody, another user's the user itself."""
+    uid, gid = (NOBODY, NOBODY) if os.getuid() == 0 else (os.getuid(), os.getgid())
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{NOBODY} {uid} 1"),
+        ("gid_map", f"{NOBODY} {gid} 1"),
+    ):
+        with open(f"/proc/{child}/{name}", "w") as file:
+            file.write(text)
+
+
+def confine_files() -> None:
+    """Everything read-only, an empty scratch folder in memory, and a /proc that shows this namespace."""
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    attributes = (ctypes.c_uint64 * 4)(READ_ONLY)
+    done = libc.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, ctypes.sizeof(attributes))
+    check(done, "a read-only file system")
+    mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,mode=700")
+    try:
+        mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    except OSError:  # refused inside some containers, which hide parts of /proc
+        mount("tmpfs", "/proc", "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=500")
+    os.chdir(SCRATCH)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    spelt = [x if x is None else x.encode() for x in (source, target, kind)]
+    check(libc.mount(*spelt, ctypes.c_ulong(flags), options.encode()), f"a mount on {target}")
+
+
+def drop_capabilities() -> None:
+    header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    check(libc.capset(header, nothing), "giving up capabilities")
+    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "giving up new privileges")
+
+
+def supervise(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> None:
+    """Run the program in a child, and say how that ended if it did not say so itself."""
+    os.write(result_fd, b'{"ready": true}\n')
+    program = read_all(program_fd)
+    child = os.fork()
+    if not child:
+        restrain(limits)
+        redirect()
+        os._exit(run(program, tests_fd, result_fd))
+    libc.prctl(PR_SET_DUMPABLE, 0)  # or the program could trace this process, whose user it shares
+    _, status, used = os.wait4(child, 0)
+    if not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == TOLD):
+        spent = used.ru_utime + used.ru_stime
+        over = status & 0x7F == signal.SIGXCPU or (os.WIFSIGNALED(status) and spent >= limits["cpu_s"])
+        outcome = "timeout" if over else "killed"
+        detail = f"CPU time above {limits['cpu_s']:g} s" if over else ending(status)
+        os.write(result_fd, b"\n" + json.dumps({"outcome": outcome, "detail": detail}).encode() + b"\n")
+    os._exit(0)
+
+
+def ending(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"left with exit status {os.WEXITSTATUS(status)} before its tests had ended"
+
+
+def restrain(limits: dict) -> None:
+    """Limits of the kernel on this process and what it starts."""
+    os.setsid()
+    die_with_parent()
+    cpu_s = max(1, round(limits["cpu_s"]))
+    for kind, soft, hard in (
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
+        (resource.RLIMIT_AS, limits["memory_mb"] << 20, limits["memory_mb"] << 20),
+        (resource.RLIMIT_NPROC, limits["processes"], limits["processes"]),
+        (resource.RLIMIT_FSIZE, 16 << 20, 16 << 20),
+        (resource.RLIMIT_CORE, 0, 0),
+    ):
+        resource.setrlimit(kind, (soft, hard))
+
+
+def redirect() -> None:
+    """Nothing to read, and what is printed goes nowhere."""
+    empty = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(empty, fd)
+
+
+def run(program: str, tests_fd: int, result_fd: int) -> int:
+    """Execute the program, then each test; writes the result and returns TOLD.
+
+    What judges is bound before the program runs, and the tests are read after it has, with the
+    token that a pass must show.
+    """
+    failed, out_of_memory, anything = AssertionError, MemoryError, BaseException
+    write, dumps, execute, kind_of = os.write, json.dumps, exec, type
+    read, rewrite, equal = read_all, guard, same
+
+    def tell(outcome, detail=None, token=None):
+        write(
+            result_fd, b"\n" + dumps({"outcome": outcome, "detail": detail, "token": token}).encode() + b"\n"
+        )
+        return TOLD
+
+    test = None
+    try:
+        module = types.ModuleType(MODULE)
+        sys.modules[MODULE] = module
+        execute(compile(program, f"{MODULE}.py", "exec"), module.__dict__)
+        given = json.loads(read(tests_fd))
+        module.__dict__[given["token"]] = equal
+        for test in given["tests"]:
+            execute(rewrite(test, given["token"]), module.__dict__)
+    except out_of_memory:
+        write(result_fd, b'\n{"outcome": "memory", "detail": "memory above the limit"}\n')
+        return TOLD
+    except failed as error:
+        return tell("fail" if test else "error", test or f"AssertionError: {error}")
+    except anything as error:
+        return tell("error", f"{kind_of(error).__name__}: {str(error)[:300]}")
+    return tell("pass", None, given["token"])
+
+
+def guard(test: str, name: str):
+    """The test with every == asked of `name`, which is `same`."""
+
+    class Equal(ast.NodeTransformer):
+        def visit_Compare(self, node):
+            self.generic_visit(node)
+            if len(node.ops) > 1 or not isinstance(node.ops[0], ast.Eq):
+                return node
+            asked = ast.Call(ast.Name(name, ast.Load()), [node.left, *node.comparators], [])
+            return ast.copy_location(asked, node)
+
+    return compile(ast.fix_missing_locations(Equal().visit(ast.parse(test))), "test", "exec")
+
+
+def same(left, right) -> bool:
+    """left == right, unless one of them alone has a type of the program's own: that could say yes to all."""
+    return is_own(left) == is_own(right) and left == right
+
+
+def is_own(value) -> bool:
+    """Whether a value, or one that it holds, is of a class that no module of the library has."""
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        return any(map(is_own, value))
+    if kind is dict:
+        return any(map(is_own, value.keys())) or any(map(is_own, value.values()))
+    home = sys.modules.get(kind.__module__)
+    is_known = kind.__module__ != MODULE and getattr(home, kind.__qualname__, None) is kind
+    return bool(kind.__flags__ & HEAP_TYPE) and not is_known
+
+
+def read_all(fd: int) -> str:
+    os.lseek(fd, 0, os.SEEK_SET)
+    parts = []
+    while part := os.read(fd, 1 << 16):
+        parts.append(part)
+    return b"".join(parts).decode(errors="surrogateescape")
+
+
+if __name__ == "__main__":
+    result = int(sys.argv[3])
+    try:
+        main(*map(int, sys.argv[1:4]), json.loads(sys.argv[4]))
+    except OSError as refused:
+        os.write(result, json.dumps({"refused": str(refused)}).encode() + b"\n")
+        os._exit(1)

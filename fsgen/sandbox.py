@@ -1,0 +1,200 @@
+"""The sandbox: programs that models wrote run here, away from the machine, with limits that the kernel keeps."""
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Literal, NamedTuple, get_args
+
+from fsgen import harness
+from fsgen.typed import Complaint
+
+Outcome = Literal["pass", "fail", "timeout", "memory", "error", "killed"]
+OUTCOMES = get_args(Outcome)
+# nothing of the grader's own; one order of sets, so that a program does the same every time
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+RESULT_BYTES = 1 << 16  # more than a result ever holds
+
+
+class Limits(NamedTuple):
+    """What a program may use."""
+
+    cpu_s: float = 5
+    wall_s: float = 10
+    memory_mb: int = 512
+    processes: int = 32
+    """Processes and threads at once."""
+
+
+class Ran(NamedTuple):
+    """How a program with its tests ended."""
+
+    outcome: Outcome
+    """pass; fail: a test does not hold; error: an exception or exit; timeout: CPU or wall time; memory:
+    the address space; killed: it ended without a result, by a signal or `os._exit`."""
+    detail: str | None
+    """The first test that does not hold, the exception, or how it ended."""
+
+
+class Protections(NamedTuple):
+    """What this machine grants a sandbox, as far as a program inside could not get around it."""
+
+    isolated: bool
+    """Whether it runs in user, pid, mount and network namespaces of its own."""
+    bounded: bool
+    """Whether the limit on processes binds."""
+    offline: bool
+    """Whether no connection leaves it."""
+    confined: bool
+    """Whether it can write nowhere but into its scratch folder."""
+
+    def __str__(self) -> str:
+        kept = ["own session, limits on CPU time, wall time, memory and file size, minimal environment"]
+        kept += [said for holds, said in self._said() if holds]
+        lost = [said for holds, said in self._said() if not holds]
+        return ", ".join(kept) + (f"; NOT in force: {', '.join(lost)}" if lost else "")
+
+    def missing(self) -> list[str]:
+        return [said for holds, said in self._said() if not holds]
+
+    def _said(self) -> list[tuple[bool, str]]:
+        return [
+            (self.isolated, "own user and pid namespace"),
+            (self.bounded, "limit on processes"),
+            (self.offline, "no network"),
+            (self.confined, "read-only file system with a scratch folder in memory"),
+        ]
+
+
+def run(program: str, tests: list[str], limits: Limits, protections: Protections) -> Ran:
+    """Run the program and then its tests, each a statement, in a sandbox of its own.
+
+    Raises Complaint where the sandbox cannot be set up as `protections` says it can.
+    """
+    token = "t" + secrets.token_hex(16)
+    given = json.dumps({"tests": tests, "token": token})
+    result_r, result_w = os.pipe()
+    files = [_in_memory(text) for text in (program, given)]
+    asked = limits._asdict() | {"isolated": protections.isolated}
+    # where it has no file system of its own, a folder on the disk has to do
+    home = contextlib.nullcontext("/") if protections.isolated else tempfile.TemporaryDirectory()
+    with home as scratch:
+        started = subprocess.Popen(
+            [
+                sys.executable,
+                "-s",
+                "-S",
+                "-P",
+                "-B",
+                harness.__file__,
+                *map(str, [*files, result_w]),
+                json.dumps(asked),
+            ],
+            env=ENVIRONMENT,
+            cwd=scratch,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[*files, result_w],
+            start_new_session=True,
+        )
+        for fd in (*files, result_w):
+            os.close(fd)
+        try:
+            said = _read(result_r, time.monotonic() + limits.wall_s)
+        finally:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+            os.close(result_r)
+    return _understand(said, token, limits)
+
+
+def protections(weak: bool) -> Protections:
+    """What this machine grants, each part tried before it is claimed.
+
+    Raises Complaint where something is not granted, unless `weak`.
+    """
+    hoped = Protections(True, True, True, True)
+    try:
+        found = _try(hoped)
+    except Complaint as refused:
+        if not weak:
+            raise Complaint(f"{refused}; set 'sandbox: weak' to run code without namespaces.") from None
+        found = _try(Protections(False, True, True, True))
+    if found.missing() and not weak:
+        raise Complaint(
+            f"This machine should grant a sandbox {', '.join(found.missing())}, and does not; "
+            "set 'sandbox: weak' to run code without."
+        )
+    return found
+
+
+def _try(hoped: Protections) -> Protections:
+    limits = Limits(cpu_s=2, wall_s=5, processes=8)
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        os.chmod(folder, 0o777)
+        port = listener.getsockname()[1]
+        answers = [
+            run(program, [], limits, hoped).outcome == "error"
+            for program in (
+                FORKS.format(count=limits.processes + 4),
+                f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)",
+                f"open({folder + '/probe'!r}, 'w')",
+            )
+        ]
+    return Protections(hoped.isolated, *answers)
+
+
+# a bounded loop: as many children as are allowed, and a few more, that only wait to be ended
+FORKS = """
+import os, signal
+for _ in range({count}):
+    if not os.fork():
+        signal.pause()
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+def _in_memory(text: str) -> int:
+    fd = os.memfd_create("given")
+    with open(os.dup(fd), "wb") as file:
+        file.write(text.encode(errors="surrogateescape"))
+    return fd
+
+
+def _read(fd: int, deadline: float) -> bytes | None:
+    """What was said until the end or the deadline; None where that came first."""
+    said, poll = b"", select.poll()
+    poll.register(fd, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0 and len(said) < RESULT_BYTES:
+        if poll.poll(1000 * left):
+            part = os.read(fd, 1 << 12)
+            if not part:
+                return said
+            said += part
+    return None
+
+
+def _understand(said: bytes | None, token: str, limits: Limits) -> Ran:
+    """The first outcome that was told; a pass counts only with the token."""
+    if said is None:
+        return Ran("timeout", f"wall time above {limits.wall_s:g} s")
+    for line in said.splitlines():
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(told, dict):
+            continue
+        if "refused" in told:
+            raise Complaint(f"The sandbox could not be set up: {told['refused']}")
+        if told.get("outcome") in OUTCOMES and (told["outcome"] != "pass" or told.get("token") == token):
+            return Ran(told["outcome"], told.get("detail"))
+    return Ran("killed", "ended without a result")

@@ -1,0 +1,214 @@
+"""Conversations: one sequence of tokens a prompt, in which the next question is given and nothing else is."""
+
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from conftest import (
+    BRIDGE,
+    PARAMS,
+    WORDS,
+    make_tokenizer,
+    run_pair,
+    talking_world,
+    write_params,
+    write_prompts,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsgen import checkpoints, decoding, models, store
+from fsgen.texts import Ending, Text, ending, marks, text_rows, turns_of
+from fsgen.typed import Complaint
+
+TOKENIZER = make_tokenizer(WORDS)
+END = TOKENIZER.eos_token_id
+LEAD = TOKENIZER(BRIDGE)["input_ids"]
+CHAT = (
+    "{% for m in messages %}{{ '<unk> ' + m['role'][0] + ' ' + m['content'] + ' <end> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<unk> a ' }}{% endif %}"
+)
+words = st.lists(st.integers(0, 27), min_size=1, max_size=6)
+turns = st.lists(st.tuples(words, st.booleans()), min_size=1, max_size=4)
+
+
+def until(bridges: int = 3, **given) -> Ending:
+    return Ending(TOKENIZER, (END,), (), 6, bridges={"toy": [BRIDGE] * bridges}, **given)
+
+
+def told(rule: Ending, spoken: list[tuple[list[int], bool]]) -> Text:
+    """A text of these turns, each ended by the end token or by its length."""
+    text = Text([])
+    for ids, is_ended in spoken:
+        for token in [*ids, END] if is_ended else (ids * 6)[:6]:
+            text.ids.append(token)
+            (text,) = rule.advance(["toy"], [text])
+            if text.written == len(text.ids):
+                break
+    return text
+
+
+@settings(deadline=None)
+@given(turns)
+def test_the_next_question_follows_each_answer_once(spoken):
+    """Given whole after an answer that was cut off, without the end token after one that wrote it."""
+    text = told(until(len(spoken) - 1), spoken)
+
+    assert len(text.turns) == len(spoken)
+    for turn, following in zip(text.turns, text.turns[1:], strict=False):
+        is_ended = text.ids[turn.end - 1] == END
+        assert turn.finish_reason == ("eos" if is_ended else "length")
+        assert text.ids[following.start : following.written] == (LEAD[1:] if is_ended else LEAD)
+    assert text.turns[-1].end == len(text.ids)
+
+
+@settings(deadline=None)
+@given(turns)
+def test_rows_and_turns_say_the_same(spoken):
+    """The table of turns gives the text's turns back, and the marks count what it counts."""
+    text = told(until(len(spoken) - 1), spoken)
+    rows = pl.DataFrame(text_rows(until(), "toy", [1, 2], text))
+    found = marks([text, text])
+
+    assert turns_of(rows) == {"toy": text.turns}
+    assert rows["tokens"].sum() + rows["prompt_tokens"].sum() - 2 == len(text.ids)
+    assert found.forced.sum() == 2 * (rows["prompt_tokens"].sum() - 2)
+    assert found.in_answer.sum() == 2 * rows["answer_tokens"].sum()
+    assert not (found.forced & found.in_answer).any()
+    assert sorted(set(found.turn)) == [*range(1, len(spoken) + 1)]
+    assert sum(text.forced_before(p + 1) - text.forced_before(p) for p in range(len(text.ids))) == (
+        found.forced.sum() / 2
+    )
+
+
+def test_a_stop_string_that_begins_the_next_question_is_not_said_twice():
+    """A text cut at `Question:` already holds the words that lead to the next one."""
+    rule = Ending(TOKENIZER, (END,), ("w9 w8",), 6, bridges={"toy": ["w9 w8 w1 w2"]})
+    text = Text([5, 9, 8])
+
+    (text,) = rule.advance(["toy"], [text])
+
+    assert text.ids == [5, 9, 8, 1, 2]
+    assert text.turns[0].finish_reason == "stop"
+    assert text.turns[0].answer_tokens == 2
+
+
+answers = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(answers, st.sampled_from(["w1 w2", "w1 (w2|w3)", "w4"]))
+def test_what_follows_the_answer_counts_in_no_ratio(ids, pattern):
+    """Counted through the last match of the task's pattern; all of a text that ends with it or has none."""
+    import re
+
+    text = TOKENIZER.decode(ids)
+    ends = [match.end() for match in re.finditer(pattern, text)]
+    expected = len(text[: ends[-1]].split()) if ends else len(ids)
+
+    rule = Ending(TOKENIZER, (END,), (), 99, answer=pattern)
+
+    assert rule.answer_tokens(ids, "length") == expected
+    whole = len(ids) + 1 if expected == len(ids) else expected
+    assert rule.answer_tokens([*ids, END], "eos") == whole
+
+
+def chat(template: str):
+    tokenizer = make_tokenizer(WORDS)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def prompts_of(tmp_path, monkeypatch) -> pl.DataFrame:
+    monkeypatch.chdir(tmp_path)
+    write_prompts(3, talk=("w5", "w6"))
+    return store.read("data/prompts/toy.parquet").with_columns(
+        follow_ups=pl.lit([{"message": "w5", "plain": " p5"}, {"message": "w6", "plain": " p6"}])
+    )
+
+
+def test_a_chat_template_gives_what_stands_between_answers(tmp_path, monkeypatch):
+    """From the end of an answer to where the next one begins, each follow-up in turn."""
+    prompts = prompts_of(tmp_path, monkeypatch)
+
+    found = checkpoints.bridges("m", "chat", chat(CHAT), prompts)
+    plain = checkpoints.bridges("m", "plain", chat(CHAT), prompts)
+
+    assert found == dict.fromkeys(
+        prompts["prompt_id"], [" <end> <unk> u w5 <end> <unk> a ", " <end> <unk> u w6 <end> <unk> a "]
+    )
+    assert plain == dict.fromkeys(prompts["prompt_id"], [" p5", " p6"])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHAT.replace("'<unk> a '", "'<unk> a w9 '"),  # opens an answer otherwise than it shows one
+        CHAT.replace("m['content'] +", "(m['content'] if loop.last else 'w1') +"),  # drops earlier turns
+    ],
+)
+def test_a_template_that_does_not_go_on_is_refused(template, tmp_path, monkeypatch):
+    """A conversation is one sequence, so a second turn has to extend the first."""
+    with pytest.raises(Complaint, match="should spell a second turn by going on after the first"):
+        checkpoints.bridges("m", "chat", chat(template), prompts_of(tmp_path, monkeypatch))
+
+
+@pytest.fixture
+def talk(tiny_checkpoints, tmp_path, monkeypatch) -> SimpleNamespace:
+    """The world of conversations, its models described and nothing run."""
+    monkeypatch.chdir(tmp_path)
+    return talking_world(tiny_checkpoints)
+
+
+def test_conversations_of_both_endings_take_part(talk):
+    """The worlds that every stage is tested on hold turns that ended by a token and by their length."""
+    for name in talk.models:
+        checkpoints.write_description(talk, name)
+    run_pair(talk)
+    for source in ("data/dumps/large/toy", "data/rollouts/duo/toy"):
+        texts = store.read(f"{source}/texts-*.parquet")
+
+        assert set(texts["finish_reason"]) == {"eos", "length"}
+        assert set(texts["turn"]) == {1, 2, 3}
+        assert {3, 4} <= set(texts.filter(pl.col("turn") > 1)["prompt_tokens"])
+    routed = store.read("data/routes/duo/toy.parquet")
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet")
+    assert rolled["forced"].any()
+    fused = store.read("data/fused/duo/toy.parquet")
+    assert fused.filter("forced")["in_answer"].sum() == 0
+    given = fused.filter("forced", writer="small").select("prompt_id", "pos").unique()
+    assert len(routed.join(given, on=["prompt_id", "pos"])) == 0
+
+
+def test_a_tail_follows_the_last_turn_alone(talk):
+    """Kept after the stop string that ends the text; between turns there is the next question."""
+    write_prompts(8, stops=("w1", "w2", "w5", "w11"), talk=(BRIDGE,))
+    rows = {}
+    for tail in (0, 3):
+        world = write_params(
+            PARAMS | {"datasets": vars_of(talk), "dump": PARAMS["dump"] | {"tail": tail, "block": 8}}
+        )
+        checkpoints.write_description(world, "large")
+        decoding.dump_solo(world, "large")
+        rows[tail] = store.read("data/dumps/large/toy/texts-*.parquet")
+
+    assert rows[0].drop("tokens", "tail").equals(rows[3].drop("tokens", "tail"))
+    last = rows[3].filter(pl.col("turn") == pl.col("turn").max().over("prompt_id"))
+    assert rows[3]["tail"].sum() == last["tail"].sum() > 0
+    assert (rows[3]["tokens"] - rows[0]["tokens"]).equals(rows[3]["tail"], check_names=False)
+
+
+def vars_of(world) -> dict:
+    return {"toy": {"task": "arith", "max_new_tokens": world.datasets["toy"].max_new_tokens}}
+
+
+def test_all_turns_have_to_fit_the_context(talk):
+    """Three turns of forty tokens and their questions exceed 128 tokens, one would not."""
+    checkpoints.write_description(talk, "large")
+    loaded = models.load(talk, "large")
+    prompts = store.read("data/prompts/toy.parquet")
+
+    assert len(models.prompt_ids(loaded, prompts, 30)) == len(prompts)
+    with pytest.raises(Complaint, match="120 new ones need more"):
+        models.prompt_ids(loaded, prompts, 40)
+    assert len(ending(loaded, prompts, 7).bridges) == sum(i % 3 != 2 for i in range(11))
