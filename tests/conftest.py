@@ -195,7 +195,7 @@ def family_world(checkpoints: Path) -> settings.Settings:
     return loaded
 
 
-BRIDGE = "<end> w7 w8 w9"  # an answer that ended with <end> has spelt its beginning
+BRIDGE = "w3 w7 w8 w9"  # an answer that ended with w3 has spelt its beginning
 
 
 def talking_world(checkpoints: Path) -> settings.Settings:

@@ -7,7 +7,6 @@ from unittest import mock
 
 import hypothesis
 import polars as pl
-import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 

@@ -1,5 +1,6 @@
 """Conversations: one sequence of tokens a prompt, in which the next question is given and nothing else is."""
 
+import re
 from types import SimpleNamespace
 
 import polars as pl
@@ -23,7 +24,8 @@ from fsgen.typed import Complaint
 
 TOKENIZER = make_tokenizer(WORDS)
 END = TOKENIZER.eos_token_id
-LEAD = TOKENIZER(BRIDGE)["input_ids"]
+TALK = "<end> w7 w8 w9"
+LEAD = TOKENIZER(TALK)["input_ids"]
 CHAT = (
     "{% for m in messages %}{{ '<unk> ' + m['role'][0] + ' ' + m['content'] + ' <end> ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<unk> a ' }}{% endif %}"
@@ -33,7 +35,7 @@ turns = st.lists(st.tuples(words, st.booleans()), min_size=1, max_size=4)
 
 
 def until(bridges: int = 3, **given) -> Ending:
-    return Ending(TOKENIZER, (END,), (), 6, bridges={"toy": [BRIDGE] * bridges}, **given)
+    return Ending(TOKENIZER, (END,), (), 6, bridges={"toy": [TALK] * bridges}, **given)
 
 
 def told(rule: Ending, spoken: list[tuple[list[int], bool]]) -> Text:
@@ -100,8 +102,6 @@ answers = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=12)
 @given(answers, st.sampled_from(["w1 w2", "w1 (w2|w3)", "w4"]))
 def test_what_follows_the_answer_counts_in_no_ratio(ids, pattern):
     """Counted through the last match of the task's pattern; all of a text that ends with it or has none."""
-    import re
-
     text = TOKENIZER.decode(ids)
     ends = [match.end() for match in re.finditer(pattern, text)]
     expected = len(text[: ends[-1]].split()) if ends else len(ids)
@@ -134,10 +134,10 @@ def test_a_chat_template_gives_what_stands_between_answers(tmp_path, monkeypatch
     found = checkpoints.bridges("m", "chat", chat(CHAT), prompts)
     plain = checkpoints.bridges("m", "plain", chat(CHAT), prompts)
 
-    assert found == dict.fromkeys(
-        prompts["prompt_id"], [" <end> <unk> u w5 <end> <unk> a ", " <end> <unk> u w6 <end> <unk> a "]
-    )
-    assert plain == dict.fromkeys(prompts["prompt_id"], [" p5", " p6"])
+    between = [" <end> <unk> u w5 <end> <unk> a ", " <end> <unk> u w6 <end> <unk> a "]
+    assert found.keys() == plain.keys() == set(prompts["prompt_id"])
+    assert all(own == between for own in found.values())
+    assert all(own == [" p5", " p6"] for own in plain.values())
 
 
 @pytest.mark.parametrize(
@@ -171,13 +171,14 @@ def test_conversations_of_both_endings_take_part(talk):
         assert set(texts["finish_reason"]) == {"eos", "length"}
         assert set(texts["turn"]) == {1, 2, 3}
         assert {3, 4} <= set(texts.filter(pl.col("turn") > 1)["prompt_tokens"])
-    routed = store.read("data/routes/duo/toy.parquet")
+    routed = store.read("data/routes/duo/toy.parquet").filter(policy="oracle+margin")
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet")
     assert rolled["forced"].any()
     fused = store.read("data/fused/duo/toy.parquet")
     assert fused.filter("forced")["in_answer"].sum() == 0
     given = fused.filter("forced", writer="small").select("prompt_id", "pos").unique()
-    assert len(routed.join(given, on=["prompt_id", "pos"])) == 0
+    assert len(given.join(routed, on="prompt_id", how="semi")) > 0
+    assert len(given.join(routed, on=["prompt_id", "pos"], how="semi")) == 0
 
 
 def test_a_tail_follows_the_last_turn_alone(talk):

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from conftest import PARAMS, describe_all, run_pair, write_params, write_prompts
 
-from fsgen import benchmarks, checkpoints, costs, evaluation, lake, report, store, tallies
+from fsgen import checkpoints, costs, evaluation, grading, lake, report, store, tallies
 from fsgen.typed import Complaint
 
 
@@ -17,8 +17,8 @@ from fsgen.typed import Complaint
 def numbers(world) -> dict:
     """metrics/toy.json of the world, graded and evaluated."""
     for name in world.settings.models:
-        benchmarks.grade_solo(world.settings, name)
-    benchmarks.grade_pair(world.settings, "duo")
+        grading.grade_solo(world.settings, name)
+    grading.grade_pair(world.settings, "duo")
     evaluation.evaluate(world.settings, "toy")
     return json.loads(Path("metrics/toy.json").read_text())
 
@@ -32,9 +32,8 @@ def test_tallies_equal_a_recount_in_plain_python(world, numbers):
     counts = store.read("data/evaluated/toy/policies.parquet").rows_by_key(
         ["policy", "prompt_id"], named=True, unique=True
     )
-    texts = store.read("data/rollouts/duo/toy/texts-*.parquet").rows_by_key(
-        ["policy", "prompt_id"], named=True, unique=True
-    )
+    texts = store.read("data/rollouts/duo/toy/texts-*.parquet").filter(turn=1)
+    texts = texts.rows_by_key(["policy", "prompt_id"], named=True, unique=True)
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     grouped = rolled.rows_by_key(["policy", "prompt_id"], named=True)
     assert {prompt for _, prompt in counts} == names_of_tests(world)
@@ -42,16 +41,18 @@ def test_tallies_equal_a_recount_in_plain_python(world, numbers):
     for key, rows in grouped.items():
         counted = [row for row in rows if row["in_answer"]]
         called = [row["pos"] for row in rows if row["called"]]
-        reached = called[-1] + 1 if called else 0
+        until_last = [row["forced"] for row in rows if called and row["pos"] <= called[-1]]
         told = counts[key]
         assert told["tokens"] == len(counted)
         assert told["calls"] == sum(row["called"] for row in counted)
+        assert not any(row["forced"] for row in counted)
         assert told["mismatches"] == sum(row["fused_id"] != row["default_id"] for row in counted)
         assert told["interventions"] == sum(row["called"] and row["mismatch"] for row in counted)
         assert told["small_mismatches"] == sum(row["fused_id"] != row["small_id"] for row in counted)
         assert told["large_passes"] == len(called)
-        assert told["large_positions"] == reached
-        assert told["large_prompt_positions"] == (texts[key]["prompt_tokens"] - 1 if called else 0)
+        assert told["large_positions"] == until_last.count(False)
+        asked = texts[key]["prompt_tokens"] - 1 + until_last.count(True) if called else 0
+        assert told["large_prompt_positions"] == asked
 
 
 def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
@@ -60,6 +61,7 @@ def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
         about = checkpoints.read_description(role)
         sizes, shape = about["parameters"], about["shape"]
         texts = store.read("data/rollouts/duo/toy/texts-*.parquet").filter(policy=policy)
+        texts = texts.group_by("prompt_id").agg(pl.sum("prompt_tokens", "tokens"))
         spent = costs.flops(
             costs.Shape(sizes["non_embedding"], sizes["head"], shape["layers"], shape["width"]),
             texts["prompt_tokens"].to_numpy() - 1,
@@ -96,7 +98,8 @@ def test_identities_hold_between_policies_and_models(world, numbers):
     assert pair["cof_on_large_text"]["oracle"]["certified_share"] == 1.0
     assert set(pair["cof_authors"]) == {"proxy"}
     assert policies["speculative@1"]["large_passes"] >= policies["speculative@5"]["large_passes"]
-    assert any(0 < model["accuracy"] < 1 for model in models.values())
+    if not world.until.bridges:  # whose answers to sums are all wrong
+        assert any(0 < model["accuracy"] < 1 for model in models.values())
 
 
 def test_every_number_lies_in_its_interval(numbers):
@@ -194,8 +197,8 @@ def tally_with(checkpoints_folder: Path, tail: int, stops: tuple[str, ...]) -> t
     describe_all(loaded)
     run_pair(loaded)
     for name in loaded.models:
-        benchmarks.grade_solo(loaded, name)
-    benchmarks.grade_pair(loaded, "duo")
+        grading.grade_solo(loaded, name)
+    grading.grade_pair(loaded, "duo")
     return tallies.tally(loaded, "toy").policies, len(store.read("data/dumps/large/toy/tokens-*.parquet"))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen import decoding, store
-from fsgen.texts import Ending, Text, prompt_digest, text_row
+from fsgen.texts import Ending, Text, Turn, prompt_digest, text_rows
 
 LIMIT = PARAMS["datasets"]["toy"]["max_new_tokens"]
 TOKENIZER = make_tokenizer(WORDS)
@@ -108,7 +108,8 @@ def test_a_text_is_kept_up_to_its_first_stop_string(ids, stops):
 
 def test_a_row_spells_no_end_token_and_counts_it():
     """Three tokens, the last of them the end; a digest of the prompt's ids whatever holds them."""
-    row = text_row(until(("w9",)), "toy-1", [5, 6], Text([1, 2, END], "eos", 3))
+    text = Text([1, 2, END], (Turn(0, 0, 3, "eos", 3),))
+    (row,) = text_rows(until(("w9",)), "toy-1", [5, 6], text)
 
     assert row == {
         "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3, "tail": 0,
@@ -121,8 +122,9 @@ def test_a_row_spells_no_end_token_and_counts_it():
 def test_a_tail_changes_no_text():
     """A longer stop string that only the tail completes cuts nothing."""
     rule = until(("w3 w4 w5", "w4"))
-    short = text_row(rule, "toy-1", [0], Text([1, 3, 4], "stop", 3))
-    tailed = text_row(rule, "toy-1", [0], Text([1, 3, 4, 5], "stop", 3, tail=1))
+    (turn,) = rule.advance(["toy-1"], [Text([1, 3, 4])])[0].turns
+    (short,) = text_rows(rule, "toy-1", [0], Text([1, 3, 4], (turn,)))
+    (tailed,) = text_rows(rule, "toy-1", [0], Text([1, 3, 4, 5], (turn,)))
 
     assert short["text"] == tailed["text"] == "w1 w3 "
     assert (short["tokens"], tailed["tokens"]) == (3, 4)
