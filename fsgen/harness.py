@@ -9,7 +9,6 @@ The machine is protected from the program by the kernel. The verdict is protecte
 alone: a program shares its process with its tests, and one that sets out to forge a pass can.
 """
 
-import ast
 import ctypes
 import json
 import os
@@ -186,10 +185,11 @@ def restrain(limits: dict) -> None:
     os.setsid()
     die_with_parent()
     cpu_s = max(1, round(limits["cpu_s"]))
+    processes = limits["processes"] + 2  # the two above this one are of the same user
     for kind, soft, hard in (
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
         (resource.RLIMIT_AS, limits["memory_mb"] << 20, limits["memory_mb"] << 20),
-        (resource.RLIMIT_NPROC, limits["processes"], limits["processes"]),
+        (resource.RLIMIT_NPROC, processes, processes),
         (resource.RLIMIT_FSIZE, 16 << 20, 16 << 20),
         (resource.RLIMIT_CORE, 0, 0),
     ):
@@ -210,8 +210,8 @@ def run(program: str, tests_fd: int, result_fd: int) -> int:
     token that a pass must show.
     """
     failed, out_of_memory, anything = AssertionError, MemoryError, BaseException
-    write, dumps, execute, kind_of = os.write, json.dumps, exec, type
-    read, rewrite, equal = read_all, guard, same
+    write, dumps, loads, execute, kind_of = os.write, json.dumps, json.loads, exec, type
+    read, make, equal = read_all, compile, same
 
     def tell(outcome, detail=None, token=None):
         write(
@@ -219,37 +219,23 @@ def run(program: str, tests_fd: int, result_fd: int) -> int:
         )
         return TOLD
 
-    test = None
+    asked = None
     try:
         module = types.ModuleType(MODULE)
         sys.modules[MODULE] = module
-        execute(compile(program, f"{MODULE}.py", "exec"), module.__dict__)
-        given = json.loads(read(tests_fd))
+        execute(make(program, f"{MODULE}.py", "exec"), module.__dict__)
+        given = loads(read(tests_fd))
         module.__dict__[given["token"]] = equal
-        for test in given["tests"]:
-            execute(rewrite(test, given["token"]), module.__dict__)
+        for asked, guarded in given["tests"]:  # noqa: B007, the one that fails is told
+            execute(make(guarded, "test", "exec"), module.__dict__)
     except out_of_memory:
         write(result_fd, b'\n{"outcome": "memory", "detail": "memory above the limit"}\n')
         return TOLD
     except failed as error:
-        return tell("fail" if test else "error", test or f"AssertionError: {error}")
+        return tell("fail", asked) if asked else tell("error", f"AssertionError: {error}")
     except anything as error:
         return tell("error", f"{kind_of(error).__name__}: {str(error)[:300]}")
     return tell("pass", None, given["token"])
-
-
-def guard(test: str, name: str):
-    """The test with every == asked of `name`, which is `same`."""
-
-    class Equal(ast.NodeTransformer):
-        def visit_Compare(self, node):
-            self.generic_visit(node)
-            if len(node.ops) > 1 or not isinstance(node.ops[0], ast.Eq):
-                return node
-            asked = ast.Call(ast.Name(name, ast.Load()), [node.left, *node.comparators], [])
-            return ast.copy_location(asked, node)
-
-    return compile(ast.fix_missing_locations(Equal().visit(ast.parse(test))), "test", "exec")
 
 
 def same(left, right) -> bool:
@@ -274,7 +260,7 @@ def read_all(fd: int) -> str:
     parts = []
     while part := os.read(fd, 1 << 16):
         parts.append(part)
-    return b"".join(parts).decode(errors="surrogateescape")
+    return b"".join(parts).decode(errors="surrogatepass")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The sandbox: programs that models wrote run away from the machine, within limits that the kernel keeps."""
 
+import ast
 import contextlib
 import json
 import os
@@ -79,7 +80,7 @@ def run(program: str, tests: list[str], limits: Limits, protections: Protections
     Raises Complaint where the sandbox cannot be set up as `protections` says it can.
     """
     token = "t" + secrets.token_hex(16)
-    given = json.dumps({"tests": tests, "token": token})
+    given = json.dumps({"tests": [(test, _guard(test, token)) for test in tests], "token": token})
     result_r, result_w = os.pipe()
     files = [_in_memory(text) for text in (program, given)]
     asked = limits._asdict() | {"isolated": protections.isolated}
@@ -164,10 +165,29 @@ os.killpg(0, signal.SIGKILL)
 """
 
 
+def _guard(test: str, name: str) -> str:
+    """The test with every == asked of `name`, which is `harness.same`; as it is where it does not parse."""
+    try:
+        return ast.unparse(_Equal(name).visit(ast.parse(test)))
+    except SyntaxError:
+        return test
+
+
+class _Equal(ast.NodeTransformer):
+    def __init__(self, name: str):
+        self.name = name
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        if len(node.ops) > 1 or not isinstance(node.ops[0], ast.Eq):
+            return node
+        return ast.Call(ast.Name(self.name), [node.left, *node.comparators], [])
+
+
 def _in_memory(text: str) -> int:
     fd = os.memfd_create("given")
     with open(os.dup(fd), "wb") as file:
-        file.write(text.encode(errors="surrogateescape"))
+        file.write(text.encode(errors="surrogatepass"))
     return fd
 
 
