@@ -130,8 +130,10 @@ TRICKS = {
     "ast does nothing": "import ast\nast.parse = lambda *a, **k: ast.Module([], [])",
     "json reads nothing": "import json\njson.loads = lambda *a: {'tests': [], 'token': 'x'}",
     "printed": 'print(\'{"outcome": "pass", "token": null}\')',
-    "written everywhere": 'import os\nfor fd in range(64):\n    try: os.write(fd, b\'\\n{"outcome": "pass"}\\n\')\n'
-    "    except OSError: pass",
+    "written everywhere": (
+        "import os\nfor fd in range(64):\n"
+        '    try: os.write(fd, b\'\\n{"outcome": "pass"}\\n\')\n    except OSError: pass'
+    ),
     "at exit": "import atexit, os\natexit.register(os._exit, 0)",
     "an excepthook": "import sys, os\nsys.excepthook = lambda *a: os._exit(0)",
     "a trace": "import sys\nsys.settrace(lambda *a: None)",

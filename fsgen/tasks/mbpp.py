@@ -103,7 +103,7 @@ def grade(text: str, gold: dict, protections: Protections) -> Verdict:
     Of text without a block, that is the longest part from its first definition or import on that
     parses; in both cases what stands after the last definition is left out of the flexible one.
     """
-    blocks = _BLOCK.findall(text)
+    blocks = [block.strip("\n") for block in _BLOCK.findall(text)]
     strict = _choose(blocks, gold["test_list"]) if blocks else None
     flexible = _trim(strict if blocks else text)
     ran = {code: _run(code, gold, protections) for code in dict.fromkeys((strict, flexible)) if code}
