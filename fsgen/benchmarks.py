@@ -10,15 +10,17 @@ import pyarrow as pa
 
 from fsgen import console, store
 from fsgen.settings import Dataset, Settings
-from fsgen.tasks import arith, gsm8k, math500, mbpp, mtbench
+from fsgen.tasks import arith, bbh, gsm8k, math500, mbpp, mmlu_stem, mtbench
 from fsgen.tasks.task import Prompt
 from fsgen.typed import Complaint
 
 TASKS: dict[str, ModuleType] = {
     "arith": arith,
     "gsm8k": gsm8k,
+    "mmlu_stem": mmlu_stem,
     "mbpp": mbpp,
     "math500": math500,
+    "bbh": bbh,
     "mtbench": mtbench,
 }
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
