@@ -13,25 +13,14 @@ from fsgen import benchmarks, fusion, policies, routers, settings
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
 FLOORS = [
-    {"typed"},
-    {"policies", "console"},
+    {"typed", "harness"},
+    {"policies", "console", "sandbox", "judge"},
     {"settings"},
     {"store", "lake", "tasks", "checkpoints", "fusion", "routers", "costs", "intervals"},
-    {
-        "family",
-        "models",
-        "records",
-        "texts",
-        "trunks",
-        "nodes",
-        "simulation",
-        "spending",
-        "scaling",
-        "figures",
-    },
-    {"cursor", "tallies", "benchmarks"},
-    {"decoding", "forcing", "tree", "evaluation"},
-    {"reading", "rollout", "stability", "report"},
+    {"family", "models", "records", "texts", "nodes", "simulation", "spending", "scaling", "figures"},
+    {"cursor", "trunks", "tallies", "benchmarks", "report"},
+    {"decoding", "forcing", "tree", "evaluation", "grading"},
+    {"reading", "rollout", "stability"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -104,8 +93,8 @@ def test_torch_stays_in_its_rooms():
 def test_arithmetic_on_the_dumps_needs_no_torch():
     """Not even through a library: the CPU stages start without it."""
     code = (
-        "import sys; from fsgen import benchmarks, evaluation, report, simulation; "
-        "assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys; from fsgen import benchmarks, evaluation, grading, report, simulation; "
+        "assert not {'torch', 'transformers', 'openai', 'sympy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -123,10 +112,18 @@ def test_declared_code_equals_imported_code(name):
     stage = STAGES[name].get("do", STAGES[name])
     entry = next(word for word in stage["cmd"].split() if word.startswith("stages/"))
     declared = {
-        dep for dep in stage["deps"] if isinstance(dep, str) and dep.startswith(("fsgen/", "stages/"))
+        dep for dep in stage["deps"] if dep.startswith(("fsgen/", "stages/")) and dep.endswith(".py")
     }
 
     assert import_closure(ROOT / entry) | {entry} == declared
+
+
+def test_what_tasks_read_beside_code_is_declared():
+    """Solved examples are data of the package, and prompts are made of them."""
+    folder = PACKAGE / "tasks" / "exemplars"
+
+    assert {f"{name}.json" for name in ("bbh", "mmlu_stem")} == {path.name for path in folder.iterdir()}
+    assert str(folder.relative_to(ROOT)) in STAGES["prompts"]["do"]["deps"]
 
 
 def test_names_in_settings_are_the_registries():
