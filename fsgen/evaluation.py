@@ -144,9 +144,10 @@ def _quality(rows: pl.DataFrame, seed: int) -> dict:
     counts["unrated_turns"] = int(rows["unrated"].sum())
     if not len(rated):
         return counts
-    found = intervals.mean_difference(rated, np.zeros(len(rated)), seed=seed)
+    # as a share of the scale from 1 to 10, which bounds the interval
+    found = intervals.ratio((rated - 1) / 9, np.ones(len(rated)), seed=seed)
     names = ("rating", "rating_low", "rating_high")
-    return dict(zip(names, map(_rounded, found), strict=True)) | counts
+    return {name: _rounded(1 + 9 * share) for name, share in zip(names, found, strict=True)} | counts
 
 
 def _ratio(rows: pl.DataFrame, column: str, seed: int) -> dict:

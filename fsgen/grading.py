@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from fsgen import console, judge, sandbox, store
 from fsgen.benchmarks import TASKS
-from fsgen.judge import Judge, Rating
+from fsgen.judge import Rating
 from fsgen.sandbox import Protections
 from fsgen.settings import CODE_TASKS, Settings
 from fsgen.tasks.task import Verdict
@@ -36,11 +36,10 @@ JOBS = len(os.sched_getaffinity(0))
 
 
 class Grader:
-    """What grading needs beside texts: leave to run code, and a judge if there is one."""
+    """What grading needs beside texts: leave to run code, processes, and a judge if there is one."""
 
     def __init__(self, settings: Settings, jobs: int = JOBS):
         self.settings, self.jobs = settings, jobs
-        self.judge: Judge | None = judge.configured()
         self._protections: Protections | None = None
 
     def protections(self) -> Protections:
@@ -69,10 +68,11 @@ class Grader:
 
     def rate(self, task_name: str, conversations: list[tuple[list[str], str]]) -> list[list[Rating | None]]:
         """Ratings of each answer of (answers, gold as JSON); None throughout where there is no judge."""
-        if self.judge is None:
+        asked_judge = judge.configured()
+        if asked_judge is None:
             return [[None] * len(answers) for answers, _ in conversations]
         asked = [TASKS[task_name].requests(answers, json.loads(gold)) for answers, gold in conversations]
-        given = iter(self.judge.rate([request for own in asked for request in own], JUDGEMENTS))
+        given = iter(asked_judge.rate([request for own in asked for request in own], JUDGEMENTS))
         return [[next(given) for _ in own] for own in asked]
 
 

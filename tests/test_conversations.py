@@ -1,10 +1,13 @@
 """Conversations: one sequence of tokens a prompt, in which the next question is given and nothing else is."""
 
+import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
+import yaml
 from conftest import (
     BRIDGE,
     PARAMS,
@@ -18,7 +21,9 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsgen import checkpoints, decoding, models, store
+from fsgen import checkpoints, decoding, evaluation, grading, judge, models, report, store
+from fsgen.benchmarks import PROMPTS
+from fsgen.judge import Rating
 from fsgen.texts import Ending, Text, ending, marks, text_rows, turns_of
 from fsgen.typed import Complaint
 
@@ -179,6 +184,55 @@ def test_conversations_of_both_endings_take_part(talk):
     given = fused.filter("forced", writer="small").select("prompt_id", "pos").unique()
     assert len(given.join(routed, on="prompt_id", how="semi")) > 0
     assert len(given.join(routed, on=["prompt_id", "pos"], how="semi")) == 0
+
+
+def judged(prompts: pl.DataFrame) -> pl.DataFrame:
+    """The prompts with what a judge is shown of them."""
+    gold = json.dumps({"category": "math", "turns": ["first?", "second?", "third?"]})
+    return prompts.with_columns(gold=pl.lit(gold))
+
+
+def rate_by_length(requests, cache) -> list[Rating]:
+    """A judge who rates the last answer by its words, and says nothing of every fifth."""
+    marks = [float(min(10, 1 + len(request.answers[-1].split()))) for request in requests]
+    return [Rating(None if i % 5 == 4 else mark, "told", "j") for i, mark in enumerate(marks)]
+
+
+def test_a_judged_task_has_ratings_for_accuracies_and_neither_without_a_judge(talk, monkeypatch):
+    """The token-level numbers are the same; replies without a rating are counted."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["datasets"]["toy"]["task"] = "mtbench"
+    params["policies"] = ["oracle+margin", "proxy+always", "speculative@3"]
+    talk = write_params(params)
+    store.write(Path("data/prompts/toy.parquet"), judged(store.read("data/prompts/toy.parquet")), PROMPTS)
+    for name in talk.models:
+        checkpoints.write_description(talk, name)
+    run_pair(talk)
+    numbers = []
+    for found in (None, SimpleNamespace(rate=rate_by_length)):
+        monkeypatch.setattr(judge, "configured", lambda found=found: found)
+        for name in talk.models:
+            grading.grade_solo(talk, name)
+        grading.grade_pair(talk, "duo")
+        evaluation.evaluate(talk, "toy")
+        numbers.append(json.loads(Path("metrics/toy.json").read_text()))
+    without, rated = numbers
+
+    entries = [[*n["models"].values(), *n["pairs"]["duo"]["policies"].values()] for n in numbers]
+    for absent, present in zip(*entries, strict=True):
+        assert not {"accuracy", "accuracy_minus_large", "unknown_share", "low"} & (
+            absent.keys() | present.keys()
+        )
+        assert "rating" not in absent
+        assert present["rating_low"] <= present["rating"] <= present["rating_high"]
+        assert absent["rated_turns"] == absent["unrated_turns"] == 0
+        assert present["unrated_turns"] > 0
+        assert 0 < present["truncated_share"] == absent["truncated_share"]
+    assert without["pairs"]["duo"]["cof"] == rated["pairs"]["duo"]["cof"]
+    assert "| - |" in report.headline_table("toy", without)
+    assert "| rated " in report.headline_table("toy", rated)
+    large = rated["models"]["large"]
+    assert rated["pairs"]["duo"]["policies"]["speculative@3"]["rating"] == large["rating"]
 
 
 def test_a_tail_follows_the_last_turn_alone(talk):

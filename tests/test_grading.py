@@ -8,10 +8,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fsgen import benchmarks, grading, settings, store, texts
+from fsgen import benchmarks, cli, grading, judge, settings, store, texts
 from fsgen.grading import Grader
+from fsgen.judge import Rating
 from fsgen.settings import Dataset, Pair
-from fsgen.tasks import gsm8k
+from fsgen.tasks import gsm8k, math500
 from fsgen.typed import Complaint
 
 GOLD = json.dumps({"answer": "#### 18"})
@@ -84,6 +85,119 @@ def test_texts_of_a_model_that_wrote_nothing_give_an_empty_table():
 
     assert graded.columns == grading.GRADED.names
     assert set(graded.drop("turn", "rating").dtypes) == {pl.String}
+
+
+SUMS = [(f"So \\boxed{{{i}}}", json.dumps({"answer": str(i % 5)})) for i in range(12)]
+TESTED = json.dumps({"test_list": ["assert add(1) == 3"], "test_setup_code": ""})
+CODE = [(f"```python\ndef add(a):\n    return a + {i}\n```", TESTED) for i in (1, 2, 3, 2)]
+
+
+def test_the_number_of_processes_changes_no_verdict():
+    """Formulas and programs, in the order of the texts, by one worker and by three."""
+    leave = {"allow_code_execution": True, "sandbox": "weak"}
+    for task, given in (("math500", SUMS), ("mbpp", CODE)):
+        alone, together = (grader(jobs, **leave).grade(task, given) for jobs in (1, 3))
+
+        assert alone == together
+        assert {verdict.verdict for verdict in alone} == {"right", "wrong"}
+    assert [verdict.outcome for verdict in alone] == ["fail", "pass", "fail", "pass"]
+
+
+def test_a_text_that_takes_too_long_is_unknown_and_the_others_are_graded(monkeypatch):
+    """Its worker is ended and replaced; the reason is told."""
+    monkeypatch.setattr(math500, "LIMIT_S", 2)
+    slow = ("\\boxed{9^{9^{9^{9}}}}", json.dumps({"answer": "1"}))
+
+    found = grader(1).grade("math500", [SUMS[0], slow, SUMS[1]])
+
+    assert [verdict.verdict for verdict in found] == ["right", "unknown", "right"]
+    assert found[1].detail == "grading took longer than 2 s"
+
+
+def test_equal_texts_are_graded_once(monkeypatch):
+    """Policies often write the same; each gets its verdict all the same."""
+    asked = []
+    monkeypatch.setattr(gsm8k, "grade", lambda text, gold: asked.append(text))
+
+    assert grader().grade("gsm8k", [("a", GOLD), ("b", GOLD), ("a", GOLD)]) == [None] * 3
+    assert asked == ["a", "b"]
+
+
+def test_code_runs_by_leave_alone(capsys):
+    """Refused in one sentence; where it is allowed, the protections in force are said once."""
+    with pytest.raises(Complaint, match=r"set 'allow_code_execution: true' in params\.yaml"):
+        grader().grade("mbpp", CODE)
+    allowed = grader(allow_code_execution=True, sandbox="weak")
+    for _ in range(2):
+        allowed.grade("mbpp", CODE[:1])
+
+    assert capsys.readouterr().err.count("fsgen: sandbox in force: own session, limits on CPU time") == 1
+
+
+TALK = json.dumps({"category": "math", "turns": ["2 + 2?", "And squared?"]})
+TALKS = pl.DataFrame({"prompt_id": ["q"] * 2, "turn": pl.Series([1, 2], dtype=pl.Int32), "text": ["4", "16"]})
+ASKED = pl.DataFrame({"prompt_id": ["q"], "split": ["test"], "gold": [TALK]})
+
+
+def test_without_a_judge_there_is_no_rating_and_no_verdict(monkeypatch):
+    """Absent, which is neither wrong nor zero."""
+    monkeypatch.delenv("FSGEN_JUDGE_MODEL", raising=False)
+    graded = grading.grade_texts(grader(), "mtbench", ASKED, TALKS)
+
+    assert graded.rows() == [("q", turn, "test", *[None] * 7) for turn in (1, 2)]
+    assert grading.grade_rows(grader(), "mtbench", [json.loads(TALK) | {"text": ["4", "16"]}]) == [
+        {"turns": [{"verdict": None, "extracted": None}] * 2}
+    ]
+
+
+def test_a_judges_words_are_kept_and_a_reply_without_a_rating_is_counted(monkeypatch):
+    """One request a turn, with the conversation up to it; the reply stands beside the rating."""
+    replies = [Rating(8.5, "Good. [[8.5]]", "j"), Rating(None, "I cannot say.", "j")]
+    asked = []
+
+    def rate(requests, cache):
+        asked.extend(requests)
+        return replies
+
+    monkeypatch.setattr(judge, "configured", lambda: SimpleNamespace(rate=rate))
+    graded = grading.grade_texts(grader(), "mtbench", ASKED, TALKS)
+
+    assert [request.answers for request in asked] == [("4",), ("4", "16")]
+    assert graded.select("extracted", "outcome", "detail", "rating").rows() == [
+        ("8.5", "rated", "Good. [[8.5]]", 8.5),
+        (None, "unrated", "I cannot say.", None),
+    ]
+    assert graded["verdict"].null_count() == 2
+
+
+def test_rows_of_a_file_are_graded_as_texts_are(monkeypatch):
+    """By the hub's column names, cut at the stop string; a missing column is named."""
+    rows = [{"answer": "#### 18", "text": "#### 18\n\nQuestion: and 5?\n#### 5", "question": "?"}]
+
+    assert grading.grade_rows(grader(), "gsm8k", rows) == [
+        {"verdict": "right", "extracted": "18", "strict": "right", "flexible": "right"}
+    ]
+    with pytest.raises(
+        Complaint, match="Row 1 should hold answer and text, as gsm8k names them, got no 'answer'"
+    ):
+        grading.grade_rows(grader(), "gsm8k", [{"text": "#### 18"}])
+
+
+def test_the_command_line_prints_an_object_a_line(tmp_path, capsys, monkeypatch):
+    """`fsgen grade TASK FILE` says what the grade stage would."""
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    file = tmp_path / "said.jsonl"
+    file.write_text("".join(json.dumps({"answer": "#### 18", "text": f"#### {n}"}) + "\n" for n in (18, 19)))
+    monkeypatch.setattr("sys.argv", ["fsgen", "grade", "gsm8k", str(file)])
+
+    cli.main()
+
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["verdict"] for row in said] == ["right", "wrong"]
+    monkeypatch.setattr("sys.argv", ["fsgen", "grade", "gms8k", str(file)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "did you mean 'gsm8k'" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -111,9 +111,7 @@ def test_declared_code_equals_imported_code(name):
     """A stage is stale exactly when code that it can run has changed."""
     stage = STAGES[name].get("do", STAGES[name])
     entry = next(word for word in stage["cmd"].split() if word.startswith("stages/"))
-    declared = {
-        dep for dep in stage["deps"] if dep.startswith(("fsgen/", "stages/")) and dep.endswith(".py")
-    }
+    declared = {dep for dep in stage["deps"] if dep.startswith(("fsgen/", "stages/")) and dep.endswith(".py")}
 
     assert import_closure(ROOT / entry) | {entry} == declared
 

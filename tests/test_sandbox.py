@@ -17,7 +17,7 @@ from fsgen import harness, sandbox
 from fsgen.sandbox import Limits, Protections, Ran
 from fsgen.typed import Complaint
 
-QUICK = Limits(cpu_s=1, wall_s=2)
+QUICK = Limits(cpu_s=1, wall_s=3, memory_mb=128)
 LATE_S = 1.0  # how much later than its limit a program may end
 RIGHT = "def add(a, b): return a + b"
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
