@@ -142,12 +142,15 @@ def _write_random_prompts(lengths: list[int]) -> None:
             "split": "test" if i else "calibration",
             "messages": [{"role": "user", "content": text}],
             "plain": text,
+            "follow_ups": [],
             "stops": [],
+            "stop_tokens": [],
+            "answer": None,
             "gold": json.dumps({"answer": "#### 1", "question": text}),
         }
         for i, text in enumerate(texts)
     ]
-    frame = pl.DataFrame(rows, schema_overrides={"stops": pl.List(pl.String)})
+    frame = pl.DataFrame(rows, schema=pl.Schema(benchmarks.PROMPTS))
     store.write(Path("data/prompts/toy.parquet"), frame, benchmarks.PROMPTS)
 
 

@@ -29,6 +29,7 @@ ROOMS = (
     "forcing",
     "reading",
     "trunks",
+    "nodes",
     "tree",
     "rollout",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen import benchmarks, cli, decoding, lake, reading, rollout, simulation, tallies, texts
+from fsgen import benchmarks, cli, decoding, grading, lake, reading, rollout, simulation, tallies, texts
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,8 +22,8 @@ SCHEMAS = {
     "rolled": rollout.ROLLED,
     "rolled_texts": rollout.ROLLED_TEXTS,
     "steps": rollout.STEPS,
-    "graded_solo": benchmarks.GRADED,
-    "graded": benchmarks.GRADED_PAIR,
+    "graded_solo": grading.GRADED,
+    "graded": grading.GRADED_PAIR,
     "tallies": tallies.POLICIES,
 }
 
