@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fsgen.settings import Dataset
-from fsgen.tasks import math500
+from fsgen.tasks import formulas, math500
 from fsgen.typed import Complaint
 
 R, W, U = "right", "wrong", "unknown"
@@ -137,7 +137,7 @@ def test_what_cannot_be_compared_is_unknown_with_the_reason(monkeypatch):
     """A tower of powers ends at the step's limit and leaves no alarm; a page of formula is not tried."""
     import signal
 
-    monkeypatch.setattr(math500, "STEP_S", 1)
+    monkeypatch.setattr(formulas, "STEP_S", 1)
     tower = math500.grade("\\boxed{9^{9^{9^{9}}}}", {"answer": "7"})
     page = math500.grade(f"\\boxed{{{'1+' * 300}1}}", {"answer": "301"})
 
