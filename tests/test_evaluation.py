@@ -55,6 +55,58 @@ def test_tallies_equal_a_recount_in_plain_python(world, numbers):
         assert told["large_prompt_positions"] == asked
 
 
+def position_flops(role: str, index: int) -> int:
+    """FLOPs of one position of a sequence."""
+    about = checkpoints.read_description(role)
+    sizes, shape = about["parameters"], about["shape"]
+    return 2 * (sizes["non_embedding"] + sizes["head"]) + 4 * shape["layers"] * shape["width"] * (index + 1)
+
+
+def drafted(turns: list[dict], rows: dict[int, list[bool]], draft: int) -> dict:
+    """Costs of drafting a conversation, position by position; `rows`: turn -> where small and large differ."""
+    told = {"passes": 0, "positions": 0, "prompt_positions": 0, "flops": 0}
+    past = 0  # tokens of the sequence before the turn
+    for turn in turns:
+        differs, begin = rows[turn["turn"]], past + turn["prompt_tokens"]
+        asked = range(max(0, past - 1), begin - 1)
+        told["prompt_positions"] += len(asked)
+        told["flops"] += sum(position_flops(role, i) for role in ("small", "large") for i in asked)
+        at = 0
+        while at < len(differs):
+            tried = differs[at : at + draft]
+            accepted = tried.index(True) if True in tried else len(tried)
+            first = begin - 1 + at
+            verified = range(first, first + len(tried) + 1)
+            at += accepted + 1
+            catches_up = accepted == len(tried) and at < len(differs)
+            by_small = range(first, first + len(tried) + catches_up)
+            told["passes"] += 1
+            told["positions"] += len(verified)
+            told["flops"] += sum(position_flops("large", i) for i in verified)
+            told["flops"] += sum(position_flops("small", i) for i in by_small)
+        past = begin + len(differs)
+    return told
+
+
+@pytest.mark.parametrize("draft", [1, 3, 5])
+def test_tallies_of_drafting_equal_a_plain_loop(world, numbers, draft):
+    """Passes, positions, prompt positions and FLOPs, turn by turn, whatever was said before."""
+    counts = store.read("data/evaluated/toy/policies.parquet").filter(policy=f"speculative@{draft}")
+    turns = store.read("data/dumps/large/toy/texts-*.parquet").sort("turn")
+    fused = store.read("data/fused/duo/toy.parquet").filter(
+        method="speculative", writer="large", forced=False
+    )
+
+    assert set(counts["prompt_id"]) == names_of_tests(world)
+    for row in counts.iter_rows(named=True):
+        own = fused.filter(prompt_id=row["prompt_id"]).sort("pos")
+        rows = dict(own.group_by("turn").agg("mismatch").iter_rows())
+        told = drafted(turns.filter(prompt_id=row["prompt_id"]).to_dicts(), rows, draft)
+        for name in ("passes", "positions", "prompt_positions"):
+            assert row[f"large_{name}"] == told[name]
+        assert row["flops"] == pytest.approx(told["flops"], rel=1e-12)
+
+
 def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
     """FLOPs are the small model's over prompt and text; proxy's speaker is the tuned one."""
     for policy, role in (("oracle+never", "small"), ("proxy+never", "tuned")):
