@@ -63,7 +63,7 @@ def position_flops(role: str, index: int) -> int:
 
 
 def drafted(turns: list[dict], rows: dict[int, list[bool]], draft: int) -> dict:
-    """Costs of drafting a conversation, position by position; `rows`: turn -> where small and large differ."""
+    """Costs of drafting a conversation, position by position; `rows`: turn -> where the models differ."""
     told = {"passes": 0, "positions": 0, "prompt_positions": 0, "flops": 0}
     past = 0  # tokens of the sequence before the turn
     for turn in turns:
