@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -21,7 +22,9 @@ Outcome = Literal["pass", "fail", "timeout", "memory", "error", "killed"]
 OUTCOMES = get_args(Outcome)
 # nothing of the grader's own; one order of sets, so that a program does the same every time
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+PYTHON = (sys.executable, "-s", "-S", "-P", "-B")  # the standard library alone
 RESULT_BYTES = 1 << 16  # more than a result ever holds
+DETAIL = 500  # characters
 
 
 class Limits(NamedTuple):
@@ -77,7 +80,8 @@ class Protections(NamedTuple):
 def run(program: str, tests: list[str], limits: Limits, protections: Protections) -> Ran:
     """Run the program and then its tests, each a statement, in a sandbox of its own.
 
-    Raises Complaint where the sandbox cannot be set up as `protections` says it can.
+    What it prints is dropped, however much that is. Raises Complaint where the sandbox cannot be set
+    up as `protections` says it can.
     """
     token = "t" + secrets.token_hex(16)
     given = json.dumps({"tests": [(test, _guard(test, token)) for test in tests], "token": token})
@@ -90,16 +94,7 @@ def run(program: str, tests: list[str], limits: Limits, protections: Protections
         if os.getuid() == 0 and not protections.isolated:
             os.chown(scratch, harness.NOBODY, harness.NOBODY)
         started = subprocess.Popen(
-            [
-                sys.executable,
-                "-s",
-                "-S",
-                "-P",
-                "-B",
-                harness.__file__,
-                *map(str, [*files, result_w]),
-                json.dumps(asked),
-            ],
+            [*PYTHON, harness.__file__, *map(str, [*files, result_w]), json.dumps(asked)],
             env=ENVIRONMENT,
             cwd=scratch,
             stdin=subprocess.DEVNULL,
@@ -111,12 +106,13 @@ def run(program: str, tests: list[str], limits: Limits, protections: Protections
         for fd in (*files, result_w):
             os.close(fd)
         try:
-            said = _read(result_r, time.monotonic() + limits.wall_s)
+            said, is_late = _read(result_r, time.monotonic() + limits.wall_s)
         finally:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
             os.close(result_r)
-    return _understand(said, token, limits)
+    late = Ran("timeout", f"wall time above {limits.wall_s:g} s")
+    return _understand(said, token) or (late if is_late else Ran("killed", "ended without a result"))
 
 
 def protections(weak: bool) -> Protections:
@@ -166,7 +162,7 @@ os.killpg(0, signal.SIGKILL)
 
 
 def _guard(test: str, name: str) -> str:
-    """The test with every == asked of `name`, which is `harness.same`; as it is where it does not parse."""
+    """The test with every == asked of `name`, `harness.same`; as it is where it does not parse."""
     try:
         return ast.unparse(_Equal(name).visit(ast.parse(test)))
     except SyntaxError:
@@ -185,38 +181,43 @@ class _Equal(ast.NodeTransformer):
 
 
 def _in_memory(text: str) -> int:
-    fd = os.memfd_create("given")
+    """A file that no program can change."""
+    fd = os.memfd_create("given", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(os.dup(fd), "wb") as file:
         file.write(text.encode(errors="surrogatepass"))
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
     return fd
 
 
-def _read(fd: int, deadline: float) -> bytes | None:
-    """What was said until the end or the deadline; None where that came first."""
+def _read(fd: int, deadline: float) -> tuple[bytes, bool]:
+    """What was said until the end or the deadline, or too much; whether it was the deadline."""
     said, poll = b"", select.poll()
     poll.register(fd, select.POLLIN)
-    while (left := deadline - time.monotonic()) > 0 and len(said) < RESULT_BYTES:
+    while (left := deadline - time.monotonic()) > 0:
         if poll.poll(1000 * left):
             part = os.read(fd, 1 << 12)
-            if not part:
-                return said
+            if not part or len(said) > RESULT_BYTES:
+                return said, False
             said += part
+    return said, True
+
+
+def _understand(said: bytes, token: str) -> Ran | None:
+    """The first outcome that was told; a pass counts only with the token. None where none was."""
+    lines = [told for line in said.splitlines() if (told := _parse(line))]
+    if lines[:1] and "refused" in lines[0]:
+        raise Complaint(f"The sandbox could not be set up: {lines[0]['refused']}")
+    for told in lines:
+        outcome, detail = told.get("outcome"), told.get("detail")
+        if outcome in OUTCOMES and (outcome != "pass" or told.get("token") == token):
+            return Ran(outcome, None if detail is None else str(detail)[:DETAIL])
     return None
 
 
-def _understand(said: bytes | None, token: str, limits: Limits) -> Ran:
-    """The first outcome that was told; a pass counts only with the token."""
-    if said is None:
-        return Ran("timeout", f"wall time above {limits.wall_s:g} s")
-    for line in said.splitlines():
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue
-        if not isinstance(told, dict):
-            continue
-        if "refused" in told:
-            raise Complaint(f"The sandbox could not be set up: {told['refused']}")
-        if told.get("outcome") in OUTCOMES and (told["outcome"] != "pass" or told.get("token") == token):
-            return Ran(told["outcome"], told.get("detail"))
-    return Ran("killed", "ended without a result")
+def _parse(line: bytes) -> dict | None:
+    """An object, if the line is one: a program can write what it likes where the result is read."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None

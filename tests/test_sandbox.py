@@ -86,7 +86,7 @@ HOSTILE = [
     ("x = [0] * 10**10", "memory"),
     ("x = []\nwhile True: x.append(' ' * 10**6)", "memory"),
     ("def add(a, b): return [0] * 10**10", "memory"),
-    ("open('big', 'w').write(' ' * 10**8)", "error"),
+    ("open('big', 'w').write(' ' * 5 * 10**7)", "error"),
     ("import os\nos._exit(0)", "killed"),
     ("import os\nos._exit(77)", "killed"),
     ("import os\nos.abort()", "killed"),
@@ -140,6 +140,31 @@ TRICKS = {
     "exits well": "import os\nos._exit = lambda code: None",
 }
 LIAR = "class Liar:\n    {more}\n    def __eq__(self, other): return True\ndef add(a, b): return {value}"
+
+
+EVERYWHERE = (
+    "import os\nfor fd in range(3, 64):\n    try: os.write(fd, {said})\n    except OSError: pass\n"
+    "def add(a, b): return 'wrong'"
+)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'b\'\\n{"refused": "by the program"}\\n\'',
+        'b\'\\n{"outcome": "fail", "detail": [1, {"a": 2}]}\\n\'',
+        'b\'\\n{"outcome": ["pass"]}\\n\'',
+        "b'\\n' + b'[' * 50_000 + b'\\n'",
+        "b'\\xff\\n' * 1000",
+        "b'x' * 60_000",
+    ],
+)
+def test_what_a_program_writes_into_the_result_upsets_no_grader(said, granted):
+    """It can spoil its own verdict alone."""
+    found = ran(EVERYWHERE.format(said=said), TESTS, granted)
+
+    assert found.outcome in ("fail", "killed")  # "fail" as it should, or nothing that can be understood
+    assert found.detail is None or isinstance(found.detail, str)
 
 
 @pytest.mark.parametrize("trick", TRICKS)
