@@ -18,7 +18,7 @@ class Dataset:
     task: str
     """Name of the benchmark, a key of `fsgen.benchmarks.TASKS`."""
     max_new_tokens: int
-    """Longest text a model may write, in tokens."""
+    """Longest turn a model may write, in tokens."""
     path: str | None = None
     """Local file or folder with the hub's column names; without it the hub is asked."""
     split: str = "test"

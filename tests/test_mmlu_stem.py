@@ -95,6 +95,26 @@ def test_a_text_says_the_letter_a_reader_would_take(text, gold, extracted, stric
     assert said.verdict == (flexible if strict == U else strict)
 
 
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        ("So the answer is (B). Done.\n\nNext we", "So the answer is (B). Done."),
+        ("The answer is **(B)**\nbecause", "The answer is **(B)**"),
+        ("The answer is $\\boxed{\\text{B}}$.\nNow", "The answer is $\\boxed{\\text{B}}$."),
+        (
+            "What the answer is, we see.\nThe answer is C.\nMore",
+            "What the answer is, we see.\nThe answer is C.",
+        ),
+        ("Whether the answer is plausible we check next:", None),
+    ],
+)
+def test_the_answer_closes_with_the_line_that_states_it(text, counted):
+    """A sentence that only talks of the answer closes nothing."""
+    ends = [found.end() for found in re.finditer(mmlu_stem.ANSWER, text)]
+
+    assert (text[: ends[-1]] if ends else None) == counted
+
+
 def row(subject: str = "astronomy", **other) -> dict:
     return {"question": "Which?", "subject": subject, "choices": list("wxyz"), "answer": 1} | other
 
