@@ -227,3 +227,21 @@ def world(request, tiny_checkpoints, tmp_path_factory):
         limit = loaded.datasets["toy"].max_new_tokens
         until = texts.ending(in_memory["large"], prompts, limit)
         yield SimpleNamespace(settings=loaded, loaded=in_memory, prompts=prompts, limit=limit, until=until)
+
+
+@pytest.fixture
+def sums(tmp_path, monkeypatch) -> SimpleNamespace:
+    """An empty project folder with forty sums as a local GSM8K file, one model and one pair."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(40)]
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entries = {
+        "seed": 7,
+        "datasets": {"sums": settings.Dataset(task="gsm8k", path="sums.jsonl", max_new_tokens=8)},
+        "models": {"m": None},
+        "pairs": {"duo": settings.Pair(small="m", tuned="m", large="n")},
+    }
+    rest = dict.fromkeys(("methods", "routers", "policies", "dump", "compute"))
+    made = settings.Settings(**entries, **rest)
+    benchmarks.write_prompts(made, "sums")
+    return SimpleNamespace(settings=made, prompts=store.read("data/prompts/sums.parquet"))

@@ -1,7 +1,6 @@
 """Prompts keep their places and their splits, and every text gets its verdict."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from fsgen import benchmarks, grading, settings, store
-from fsgen.settings import Dataset, Pair
+from fsgen.settings import Dataset
 from fsgen.tasks.task import Prompt
 from fsgen.typed import Complaint
 
@@ -129,35 +128,17 @@ def test_two_rows_of_one_name_are_refused():
         benchmarks.build_prompts("toy", Dataset(task="fake", max_new_tokens=8), 1)
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch) -> SimpleNamespace:
-    """An empty project folder with forty sums as a local GSM8K file, one model and one pair."""
-    monkeypatch.chdir(tmp_path)
-    rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(40)]
-    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    entries = {
-        "seed": 7,
-        "datasets": {"sums": Dataset(task="gsm8k", path="sums.jsonl", max_new_tokens=8)},
-        "models": {"m": None},
-        "pairs": {"duo": Pair(small="m", tuned="m", large="n")},
-    }
-    rest = dict.fromkeys(("methods", "routers", "policies", "dump", "compute"))
-    made = settings.Settings(**entries, **rest)
-    benchmarks.write_prompts(made, "sums")
-    return SimpleNamespace(settings=made, prompts=store.read("data/prompts/sums.parquet"))
-
-
-def test_writing_prompts_says_how_many(project, capsys):
+def test_writing_prompts_says_how_many(sums, capsys):
     """The closing line counts both splits."""
-    benchmarks.write_prompts(project.settings, "sums")
-    tests = len(project.prompts.filter(split="test"))
+    benchmarks.write_prompts(sums.settings, "sums")
+    tests = len(sums.prompts.filter(split="test"))
 
     assert capsys.readouterr().out == (
         f"data/prompts/sums.parquet: {tests} test and {40 - tests} calibration prompts\n"
     )
 
 
-def test_a_misspelt_name_is_refused(project):
+def test_a_misspelt_name_is_refused(sums):
     """Dataset, model and pair alike."""
     for call, name in (
         (benchmarks.write_prompts, "sum"),
@@ -165,4 +146,4 @@ def test_a_misspelt_name_is_refused(project):
         (grading.grade_pair, "duet"),
     ):
         with pytest.raises(Complaint, match=f"'{name}' is not among"):
-            call(project.settings, name)
+            call(sums.settings, name)

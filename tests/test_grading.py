@@ -8,10 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fsgen import benchmarks, cli, grading, judge, settings, store, texts
+from fsgen import cli, grading, judge, store, texts
 from fsgen.grading import Grader
 from fsgen.judge import Rating
-from fsgen.settings import Dataset, Pair
 from fsgen.tasks import gsm8k, math500
 from fsgen.typed import Complaint
 
@@ -200,24 +199,6 @@ def test_the_command_line_prints_an_object_a_line(tmp_path, capsys, monkeypatch)
     assert "did you mean 'gsm8k'" in capsys.readouterr().err
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch) -> SimpleNamespace:
-    """An empty project folder with forty sums as a local GSM8K file, one model and one pair."""
-    monkeypatch.chdir(tmp_path)
-    rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(40)]
-    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    entries = {
-        "seed": 7,
-        "datasets": {"sums": Dataset(task="gsm8k", path="sums.jsonl", max_new_tokens=8)},
-        "models": {"m": None},
-        "pairs": {"duo": Pair(small="m", tuned="m", large="n")},
-    }
-    rest = dict.fromkeys(("methods", "routers", "policies", "dump", "compute"))
-    made = settings.Settings(**entries, **rest)
-    benchmarks.write_prompts(made, "sums")
-    return SimpleNamespace(settings=made, prompts=store.read("data/prompts/sums.parquet"))
-
-
 def write_texts(folder: str, texts: pl.DataFrame) -> None:
     """Two shards, as a dump leaves them."""
     kinds = {"turn": pa.int32()}
@@ -231,25 +212,25 @@ def echo(prompts: pl.DataFrame) -> pl.DataFrame:
     return prompts.select("prompt_id", turn=pl.lit(1), text=pl.lit("#### 5"))
 
 
-def test_a_model_is_graded_on_all_its_shards(project, capsys):
+def test_a_model_is_graded_on_all_its_shards(sums, capsys):
     """One right answer out of forty, in one folder that appears whole."""
-    write_texts("data/dumps/m/sums", echo(project.prompts))
+    write_texts("data/dumps/m/sums", echo(sums.prompts))
     capsys.readouterr()
 
-    grading.grade_solo(project.settings, "m")
+    grading.grade_solo(sums.settings, "m")
 
     graded = store.read("data/graded/models/m/sums.parquet")
     assert graded.filter(verdict="right")["prompt_id"].to_list() == ["gsm8k-test-0004"]
     assert capsys.readouterr().out == ("data/graded/models/m: sums 40 texts, 1 right, 39 wrong, 0 unknown\n")
 
 
-def test_a_pair_is_graded_policy_by_policy(project):
+def test_a_pair_is_graded_policy_by_policy(sums):
     """Graded twice, the file is the same to the byte."""
-    texts = pl.concat([echo(project.prompts).select(pl.lit(p).alias("policy"), pl.all()) for p in "yx"])
+    texts = pl.concat([echo(sums.prompts).select(pl.lit(p).alias("policy"), pl.all()) for p in "yx"])
     write_texts("data/rollouts/duo/sums", texts)
     bytes_of = []
     for _ in range(2):
-        grading.grade_pair(project.settings, "duo")
+        grading.grade_pair(sums.settings, "duo")
         bytes_of.append(Path("data/graded/pairs/duo/sums.parquet").read_bytes())
 
     graded = store.read("data/graded/pairs/duo/sums.parquet")
@@ -257,13 +238,13 @@ def test_a_pair_is_graded_policy_by_policy(project):
     assert bytes_of[0] == bytes_of[1]
 
 
-def test_a_failed_grading_leaves_the_earlier_folder(project):
+def test_a_failed_grading_leaves_the_earlier_folder(sums):
     """Verdicts are replaced when all of them are there, not before."""
-    write_texts("data/dumps/m/sums", echo(project.prompts))
-    grading.grade_solo(project.settings, "m")
+    write_texts("data/dumps/m/sums", echo(sums.prompts))
+    grading.grade_solo(sums.settings, "m")
     earlier = Path("data/graded/models/m/sums.parquet").read_bytes()
-    write_texts("data/dumps/m/sums", echo(project.prompts).with_columns(prompt_id=pl.lit("stranger")))
+    write_texts("data/dumps/m/sums", echo(sums.prompts).with_columns(prompt_id=pl.lit("stranger")))
 
     with pytest.raises(Complaint, match="answers 'stranger'"):
-        grading.grade_solo(project.settings, "m")
+        grading.grade_solo(sums.settings, "m")
     assert Path("data/graded/models/m/sums.parquet").read_bytes() == earlier
