@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ BOXED = [
     ("2^{10}", "1024", R),
     ("1.36 \\cdot 10^3", "1360", R),
     ("\\infty", "-\\infty", W),
+    # what Math-Verify alone would call equal
+    ("0.0000671", ".0000672", W),
+    ("0.333333333", "\\frac{1}{3}", W),
+    ("5 6", "11", W),
+    ("1 4/5", "1", W),
+    ("[2,1]", "(2,1)", W),
+    ("\\{6,31,-1\\}", "(6,31,-1)", W),
+    ("3, 5, 7, 7", "3, 5, 7", W),
+    ("2t", "2", W),
+    ("2516_{10}", "2516_8", W),
+    # and what it alone would not
+    ("6 + 9 i", "6+9i", R),
+    ("x > 2", "(2,\\infty)", R),
+    ("x \\ge 2", "(2,\\infty)", W),
+    ("3*sqrt(13)", "3\\sqrt{13}", R),
     # units, money, percent, degrees
     ("5\\text{ cm}", "5", R),
     ("5\\ \\text{cm}^2", "5", R),
@@ -115,6 +131,14 @@ TEXTS = [
     ("The answer is 5.", "5", "5", U, R),
     ("The answer is $\\frac{1}{2}$.", "0.5", "\\frac{1}{2}", U, R),
     ("The final answer is: **12**", "12", "12", U, R),
+    ("The answer is\n\\[\n\\frac{3}{2}\n\\]", "1.5", "\\frac{3}{2}", U, R),
+    ("The final answer is:\n\n$$\nx = 5\n$$\nDone.", "5", "x = 5", U, R),
+    ("The answers are $x = 1$ and $x = 2$.", "2,1", "x = 1 and x = 2", U, R),
+    ("The answer is (C).", "\\text{(C)}", "(C)", U, R),
+    ("The answer is therefore 5. Not 6.", "5", "5", U, R),
+    ("The pens cost $18.90 and the book $5.", "5", "5", U, R),
+    ("\\boxed{\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}",
+     "\\begin{pmatrix}\n1 \\\\\n2\n\\end{pmatrix}", R, R),
     ("Thus $x = 3$, so $2x = 6$.", "6", "2x = 6", U, R),
     ("Adding 3 and 4 gives 7", "7", "7", U, R),
     ("Adding 3 and 4 gives 7", "8", "7", U, W),
@@ -147,6 +171,22 @@ def test_what_cannot_be_compared_is_unknown_with_the_reason(monkeypatch):
         "an answer of 601 characters, of which at most 400 are compared",
     )
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("It is \\boxed{5}$. Five eggs.\nMore", "\nMore"),
+        ("\\boxed{\\begin{pmatrix}\n\\frac{1}{\\sqrt{2}} \\\\\n2\n\\end{pmatrix}}.$\nMore", "\nMore"),
+        ("\\boxed{3} or\n\\boxed{4}\nMore", "\nMore"),
+        ("\\boxed 5\nMore", "\nMore"),
+    ],
+)
+def test_the_line_of_the_last_box_closes_the_answer(text, rest):
+    """Also where the box itself takes several lines."""
+    closed = [match.end() for match in re.finditer(math500.ANSWER, text)]
+
+    assert text[closed[-1] :] == rest
 
 
 def solved(number: int, kind: str = "Algebra", **other) -> dict:

@@ -124,16 +124,20 @@ _FORMULAS = rf"{_FORMULA}(?:(?:\s*,|\s*,?\s*\b(?:and|or)\b)\s*{_FORMULA})*"
 _NUMBER = r"(?:(?<![\w.)}\]])[-−]\$?)?(?<![A-Za-z\d.^_])\d[\d,]*(?:\.\d+)?(?:/\d+)?%?"
 _SOUGHT = re.compile(rf"{_FORMULAS}|{_NUMBER}", re.DOTALL)
 _DELIMITER = re.compile(r"(?<!\\)(?:\$+|\\[()\[\]])")
-_ANNOUNCED = re.compile(r"(?i)\banswers?\b[^.\n:]{0,60}?(?:\bis\b|\bare\b|[:=])[\s*:]*(?=(?P<rest>[^\n]+))")
+_ANNOUNCED = re.compile(
+    r"(?is)\banswers?\b[^.\n:]{0,60}?(?:\bis\b|\bare\b|[:=])[\s*:]*"
+    r"(?=(?P<rest>\\\[.+?\\\]|\$\$.+?\$\$|[^\n]+))"  # a displayed formula may take several lines
+)
+_LEAD = re.compile(r"\A(?:[a-z]{3,}[\s,:]+)+(?=[-(\\$\d])")  # `the answer is therefore 5`
 
 
 def _likeliest(text: str) -> str | None:
     """What is announced as the answer, or else the last formula or number."""
     found = _SOUGHT.findall(text)[-1:]
     for announced in [*_ANNOUNCED.finditer(text)][-1:]:
-        rest = announced["rest"]
-        marked = re.search(_FORMULAS, rest)
-        found = [marked.group() if marked else re.split(r"\.(?:\s|$)", rest)[0]]
+        rest = _LEAD.sub("", announced["rest"])
+        shown = re.search(_FORMULAS, rest, re.DOTALL)
+        found = [shown.group() if shown else re.split(r"\.(?:\s|$)", rest)[0]]
     return (_DELIMITER.sub("", found[0]).strip(" \n*.,") or None) if found else None
 
 
