@@ -162,17 +162,19 @@ class Judge:
             reply, usage = got.choices[0].message.content or "", got.usage and got.usage.model_dump()
             if not isinstance(reply, str):
                 raise TypeError(f"a reply of type {type(reply).__name__}")
+        except openai.OpenAIError as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise self._complaint(f"{type(error).__name__}: {error}{cause}", _remedy(error)) from error
         # a page that is no chat completion fails on the way to its reply
-        except (openai.OpenAIError, ValueError, AttributeError, LookupError, TypeError) as error:
-            raise self._complaint(error) from error
+        except (ValueError, AttributeError, LookupError, TypeError) as error:
+            got = f"something else ({type(error).__name__}: {error})"
+            raise self._complaint(got, "set OPENAI_BASE_URL to the address that ends in /v1") from error
         return {"reply": reply, "model": got.model, "usage": usage}
 
-    def _complaint(self, error: Exception) -> Complaint:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        got = " ".join(f"{type(error).__name__}: {error}{cause}".split())[:300]
+    def _complaint(self, got: str, remedy: str) -> Complaint:
         return Complaint(
-            f"The judge '{self.model}' at {self.base_url} should send a chat completion, got {got}; "
-            f"{_remedy(error)}, then run again: replies received so far are kept."
+            f"The judge '{self.model}' at {self.base_url} should send a chat completion, got "
+            f"{' '.join(got.split())[:300]}; {remedy}, then run again: replies received so far are kept."
         )
 
 
@@ -210,6 +212,8 @@ def configured() -> Judge | None:
         raise Complaint(
             f"FSGEN_JUDGE_RPM should be a whole number of requests a minute, got {pace!r}; mend or unset it."
         )
+    if not key.isascii():
+        raise Complaint("OPENAI_API_KEY should be plain ASCII, got other characters; copy it again.")
     if not url and not key:
         raise Complaint(
             f"The judge '{model}' should have an OPENAI_API_KEY for {OPENAI}, got none; "
@@ -257,10 +261,9 @@ def _remedy(error: Exception) -> str:
 
     if isinstance(error, openai.APIConnectionError):
         return "see that it runs and that OPENAI_BASE_URL is its address"
-    status = getattr(error, "status_code", 200)
-    if status < 400:
-        return "set OPENAI_BASE_URL to the address that ends in /v1"
-    return "wait until it is well" if status >= 500 else REMEDIES.get(status, "name a judge that takes this")
+    status = getattr(error, "status_code", 400)
+    remedy = REMEDIES.get(status, "name a judge that takes such requests")
+    return "wait until it is well" if status >= 500 else remedy
 
 
 def _read(path: Path) -> str | None:
