@@ -1,14 +1,16 @@
-"""Intervals for what a sample of prompts shows: shares, ratios of sums, paired differences.
+"""Intervals for what a sample of prompts shows: shares, ratios of sums, paired differences, any statistic.
 
-Shape legend: P prompts (the clusters: tokens of one prompt are not independent), B replicates.
+Shape legend: P prompts (the clusters: tokens of one prompt are not independent), B replicates, X counts
+of a prompt that add up over prompts.
 """
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm
 
-DRAWS_AT_ONCE = 1 << 20  # resampled prompts in memory together: 8 MB of indices
+AT_ONCE = 1 << 20  # numbers of resampled counts in memory together: 8 MB
 NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is all that is left
 
 
@@ -55,10 +57,14 @@ def ratio(
     if numerator_P[denominator_P == 0].any():
         raise ValueError("Expected a numerator of 0 wherever the denominator is 0.")
     kept_P = denominator_P > 0
-    numerator_P, denominator_P = numerator_P[kept_P], denominator_P[kept_P]
+    counts_P2 = np.column_stack([numerator_P, denominator_P])[kept_P]
     is_share = ((numerator_P >= 0) & (numerator_P <= denominator_P)).all()
     limits = (0.0, 1.0) if is_share else (-np.inf, np.inf)
-    return _bca(numerator_P, denominator_P, limits, seed, level, replicates)
+    return bca(_quotient, counts_P2, seed=seed, limits=limits, level=level, replicates=replicates)
+
+
+def _quotient(sums_X: np.ndarray) -> np.ndarray:
+    return sums_X[..., 0] / sums_X[..., 1]
 
 
 def mean_difference(
@@ -83,7 +89,8 @@ def mean_difference(
     both_2P = np.stack([a_P, b_P])
     is_bounded = ((both_2P >= 0) & (both_2P <= 1)).all()
     limits = (-1.0, 1.0) if is_bounded else (-np.inf, np.inf)
-    return _bca(a_P - b_P, np.ones_like(a_P), limits, seed, level, replicates)
+    counts_P2 = np.column_stack([a_P - b_P, np.ones_like(a_P)])
+    return bca(_quotient, counts_P2, seed=seed, limits=limits, level=level, replicates=replicates)
 
 
 def _paired(a_P: np.ndarray, b_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -95,22 +102,33 @@ def _paired(a_P: np.ndarray, b_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return a_P, b_P
 
 
-def _bca(
-    numerator_P: np.ndarray,
-    denominator_P: np.ndarray,
-    limits: tuple[float, float],
+def bca(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    counts_PX: np.ndarray,
+    *,
     seed: int,
-    level: float,
-    replicates: int,
+    limits: tuple[float, float] = (0.0, 1.0),
+    level: float = 0.95,
+    replicates: int = 2000,
 ) -> Interval:
-    """Bias-corrected and accelerated bootstrap (Efron 1987, JASA 82: 171-185, eq. 2.3)."""
-    prompts, value = len(numerator_P), numerator_P.sum() / denominator_P.sum()
-    if prompts < 2:
-        return _unseen(value, limits, prompts, level)
-    jackknife_P = (numerator_P.sum() - numerator_P) / (denominator_P.sum() - denominator_P)
-    if np.ptp(jackknife_P) <= NO_SPREAD * np.abs(jackknife_P).max():
-        return _unseen(value, limits, prompts, level)
-    value_B = _resampled(numerator_P, denominator_P, seed, replicates)
+    """Bias-corrected and accelerated cluster bootstrap of any statistic of summed counts.
+
+    `statistic` maps sums [..., X] of the prompts' counts to values [...]; a sample of prompts on
+    which it is nan (no mismatch drawn, say) is left out. Where it shows no spread the interval
+    covers the prompts not seen within `limits`, see `_unseen`. Efron 1987, JASA 82: 171-185, eq. 2.3.
+
+    Raises ValueError where the statistic of all prompts together is no finite number.
+    """
+    total_X = counts_PX.sum(axis=0)
+    value = float(statistic(total_X))
+    if not np.isfinite(value):
+        raise ValueError(f"Expected a finite statistic of all prompts together, got {value}.")
+    jackknife_P = statistic(total_X - counts_PX) if len(counts_PX) > 1 else np.empty(0)
+    jackknife_P = jackknife_P[np.isfinite(jackknife_P)]
+    if len(jackknife_P) < 2 or np.ptp(jackknife_P) <= NO_SPREAD * np.abs(jackknife_P).max():
+        return _unseen(value, limits, len(counts_PX), level)
+    drawn = (statistic(sums_BX) for sums_BX in resampled(counts_PX, seed, replicates))
+    value_B = np.concatenate([values[np.isfinite(values)] for values in drawn])
     bias = _bias(value_B, value)
     shifted_2 = bias + _z(level) * np.array([-1.0, 1.0])
     # an acceleration past the formula's pole means the outermost replicate
@@ -119,15 +137,17 @@ def _bca(
     return _enclosing(value, low, high)
 
 
-def _resampled(numerator_P: np.ndarray, denominator_P: np.ndarray, seed: int, replicates: int) -> np.ndarray:
-    """The ratio on `replicates` multinomial samples of the prompts, [B]."""
-    generator, prompts = np.random.Generator(np.random.PCG64(seed)), len(numerator_P)
-    rows = max(1, DRAWS_AT_ONCE // prompts)
-    pieces = []
+def resampled(counts_PX: np.ndarray, seed: int, replicates: int) -> Iterator[np.ndarray]:
+    """Summed counts of `replicates` multinomial samples of the prompts, in pieces [B, X].
+
+    The same seed and number of prompts draw the same samples, which so are paired between tables.
+    """
+    generator, prompts = np.random.Generator(np.random.PCG64(seed)), len(counts_PX)
+    rows = max(1, AT_ONCE // max(counts_PX.shape))
     for first in range(0, replicates, rows):
-        drawn_BP = generator.integers(prompts, size=(min(rows, replicates - first), prompts))
-        pieces.append(numerator_P[drawn_BP].sum(axis=1) / denominator_P[drawn_BP].sum(axis=1))
-    return np.concatenate(pieces)
+        drawn = min(rows, replicates - first)
+        times_BP = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=drawn)
+        yield times_BP @ counts_PX
 
 
 def _bias(value_B: np.ndarray, value: float) -> float:

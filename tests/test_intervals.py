@@ -64,7 +64,7 @@ def test_memory_is_cut_into_pieces_without_a_change_of_the_sample(monkeypatch):
     """Drawing a few replicates at a time gives the very same replicates."""
     numerator_P, denominator_P = np.arange(1, 41), np.full(40, 60)
     whole = intervals.ratio(numerator_P, denominator_P, seed=1)
-    monkeypatch.setattr(intervals, "DRAWS_AT_ONCE", 400)
+    monkeypatch.setattr(intervals, "AT_ONCE", 400)
 
     assert whole == intervals.ratio(numerator_P, denominator_P, seed=1)
 
