@@ -8,7 +8,7 @@ import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-from fsgen import checkpoints, decoding, lake, models, reading, settings, simulation, store
+from fsgen import checkpoints, decoding, fusing, lake, models, reading, settings, store
 
 ROW = Row(
     what="oracle CoF of all 6 pairs of 4 models",
@@ -43,7 +43,7 @@ def run_stages(loaded: settings.Settings) -> dict[str, tuple[int, int]]:
     for name in loaded.models:
         decoding.dump_solo(loaded, name)
     for pair in loaded.pairs:
-        for stage in (reading.dump_large, reading.dump_small, simulation.fuse_pair):
+        for stage in (reading.dump_large, reading.dump_small, fusing.fuse_pair):
             stage(loaded, pair)
     sql = "select pair, sum(mismatch::int), count(*) from fused where writer = 'large' group by pair"
     return {pair: (int(m), tokens) for pair, m, tokens in lake.connect().execute(sql).fetchall()}

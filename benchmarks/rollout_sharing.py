@@ -12,7 +12,7 @@ import worlds
 from sidebyside import Case, Row, alternate, save
 from transformers import DynamicCache
 
-from fsgen import checkpoints, decoding, models, reading, rollout, settings, simulation, store
+from fsgen import checkpoints, decoding, fusing, models, reading, rollout, settings, simulation, store
 
 BUDGETS = (2, 5, 10, 15, 20, 30, 40, 60)
 ROW = Row(
@@ -53,7 +53,7 @@ def prepare(loaded: settings.Settings) -> None:
     """Everything that a rollout rests on: dumps, fused tokens, thresholds."""
     for name in (SMALL, LARGE):
         decoding.dump_solo(loaded, name)
-    for stage in (reading.dump_large, reading.dump_small, simulation.fuse_pair, simulation.route_pair):
+    for stage in (reading.dump_large, reading.dump_small, fusing.fuse_pair, simulation.route_pair):
         stage(loaded, "duo")
 
 

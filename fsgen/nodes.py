@@ -5,7 +5,7 @@ Shape legend: B nodes of a step (one a branch), N nodes chosen, R riders of a st
 
 import numpy as np
 
-from fsgen.routers import Speaker
+from fsgen.speakers import Speaker
 
 
 class Nodes:
@@ -58,8 +58,10 @@ class Nodes:
         columns["fused_id"] = self._fused_NM[node_N, method_of[rider_N]]
         columns["small_id"] = np.where(speaks_N == "small", columns["default_id"], self._small_N[node_N])
         for name in Speaker._fields:
-            values = {role: looks[f"{role}.{name}"][node_N] for role in np.unique(speaks_N)}
-            columns[name] = np.select([speaks_N == role for role in values], [*values.values()])
+            columns[name] = np.empty((len(node_N), *looks[f"{speaks_N[0]}.{name}"].shape[1:]), np.float32)
+            for role in np.unique(speaks_N):
+                mine = speaks_N == role
+                columns[name][mine] = looks[f"{role}.{name}"][node_N[mine]]
         return columns
 
 

@@ -15,8 +15,9 @@ RULE_DEFAULTS = {
     "average": {"alpha": 0.1, "beta": 0.5},
     "proxy": {"alpha": 1.0},
 }
-ROUTER_NAMES = ("always", "never", "threshold", "margin", "entropy", "random", "perfect")
-SCORED_ROUTERS = ("threshold", "margin", "entropy")  # those that compare a number with a threshold
+LEARNED_ROUTERS = ("logistic", "svm")  # those that are fitted on calibration prompts
+SCORED_ROUTERS = ("threshold", "margin", "entropy", *LEARNED_ROUTERS)  # those that have a threshold
+ROUTER_NAMES = ("always", "never", *SCORED_ROUTERS, "random", "perfect")
 
 
 @dataclass(frozen=True, kw_only=True)

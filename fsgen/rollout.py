@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import console, cursor, fusion, models, routers, store, trunks
+from fsgen import console, cursor, fusion, models, routers, speakers, store, trunks
 from fsgen.models import Budget, Loaded
-from fsgen.routers import Speaker
 from fsgen.settings import Settings
+from fsgen.speakers import Speaker
 from fsgen.texts import TEXTS, Ending, ending, marks, prompt_digest, text_rows
 from fsgen.tree import End, Grown, Start, Tree
 from fsgen.trunks import Rider, Trunks
@@ -36,6 +36,7 @@ ROLLED = store.schema(
         ("max_probability", pa.float32(), "top probability of the model that would speak"),
         ("margin", pa.float32(), "its top probability less its second"),
         ("entropy", pa.float32(), "its entropy, nats"),
+        ("score", pa.float32(), "what the policy's router compares with its threshold; null without one"),
     ]
 )
 ROLLED_TEXTS = store.schema([POLICY, *((f.name, f.type, f.metadata[b"about"].decode()) for f in TEXTS)])
@@ -63,13 +64,16 @@ def roll_out(settings: Settings, pair: str) -> None:
     speakers = {fusion.speaker(settings.methods[policy.method]) for policy in policies}
     roles = [role for role in members if role in speakers | {"small", "large"}]
     loaded = {role: cursor.load(settings, members[role]) for role in roles}
-    calibrated = json.loads((Path("data/routes") / pair / "thresholds.json").read_text())
+    routes = Path("data/routes") / pair
+    calibrated = json.loads((routes / "thresholds.json").read_text())
     budget = Budget(settings.compute.rows, "branches side by side")
     out = Path("data/rollouts") / pair
     with store.appear(out) as folder:
         for dataset, entry in settings.datasets.items():
+            told = json.loads((routes / "learned" / f"{dataset}.json").read_text())
+            weights = {name: entry["weights"] for name, entry in told.items()}
             riders = [
-                Rider(p, settings.methods[p.method], routers.ready(settings, p, calibrated[dataset]))
+                Rider(p, settings.methods[p.method], routers.ready(settings, p, calibrated[dataset], weights))
                 for p in policies
             ]
             prompts = store.read(f"data/prompts/{dataset}.parquet").filter(pl.col("split") == "test")
@@ -107,12 +111,13 @@ def _shard(
         "seed": settings.seed,
         "prompts": [*zip(prompts, map(prompt_digest, ids), strict=True)],
         "until": [*until.facts(), [until.bridges.get(name) for name in prompts]],
-        "riders": [[r.policy.name, r.method.rule, r.method.parameters, r.gate] for r in riders],
+        "riders": [[r.policy.name, r.method.rule, r.method.parameters, r.gate.facts()] for r in riders],
+        "k_min": settings.dump.k_min,
         "trunks": trunks.digest(known),
     }
 
     def make() -> dict[str, pa.Table]:
-        along, starts, ends = _follow_trunks(settings.seed, riders, known, [*prompts], until)
+        along, starts, ends = _follow_trunks(settings, riders, known, [*prompts], until)
         bar.advance(len(ends))
         grown = budget.spend(
             lambda rows: Tree(loaded, prompts, riders, until, settings, rows).grow(starts, bar)
@@ -130,16 +135,17 @@ def _shard(
 
 
 def _follow_trunks(
-    seed: int, riders: list[Rider], known: dict[str, Trunks], names: list[str], until: Ending
+    settings: Settings, riders: list[Rider], known: dict[str, Trunks], names: list[str], until: Ending
 ) -> tuple[dict[str, np.ndarray], list[Start], list[End]]:
     """Decisions on dumped text by rider and position, and which riders go on or have ended."""
     parts, starts, ends = [], [], []
+    seen = {method: speakers.seen(own.rows, settings.dump.k_min) for method, own in known.items()}
     for index, rider in enumerate(riders):
-        own = known[rider.policy.method]
-        called_N, rides = trunks.ride(seed, rider, own)
+        method = rider.policy.method
+        called_N, rides = trunks.ride(settings.seed, rider, known[method], seen[method])
         for ride in rides:
             prompt = names.index(ride.prompt_id)
-            parts.append(_decisions(index, prompt, own.rows, called_N, ride.rows))
+            parts.append(_decisions(index, prompt, known[method].rows, seen[method], called_N, ride.rows))
             text = ride.text
             if text.own:  # what it wrote last, off the trunks, may have ended a turn
                 (text,) = until.advance([ride.prompt_id], [text])
@@ -148,10 +154,11 @@ def _follow_trunks(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, starts, ends
 
 
-def _decisions(rider: int, prompt: int, rows: pl.DataFrame, called_N, picked: np.ndarray) -> dict:
+def _decisions(
+    rider: int, prompt: int, rows: pl.DataFrame, seen: Speaker, called_N, picked: np.ndarray
+) -> dict:
     """The columns of Tree's decisions, from rows of the trunks."""
     taken = rows[picked]
-    own = {name: taken[column].to_numpy() for name, column in zip(Speaker._fields, trunks.SEEN, strict=True)}
     tokens = {name: taken[name].to_numpy() for name in ("default_id", "small_id", "fused_id")}
     return {
         "rider": np.full(len(picked), rider),
@@ -159,7 +166,7 @@ def _decisions(rider: int, prompt: int, rows: pl.DataFrame, called_N, picked: np
         "pos": taken["pos"].to_numpy(),
         "called": called_N[picked],
         **tokens,
-        **own,
+        **seen.take(picked)._asdict(),
     }
 
 
@@ -176,6 +183,7 @@ def _tokens(told: dict, ends: list[End], riders: list[Rider], names: list[str]) 
         "max_probability": routers.max_probability(own),
         "margin": routers.margin(own),
         "entropy": own.entropy_N,
+        "score": _scores(told["rider"], own, riders),
     }
     columns = marked._asdict() | {name: _spread(row_N, x, marked.forced) for name, x in decided.items()}
     columns |= {
@@ -187,11 +195,22 @@ def _tokens(told: dict, ends: list[End], riders: list[Rider], names: list[str]) 
     return pa.table({name: columns[name] for name in ROLLED.names}).cast(ROLLED).sort_by(ORDER)
 
 
+def _scores(rider_N: np.ndarray, own: Speaker, riders: list[Rider]) -> np.ndarray:
+    """What each decision's router made of it, nan of a router that scores nothing, [N]."""
+    score_N = np.full(len(rider_N), np.nan, dtype=np.float32)
+    for index in np.unique(rider_N):
+        mine = np.flatnonzero(rider_N == index)
+        found = riders[index].gate.score(own.take(mine))
+        if found is not None:
+            score_N[mine] = found
+    return score_N
+
+
 def _spread(row_N: np.ndarray, values_N: np.ndarray, forced: np.ndarray) -> pa.Array:
-    """The values at their rows, null at forced ones."""
+    """The values at their rows, null at forced ones and where there is none (nan)."""
     spread = np.zeros(len(forced), dtype=values_N.dtype)
     spread[row_N] = values_N
-    return pa.array(spread, mask=forced)
+    return pa.array(spread, mask=forced | (spread != spread))
 
 
 def _texts(ends: list[End], riders: list[Rider], prompts: dict[str, list[int]], until: Ending) -> pa.Table:

@@ -5,33 +5,26 @@ Shape legend: N positions. A router is a score and the side of a threshold on wh
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from fsgen import learned
 from fsgen.policies import Policy
 from fsgen.settings import Settings
+from fsgen.speakers import Speaker
 from fsgen.typed import Complaint
-
-
-class Speaker(NamedTuple):
-    """What a router sees: the record of the model that would speak, logits and entropy in nats."""
-
-    max_logit_N: np.ndarray
-    second_logit_N: np.ndarray
-    logsumexp_N: np.ndarray
-    entropy_N: np.ndarray
 
 
 def max_probability(seen: Speaker) -> np.ndarray:
     """Probability of the most likely token (FS-GEN's `threshold`, which calls below 0.5)."""
-    return np.exp(seen.max_logit_N.astype(np.float64) - seen.logsumexp_N)
+    return seen.probability_NK[:, 0]
 
 
 def margin(seen: Speaker) -> np.ndarray:
     """p1 - p2. FS-GEN's `delta_threshold` compares half of it with 0.2: a margin of 0.4 in truth."""
-    return max_probability(seen) - np.exp(seen.second_logit_N.astype(np.float64) - seen.logsumexp_N)
+    return seen.probability_NK[:, 0] - seen.probability_NK[:, 1]
 
 
 def entropy(seen: Speaker) -> np.ndarray:
@@ -40,7 +33,8 @@ def entropy(seen: Speaker) -> np.ndarray:
 
 
 class Router(NamedTuple):
-    score: Callable[[Speaker], np.ndarray]
+    score: Callable[..., np.ndarray]
+    """From a Speaker, and the weights by name where the router has learnt any."""
     calls_below: bool
     """Whether a low score is what asks for help."""
 
@@ -49,26 +43,44 @@ ROUTERS = {
     "threshold": Router(max_probability, calls_below=True),
     "margin": Router(margin, calls_below=True),
     "entropy": Router(entropy, calls_below=False),
+    "logistic": Router(learned.logistic, calls_below=False),
+    "svm": Router(learned.svm, calls_below=False),
 }
 
 
 class Gate(NamedTuple):
-    """A router made ready for one policy: its rule and the number it compares with."""
+    """A router made ready for one policy: its rule, the number it compares with, what it has learnt."""
 
     rule: str
     cut: float | None = None
     """Threshold of a scored router, or the chance of `random` and `perfect`."""
+    weights: Mapping[str, np.ndarray] = {}
+
+    def score(self, seen: Speaker) -> np.ndarray | None:
+        """The scores that it compares with its cut, [N]; None of a router that has none."""
+        return ROUTERS[self.rule].score(seen, **self.weights) if self.rule in ROUTERS else None
+
+    def facts(self) -> list:
+        """What decides its calls, as JSON can hold it."""
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in self.weights.values())).hexdigest()
+        return [self.rule, self.cut, digest]
 
 
-def ready(settings: Settings, policy: Policy, calibrated: dict[str, float]) -> Gate:
-    """The gate of a policy; `calibrated` maps policy names to what `fsgen.simulation` found for them."""
+def ready(
+    settings: Settings, policy: Policy, calibrated: Mapping[str, float], weights: Mapping[str, dict]
+) -> Gate:
+    """The gate of a policy, from what `fsgen.simulation` found on calibration prompts.
+
+    `calibrated` maps policies to thresholds, `weights` `<method>+<rule>` to what that router learnt.
+    """
     router = settings.routers.get(policy.router)
     rule = router.rule if router else policy.router  # +always exists for every method, named or not
+    own = {name: np.array(values) for name, values in weights.get(f"{policy.method}+{rule}", {}).items()}
     if policy.budget is None:
-        return Gate(rule, router.at if router else None)
+        return Gate(rule, router.at if router else None, own)
     if policy.name not in calibrated:
         raise Complaint(f"Policy '{policy.name}' has no calibrated threshold; rerun the stage 'route'.")
-    return Gate(rule, calibrated[policy.name])
+    return Gate(rule, calibrated[policy.name], own)
 
 
 def calls(gate: Gate, seen: Speaker, chance_N: np.ndarray, mismatch_N: np.ndarray) -> np.ndarray:
@@ -78,9 +90,8 @@ def calls(gate: Gate, seen: Speaker, chance_N: np.ndarray, mismatch_N: np.ndarra
     `chance_N` with its rate, the second, at mismatches alone, with min(1, budget / CoF).
     """
     if gate.rule in ROUTERS:
-        router = ROUTERS[gate.rule]
-        score_N = router.score(seen)
-        return score_N < gate.cut if router.calls_below else score_N > gate.cut
+        score_N = gate.score(seen)
+        return score_N < gate.cut if ROUTERS[gate.rule].calls_below else score_N > gate.cut
     if gate.rule == "random":
         return chance_N < gate.cut
     if gate.rule == "perfect":
@@ -88,21 +99,21 @@ def calls(gate: Gate, seen: Speaker, chance_N: np.ndarray, mismatch_N: np.ndarra
     return np.full(len(mismatch_N), gate.rule == "always")
 
 
-def calibrate(rule: str, seen: Speaker, budget: float) -> float:
-    """The threshold that calls the share `budget` of these positions, or as near as ties allow.
+def calibrate(rule: str, score_N: np.ndarray, budget: float) -> float:
+    """The threshold that calls the share `budget` of positions with these scores, as near as ties allow.
 
     It lies midway between two neighbouring scores, so no position sits on it.
     """
-    router = ROUTERS[rule]
-    ranked = np.sort(router.score(seen))
-    ranked = ranked if router.calls_below else ranked[::-1]
+    calls_below = ROUTERS[rule].calls_below
+    ranked = np.sort(score_N)
+    ranked = ranked if calls_below else ranked[::-1]
     if not len(ranked):
         raise Complaint("No calibration position to set a threshold on; raise 'limit' of the dataset.")
     count = round(budget * len(ranked))
     edges = np.flatnonzero(np.diff(ranked)) + 1  # number called if the threshold is put there
     edges = np.concatenate([[0], edges, [len(ranked)]])
     count = edges[np.abs(edges - count).argmin()]
-    inner, outer = _neighbours(ranked, count, router.calls_below)
+    inner, outer = _neighbours(ranked, count, calls_below)
     return float((inner + outer) / 2)
 
 

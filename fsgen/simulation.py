@@ -1,9 +1,10 @@
-"""Arithmetic on the dumps: every method's tokens on every text, routers calibrated and simulated.
+"""Routers on the dumps: fitted and calibrated on calibration prompts, simulated on test prompts.
 
-Shape legend: N positions of one text table, K ids of a padded list.
+Shape legend: N positions of one text table.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,29 +12,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import console, fusion, routers, store
-from fsgen.policies import Method, Policy
+from fsgen import console, fusion, learned, routers, speakers, store
+from fsgen.learned import Fitted, Lesson
+from fsgen.policies import LEARNED_ROUTERS, Policy
 from fsgen.settings import Settings
 
 KEY = ["prompt_id", "turn", "pos"]
-FUSED = store.schema(
-    [
-        ("method", pa.string(), "method, a key of params.yaml"),
-        ("writer", pa.string(), "role of the model that wrote the text: large, small or tuned"),
-        ("prompt_id", pa.string(), "prompt that the text answers"),
-        ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
-        ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
-        ("default_id", pa.int32(), "what the method emits here without the large model"),
-        ("small_id", pa.int32(), "what the small model says here"),
-        ("fused_id", pa.int32(), "the method's collaborative token"),
-        ("mismatch", pa.bool_(), "whether fused_id differs from default_id"),
-        ("certificate", pa.string(), "exact (fused_id is proven over the full vocabulary) or uncertain"),
-        ("accept_low", pa.float32(), "lower bound of the sampled acceptance rate; speculative rows only"),
-        ("accept_high", pa.float32(), "its upper bound"),
-    ]
-)  # fmt: skip
 ROUTED = store.schema(
     [
         ("policy", pa.string(), "policy that is simulated"),
@@ -49,171 +33,141 @@ ROUTED = store.schema(
 )  # fmt: skip
 
 
-class Side(NamedTuple):
-    """A text table seen by all: aligned rows of the writer and its readers."""
-
-    writer: str
-    rows: pl.DataFrame
-    lists: fusion.Lists
-    tops: dict[str, np.ndarray]
-    """Role to the token that it says at each row; the writer's is the one written."""
-
-
-def fuse_pair(settings: Settings, pair: str) -> None:
-    """Write data/fused/<pair>/<dataset>.parquet: c, d, mismatch and certificate of every method."""
-    methods, out = settings.methods_of(pair), Path("data/fused") / pair
-    members = settings.named("pairs", pair).members()
-    shares = []
-    with store.appear(out) as folder:
-        for dataset in settings.datasets:
-            frames = []
-            for writer in members:
-                side = open_side(settings, pair, dataset, writer)
-                frames += [_fuse_side(n, m, side) for n, m in methods.items() if _concerns(m, writer)]
-            table = pl.concat(frames).sort("method", "writer", *KEY)
-            shares.append(f"{(table['certificate'] == 'exact').mean():.2%} of {dataset}")
-            store.write(folder / f"{dataset}.parquet", table, FUSED)
-    console.wrote(
-        f"{out}: {len(methods)} methods on the texts of {', '.join(members)}; certified {', '.join(shares)}"
-    )
-
-
-def _concerns(method: Method, writer: str) -> bool:
-    """A method is fused on the large model's text and on its own speaker's."""
-    own = writer == fusion.speaker(method) and method.rule != "speculative"
-    return writer == "large" or own
-
-
-def open_side(settings: Settings, pair: str, dataset: str, writer: str) -> Side:
-    """The text of `writer` with the large model's lists and the partners' logits at their ids."""
-    members = settings.pairs[pair].members()
-    own_text = store.read(
-        f"data/dumps/{members[writer]}/{dataset}/tokens-*.parquet",
-        [*KEY, "token_id", "in_answer", "forced", "top_ids", "top_logits", "logsumexp", "outside_logit"],
-    ).sort(KEY)
-    reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(pl.col("writer") == writer)
-    small, tuned = (_aligned(own_text, reads.filter(pl.col("reader") == r)) for r in ("small", "tuned"))
-    large = own_text
-    if writer != "large":
-        large = store.read(f"data/large/{pair}/{dataset}/reads-*.parquet")
-        large = _aligned(own_text, large.filter(pl.col("writer") == writer))
-    readers = {"large": large, "small": small} | ({"tuned": tuned} if len(tuned) else {})
-    tops = {role: frame["top_ids"].list.first().to_numpy() for role, frame in readers.items()}
-    tops[writer] = own_text["token_id"].to_numpy()
-    lists = fusion.Lists(
-        ids_NK=store.padded(large["top_ids"], -1),
-        large_NK=store.padded(large["top_logits"], -np.inf),
-        small_NK=store.padded(small["at_logits"], -np.inf),
-        tuned_NK=store.padded(tuned["at_logits"], -np.inf) if len(tuned) else None,
-        max_tuned_gain_N=tuned["max_tuned_gain"].to_numpy() if len(tuned) else None,
-        outside_N=large["outside_logit"].to_numpy(),
-    )
-    rows = own_text.select(*KEY, "in_answer", "forced").with_columns(
-        large_logsumexp=large["logsumexp"], small_logsumexp=small["logsumexp"]
-    )
-    return Side(writer, rows, lists, tops)
-
-
-def _aligned(text: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
-    """A reader's rows in the text's order; none where it did not read this text."""
-    frame = frame.sort(KEY)
-    if len(frame) and not frame.select(KEY).equals(text.select(KEY)):
-        raise AssertionError("a reader's rows are not those of the text")
-    return frame
-
-
-def _fuse_side(name: str, method: Method, side: Side) -> pl.DataFrame:
-    fused_N, proven_N = fusion.fuse(method, side.lists)
-    default_N = side.tops[fusion.speaker(method)]
-    bounds_N2 = np.full((len(fused_N), 2), np.nan, dtype=np.float32)
-    if method.rule == "speculative":
-        sums = (side.rows[f"{role}_logsumexp"].to_numpy() for role in ("large", "small"))
-        bounds_N2 = fusion.acceptance_bounds(side.lists, *sums)
-    return side.rows.select(*KEY, "in_answer", "forced").with_columns(
-        method=pl.lit(name),
-        writer=pl.lit(side.writer),
-        default_id=default_N,
-        small_id=side.tops["small"],
-        fused_id=fused_N,
-        mismatch=fused_N != default_N,
-        certificate=pl.when(pl.Series(proven_N)).then(pl.lit("exact")).otherwise(pl.lit("uncertain")),
-        accept_low=pl.Series(bounds_N2[:, 0]).fill_nan(None),
-        accept_high=pl.Series(bounds_N2[:, 1]).fill_nan(None),
-    )
+SCORES = store.schema(
+    [
+        ("method", pa.string(), "method, a key of params.yaml"),
+        ("writer", pa.string(), "role of the model that wrote the text: large, or the default speaker"),
+        ("prompt_id", pa.string(), "test prompt"),
+        ("turn", pa.int32(), "turn of the conversation, from 1"),
+        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
+        ("in_answer", pa.bool_(), "whether ratios count this row"),
+        ("mismatch", pa.bool_(), "whether the method's fused token differs from the default one"),
+        ("max_probability", pa.float32(), "top probability of the default speaker"),
+        ("margin", pa.float32(), "its top probability less its second"),
+        ("entropy", pa.float32(), "its entropy, nats"),
+        ("logistic", pa.float32(), "P(mismatch) by the logistic router; null where no policy uses it"),
+        ("svm", pa.float32(), "P(mismatch) by the support vector machine; null where no policy uses it"),
+    ]
+)  # fmt: skip
 
 
 def route_pair(settings: Settings, pair: str) -> None:
-    """Calibrate the pair's policies and simulate them on the default speaker's own text.
+    """Fit and calibrate the pair's routers, and simulate its policies on the default speaker's own text.
 
-    Writes data/routes/<pair>/thresholds.json and <dataset>.parquet. Calibration sees calibration
-    prompts only, simulation test prompts only.
+    Writes data/routes/<pair>/: thresholds.json, learned/<dataset>.json (routers as numbers),
+    <dataset>.parquet (decisions) and scores/<dataset>.parquet. Fitting and calibration see
+    calibration prompts only, the tables hold test prompts only.
     """
     out, policies = Path("data/routes") / pair, settings.policies_of(pair)
     policies = [policy for policy in policies if policy.draft is None]
-    thresholds = {}
+    thresholds, lessons = {}, []
     with store.appear(out) as folder:
+        (folder / "learned").mkdir()
         for dataset in settings.datasets:
-            texts = _OwnTexts.open(settings, pair, dataset)
+            texts = _Texts.open(settings, pair, dataset)
+            fits = texts.learn(settings, policies)
             thresholds[dataset] = {
-                p.name: texts.calibrate(settings, p) for p in policies if p.budget is not None
+                p.name: texts.calibrate(settings, p, fits) for p in policies if p.budget is not None
             }
-            frames = [texts.simulate(settings, p, thresholds[dataset]) for p in policies]
+            weights = {name: fitted.weights for name, fitted in fits.items()}
+            gates = {p.name: routers.ready(settings, p, thresholds[dataset], weights) for p in policies}
+            frames = [texts.simulate(settings, p, gates[p.name]) for p in policies]
             store.write(folder / f"{dataset}.parquet", pl.concat(frames).sort("policy", *KEY), ROUTED)
+            scores = texts.score(settings, pair, weights)
+            store.write(folder / "scores" / f"{dataset}.parquet", scores, SCORES)
+            (folder / "learned" / f"{dataset}.json").write_text(_told(fits))
+            lessons += [f"{name} on {f.tokens} tokens of {f.prompts} prompts" for name, f in fits.items()]
         (folder / "thresholds.json").write_text(json.dumps(thresholds, indent=2, sort_keys=True) + "\n")
+    fitted = f"; fitted {', '.join(lessons)}" if lessons else ""
     console.wrote(
-        f"{out}: {len(policies)} policies calibrated and simulated on {', '.join(settings.datasets)}"
+        f"{out}: {len(policies)} policies calibrated and simulated on {', '.join(settings.datasets)}{fitted}"
     )
 
 
-class _OwnTexts(NamedTuple):
-    """The default speakers' own texts with their records, and what every method would say there."""
+def _told(fits: Mapping[str, Fitted]) -> str:
+    """Learned routers as JSON: what each saw, and its weights."""
+    told = {
+        name: {
+            "prompts": fitted.prompts,
+            "tokens": fitted.tokens,
+            "mismatches": fitted.mismatches,
+            "weights": {key: array.tolist() for key, array in fitted.weights.items()},
+        }
+        for name, fitted in fits.items()
+    }
+    return json.dumps(told, indent=1, sort_keys=True) + "\n"
 
-    records: dict[str, pl.DataFrame]
+
+class _Texts(NamedTuple):
+    """The default speakers' records on their own and on the large model's texts, and what is fused there."""
+
+    records: dict[tuple[str, str], pl.DataFrame]
+    """By speaker and writer: KEY and what routers see."""
     fused: pl.DataFrame
+    width: int
+    """Tokens that routers see of a list."""
 
     @classmethod
-    def open(cls, settings: Settings, pair: str, dataset: str) -> "_OwnTexts":
+    def open(cls, settings: Settings, pair: str, dataset: str) -> "_Texts":
         split = store.read(f"data/prompts/{dataset}.parquet", ["prompt_id", "split"])
         fused = store.read(f"data/fused/{pair}/{dataset}.parquet")
-        records = {}
+        reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(writer="large")
+        seen, records = speakers.columns(settings.dump.k_min), {}
         for role, model in settings.pairs[pair].members().items():
             if role == "large":
                 continue  # it never speaks by default
-            rows = store.read(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
-            second = rows.select(
-                *KEY, "max_logit", "logsumexp", "entropy", second=pl.col("top_logits").list.get(1)
-            )
-            records[role] = second.join(split, on="prompt_id").sort(KEY)
-        return cls(records, fused.join(split, on="prompt_id"))
+            own = store.read(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
+            records[role, role] = own.select(*KEY, *seen)
+            records[role, "large"] = reads.filter(reader=role).select(*KEY, *seen)
+        return cls(records, fused.join(split, on="prompt_id"), settings.dump.k_min)
 
-    def rows_of(self, method_name: str, method: Method, split: str) -> pl.DataFrame:
-        """Records and fused tokens where the method's own speaker chose, one split, sorted."""
-        role = fusion.speaker(method)
-        fused = self.fused.filter(
-            pl.col("method") == method_name, ~pl.col("forced"), writer=role, split=split
-        )
-        return fused.join(self.records[role].drop("split"), on=KEY, validate="1:1").sort(KEY)
+    def rows_of(self, settings: Settings, name: str, split: str, writer: str | None = None) -> pl.DataFrame:
+        """Records and fused tokens where the method's speaker chose, of one split, sorted.
 
-    def calibrate(self, settings: Settings, policy: Policy) -> float:
+        On its own text, unless another writer is named.
+        """
+        role = fusion.speaker(settings.methods[name])
+        writer = writer or role
+        fused = self.fused.filter(~pl.col("forced"), method=name, writer=writer, split=split)
+        return fused.join(self.records[role, writer], on=KEY, validate="1:1").sort(KEY)
+
+    def learn(self, settings: Settings, policies: list[Policy]) -> dict[str, Fitted]:
+        """`<method>+<rule>` to the fitted router, for those that some policy uses."""
+        wanted = {
+            (p.method, settings.routers[p.router].rule) for p in policies if p.router in settings.routers
+        }
+        fits = {}
+        for method, rule in sorted(wanted):
+            if rule in LEARNED_ROUTERS:
+                rows = self.rows_of(settings, method, "calibration").filter("in_answer")
+                features_NF = learned.features(speakers.seen(rows, self.width))
+                lesson = Lesson(features_NF, rows["mismatch"].to_numpy(), rows["prompt_id"].to_numpy())
+                fits[f"{method}+{rule}"] = learned.FITS[rule](lesson, settings.seed)
+        return fits
+
+    def calibrate(self, settings: Settings, policy: Policy, fits: Mapping[str, Fitted]) -> float:
         """The number that makes the policy's router spend its budget on calibration prompts."""
-        method, rule = settings.methods[policy.method], settings.routers[policy.router].rule
+        rule = settings.routers[policy.router].rule
         if rule == "random":
             return policy.budget
         if rule == "perfect":
             on_large = self.fused.filter(
-                (pl.col("method") == policy.method) & (pl.col("writer") == "large")
-                & (pl.col("split") == "calibration") & pl.col("in_answer")
-            )  # fmt: skip
+                "in_answer", method=policy.method, writer="large", split="calibration"
+            )
             return min(1.0, policy.budget / max(on_large["mismatch"].mean(), 1e-9))
-        rows = self.rows_of(policy.method, method, "calibration").filter("in_answer")
-        return routers.calibrate(rule, _seen(rows), policy.budget)
+        if rule in LEARNED_ROUTERS:
+            score_N = fits[f"{policy.method}+{rule}"].held_out_N
+            return routers.calibrate(rule, score_N[~np.isnan(score_N)], policy.budget)
+        rows = self.rows_of(settings, policy.method, "calibration").filter("in_answer")
+        score_N = routers.Gate(rule).score(speakers.seen(rows, self.width))
+        return routers.calibrate(rule, score_N, policy.budget)
 
-    def simulate(self, settings: Settings, policy: Policy, thresholds: dict[str, float]) -> pl.DataFrame:
+    def simulate(self, settings: Settings, policy: Policy, gate: routers.Gate) -> pl.DataFrame:
         """The policy's decisions along text that it may already have left."""
-        rows = self.rows_of(policy.method, settings.methods[policy.method], "test")
+        rows = self.rows_of(settings, policy.method, "test")
         chance_N = routers.chance(settings.seed, rows["prompt_id"].to_numpy(), rows["pos"].to_numpy())
-        gate = routers.ready(settings, policy, thresholds)
-        called_N = routers.calls(gate, _seen(rows), chance_N, rows["mismatch"].to_numpy())
+        seen = speakers.seen(rows, self.width)
+        called_N = routers.calls(gate, seen, chance_N, rows["mismatch"].to_numpy())
         rows = rows.with_columns(policy=pl.lit(policy.name), called=pl.Series(called_N))
         unproven = pl.col("certificate") == "uncertain"
         asked = pl.col("called") | (unproven if gate.rule == "perfect" else False)
@@ -221,6 +175,26 @@ class _OwnTexts(NamedTuple):
         # the row at which the policy leaves the text is still one that it sees
         return rows.with_columns(on_text=(left.cum_sum() - left).over("prompt_id") == 0).select(ROUTED.names)
 
+    def score(self, settings: Settings, pair: str, weights: Mapping[str, dict]) -> pl.DataFrame:
+        """Every router's score at every test position of both texts, for each method but drafting.
 
-def _seen(rows: pl.DataFrame) -> routers.Speaker:
-    return routers.Speaker(*(rows[c].to_numpy() for c in ("max_logit", "second", "logsumexp", "entropy")))
+        Drafting would repeat the oracle's.
+        """
+        methods = {n: m for n, m in settings.methods_of(pair).items() if m.rule != "speculative"}
+        frames = [
+            _scored(self.rows_of(settings, name, "test", writer), self.width, name, weights)
+            for name, method in methods.items()
+            for writer in (fusion.speaker(method), "large")
+        ]
+        return pl.concat(frames).sort("method", "writer", *KEY)
+
+
+def _scored(rows: pl.DataFrame, width: int, method: str, weights: Mapping[str, dict]) -> pl.DataFrame:
+    """The rows with every score; null where the method has no such learned router."""
+    seen = speakers.seen(rows, width)
+    found = {"max_probability": routers.max_probability(seen), "margin": routers.margin(seen)}
+    for rule in LEARNED_ROUTERS:
+        own = weights.get(f"{method}+{rule}")
+        found[rule] = routers.Gate(rule, None, own).score(seen) if own else np.full(len(rows), np.nan)
+    columns = [pl.Series(name, score_N, pl.Float64).fill_nan(None) for name, score_N in found.items()]
+    return rows.with_columns(columns).select(SCORES.names).cast(dict.fromkeys(found, pl.Float32))

@@ -8,19 +8,20 @@ node once, and what the large model would have said where nobody asked it is kno
 """
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from fsgen import console, fusion, records, routers
+from fsgen import console, fusion, heads, routers, speakers
 from fsgen.cursor import Cursor
 from fsgen.models import Loaded
 from fsgen.nodes import Nodes
 from fsgen.policies import Method
 from fsgen.settings import Settings
+from fsgen.speakers import Speaker
 from fsgen.texts import Ending, Text
 from fsgen.trunks import Rider
 
@@ -118,14 +119,14 @@ class Tree:
             groups.append(waiting.popleft())
             room -= self._board(groups[-1])
         if groups:
-            for role, cursor in self.cursors.items():
-                self._enter(role, cursor, held)
+            for role in self.cursors:
+                self._enter(role, held)
 
-    def _enter(self, role: str, cursor: Cursor, held: int) -> None:
+    def _enter(self, role: str, held: int) -> None:
         """Prefill the new branches, all but their last token, which is the first that the loop feeds."""
         needs_B = self._needs(role)
         texts = [self._sequence(b)[:-1] if needs_B[b] else [] for b in range(held, len(self.branches))]
-        for i in cursor.begin(texts):
+        for i in self.cursors[role].begin(texts):
             self._count_given(role, held + i, 0, len(texts[i]))
 
     def _count_given(self, role: str, branch: int, start: int, end: int) -> None:
@@ -161,7 +162,7 @@ class Tree:
         self.branch_R = np.append(self.branch_R, [place[tuple(start.text.ids)] for start in group])
         return len(texts)
 
-    def _look(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, routers.Speaker]]:
+    def _look(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Speaker]]:
         """Step the speakers onto new nodes; the nodes [B], the speakers' tokens there, what routers see."""
         node_B = self.nodes.add(len(self.branches))
         for node, branch in zip(node_B.tolist(), self.branches, strict=True):
@@ -173,15 +174,15 @@ class Tree:
         self.nodes.note_look(tops, seen)
         return node_B, tops, seen
 
-    def _step(self, role: str, rows: np.ndarray) -> tuple[np.ndarray, routers.Speaker]:
+    def _step(self, role: str, rows: np.ndarray) -> tuple[np.ndarray, Speaker]:
         """Top token and what routers see at these branches; at others whatever."""
         top_B = np.full(len(self.branches), -1, np.int32)
-        seen = routers.Speaker(*(np.zeros(len(self.branches), np.float32) for _ in routers.Speaker._fields))
+        seen = speakers.blank(len(self.branches), self.settings.dump.k_min)
         if len(rows):
             hidden_BH = torch.stack([hidden_NH[-1] for hidden_NH in self._catch_up(role, rows)])
             for b, hidden_H in zip(rows, hidden_BH, strict=True):
                 self.branches[b].unread[-1].hidden[role] = hidden_H
-            top_B[rows], found = _see(self.loaded[role], hidden_BH, self.settings)
+            top_B[rows], found = heads.see(self.loaded[role], hidden_BH, self.settings.dump)
             for array_B, values in zip(seen, found, strict=True):
                 array_B[rows] = values
         return top_B, seen
@@ -195,7 +196,7 @@ class Tree:
             self._count_given(role, b, held, held + len(tokens))
         return list(cursor.extend(missed, rows).split([len(tokens) for tokens in missed]))
 
-    def _decide(self, node_B: np.ndarray, tops: dict, seen: dict[str, routers.Speaker]) -> np.ndarray:
+    def _decide(self, node_B: np.ndarray, tops: dict, seen: dict[str, Speaker]) -> np.ndarray:
         """Ask the large model where riders call it; every rider's token."""
         pos_B = np.array([len(branch.text.ids) for branch in self.branches], dtype=np.int32)
         prompt_B = np.array([branch.prompt for branch in self.branches])
@@ -210,7 +211,7 @@ class Tree:
                 at, role = self.branch_R[mine], self.speaker_of[i]
                 default_R[mine] = tops[role][at]
                 is_mismatch_R = self.nodes.fused(node_B[at], self.method_of[i]) != default_R[mine]
-                own = routers.Speaker(*(array_B[at] for array_B in seen[role]))
+                own = seen[role].take(at)
                 called_R[mine] = routers.calls(self.riders[i].gate, own, chance_B[at], is_mismatch_R)
             if not is_answered:
                 self._ask(np.unique(self.branch_R[called_R | needs_answer_R]))
@@ -267,9 +268,9 @@ class Tree:
                 logits[role] = self.loaded[role].logits(hidden_NH)
         for m in np.flatnonzero(rides_NM.any(axis=0)):
             mine = np.flatnonzero(rides_NM[:, m])
-            own = {role: _rows_of(logits[role], rows[role], mine) for role in rules[m].inputs}
+            own = {role: heads.rows_of(logits[role], rows[role], mine) for role in rules[m].inputs}
             small_N = own["small"].argmax(-1).cpu().numpy() if rules[m].speaker != "small" else None
-            self.nodes.note_fused(m, node_N[mine], _fused_ids(self.methods[m], own), small_N)
+            self.nodes.note_fused(m, node_N[mine], heads.fused_ids(self.methods[m], own), small_N)
 
     def _sequence(self, branch: int) -> list[int]:
         return self.prompts[self.branches[branch].prompt] + self.branches[branch].text.ids
@@ -298,29 +299,3 @@ class Tree:
         self.rider_R = self.rider_R[~is_ended_R]
         self.branch_R = (np.cumsum(~is_ended_C) - 1)[child_R[~is_ended_R]]
         return int(is_ended_R.sum())
-
-
-def _see(loaded: Loaded, hidden_BH: torch.Tensor, settings: Settings) -> tuple[np.ndarray, routers.Speaker]:
-    """Top token of every branch and what routers see of it."""
-    dump = replace(settings.dump, k_min=2, k_max=2)
-    spans = loaded.spans(len(hidden_BH))
-    seen = records.join([records.record(loaded.logits(hidden_BH[span]), dump) for span in spans])
-    speaker = routers.Speaker(seen.max_logit_N, seen.top_logits_NK[:, 1], seen.logsumexp_N, seen.entropy_N)
-    return seen.top_ids_NK[:, 0], speaker
-
-
-def _rows_of(logits_NV: torch.Tensor, rows: np.ndarray, mine: np.ndarray) -> torch.Tensor:
-    """The logits of `mine`, which are among `rows`; no copy where they are all."""
-    if len(rows) == len(mine):
-        return logits_NV
-    return logits_NV[torch.from_numpy(np.searchsorted(rows, mine)).to(logits_NV.device)]
-
-
-def _fused_ids(method: Method, logits: dict[str, torch.Tensor]) -> np.ndarray:
-    """Fused tokens over the full vocabulary; torch's argmax takes the lowest id of a tie."""
-    large, small, tuned = (
-        x if x is None else x.double() for x in map(logits.get, ("large", "small", "tuned"))
-    )
-    may_win_NV = fusion.allowed(method, large, large.amax(-1, keepdim=True))
-    scores_NV = fusion.score(method, large, small, tuned).masked_fill(~may_win_NV, -torch.inf)
-    return scores_NV.argmax(-1).cpu().numpy().astype(np.int32)

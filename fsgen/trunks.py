@@ -12,13 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from fsgen import fusion, routers, store
+from fsgen import fusion, routers, speakers, store
 from fsgen.policies import Method, Policy
 from fsgen.settings import Settings
 from fsgen.texts import Text, Turn, turns_of
 
 KEY = ["prompt_id", "turn", "pos"]
-SEEN = ["max_logit", "second", "logsumexp", "entropy"]
 
 
 class Rider(NamedTuple):
@@ -81,14 +80,10 @@ def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -
         own = store.read(f"data/dumps/{members[speaker]}/{dataset}/tokens-*.parquet").filter(wanted)
         parts = []
         for trunk, (writer, seen) in enumerate([(speaker, own), ("large", reads.filter(reader=speaker))]):
-            seen = seen.select(
-                *KEY, "token_id", "max_logit", "logsumexp", "entropy", second=pl.col("top_logits").list.get(1)
-            )
+            seen = seen.select(*KEY, "token_id", *speakers.columns(settings.dump.k_min))
             part = fused.filter(method=name, writer=writer).join(seen, on=KEY, validate="1:1")
-            ends = pl.DataFrame(
-                {"prompt_id": [*turns[writer]], "end": [t[-1].end for t in turns[writer].values()]}
-            )
-            part = part.join(ends, on="prompt_id").filter(pl.col("pos") < pl.col("end")).drop("end")
+            ends = {prompt_id: told[-1].end for prompt_id, told in turns[writer].items()}
+            part = part.filter(pl.col("pos") < pl.col("prompt_id").replace_strict(ends))
             parts.append(part.with_columns(trunk=pl.lit(trunk), proven=pl.col("certificate") == "exact"))
         found[name] = Trunks(pl.concat(parts).sort("trunk", *KEY), (turns[speaker], turns["large"]))
     return found
@@ -96,16 +91,8 @@ def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -
 
 def digest(known: dict[str, Trunks]) -> str:
     """What of the trunks decides how policies ride on them."""
-    columns = [
-        "prompt_id",
-        "token_id",
-        "default_id",
-        "small_id",
-        "fused_id",
-        "proven",
-        "forced",
-        *SEEN,
-    ]
+    columns = ["prompt_id", "token_id", "default_id", "small_id", "fused_id", "proven", "forced"]
+    columns += speakers.COLUMNS
     found = hashlib.sha256()
     for name in sorted(known):
         found.update(name.encode())
@@ -114,10 +101,9 @@ def digest(known: dict[str, Trunks]) -> str:
     return found.hexdigest()
 
 
-def ride(seed: int, rider: Rider, trunks: Trunks) -> tuple[np.ndarray, list[Ride]]:
-    """Whether the rider calls at each row of its method's trunks, and its rides by prompt."""
+def ride(seed: int, rider: Rider, trunks: Trunks, seen: speakers.Speaker) -> tuple[np.ndarray, list[Ride]]:
+    """Whether the rider calls at each row of its method's trunks, `seen` there, and its rides by prompt."""
     rows = trunks.rows
-    seen = routers.Speaker(*(rows[column].to_numpy() for column in SEEN))
     fused_N, default_N = rows["fused_id"].to_numpy(), rows["default_id"].to_numpy()
     chance_N = routers.chance(seed, rows["prompt_id"].to_numpy(), rows["pos"].to_numpy())
     called_N = routers.calls(rider.gate, seen, chance_N, fused_N != default_N)

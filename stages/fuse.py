@@ -3,11 +3,11 @@
 python stages/fuse.py --pair arith-23k-451k
 """
 
-from fsgen import console, settings, simulation
+from fsgen import console, fusing, settings
 
 
 def main(pair: str) -> None:
-    simulation.fuse_pair(settings.load(), pair)
+    fusing.fuse_pair(settings.load(), pair)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Describe one model: files, tokenizer, sizes; refuse a pair that cannot be fused.
+"""Describe one model: files, tokenizer, sizes, vocabulary; refuse a pair that cannot be fused.
 
 python stages/model.py --model arith-23k
 """
 
-from fsgen import checkpoints, console, settings
+from fsgen import checkpoints, console, settings, vocabulary
 
 
 def main(model: str) -> None:
-    checkpoints.write_description(settings.load(), model)
+    loaded = settings.load()
+    checkpoints.write_description(loaded, model)
+    vocabulary.write_vocabulary(loaded, model)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from fsgen import (
     benchmarks,
     checkpoints,
     decoding,
+    fusing,
     models,
     reading,
     rollout,
@@ -62,6 +63,8 @@ PARAMS = {
         "threshold": {"at": 0.5},
         "margin": {"at": 0.4},
         "entropy": {},
+        "logistic": {"at": 0.5},
+        "svm": {},
         "random": {},
         "perfect": {},
     },
@@ -70,9 +73,11 @@ PARAMS = {
 }
 ROUTES = ["always", "never", "threshold", "margin", "threshold@30", "margin@10"]
 ROUTES += ["entropy@20", "random@20", "perfect", "perfect@10"]
+LEARNED = ["logistic", "logistic@20", "svm@30"]
 PARAMS["policies"] = [f"speculative@{k}" for k in (1, 3, 5)] + [
     f"{method}+{router}" for method in PARAMS["methods"] if method != "speculative" for router in ROUTES
 ]
+PARAMS["policies"] += [f"{method}+{router}" for method in ("oracle", "proxy") for router in LEARNED]
 
 
 def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
@@ -209,7 +214,7 @@ def run_pair(loaded: settings.Settings) -> None:
     """The stages from `dump_solo` to `rollout`."""
     for name in loaded.models:
         decoding.dump_solo(loaded, name)
-    stages = (reading.dump_large, reading.dump_small, simulation.fuse_pair, simulation.route_pair)
+    stages = (reading.dump_large, reading.dump_small, fusing.fuse_pair, simulation.route_pair)
     for stage in (*stages, rollout.roll_out):
         stage(loaded, "duo")
 

@@ -66,11 +66,29 @@ def decide(gate, speaker: torch.Tensor, mismatch: bool, chance: float) -> bool:
         return first - second < gate.cut
     if gate.rule == "entropy":
         return -(p * p.log()).nan_to_num().sum().item() > gate.cut
+    if gate.rule in ("logistic", "svm"):
+        return chance_of_mismatch(gate.rule, gate.weights, p) > gate.cut
     if gate.rule == "random":
         return chance < gate.cut
     if gate.rule == "perfect":
         return mismatch and (gate.cut is None or chance < gate.cut)
     return {"always": True, "never": False}[gate.rule]
+
+
+def chance_of_mismatch(rule: str, weights: dict, p: torch.Tensor) -> float:
+    """What a learned router says of a distribution, feature by feature."""
+    mean, scale = weights["mean"].tolist(), weights["scale"].tolist()
+    entropy = -(p * p.log()).nan_to_num().sum().item()
+    told = [*p.topk(len(mean) - 1).values.tolist(), entropy]
+    x = [(value - m) / s for value, m, s in zip(told, mean, scale, strict=True)]
+    if rule == "logistic":
+        line = sum(w * v for w, v in zip(weights["coefficients"].tolist(), x, strict=True))
+        return 1 / (1 + math.exp(-(line + float(weights["intercept"]))))
+    total = float(weights["intercept"])
+    for vector, dual in zip(weights["support"].tolist(), weights["dual"].tolist(), strict=True):
+        square = sum((a - b) ** 2 for a, b in zip(x, vector, strict=True))
+        total += dual * math.exp(-float(weights["gamma"]) * square)
+    return 1 / (1 + math.exp(-(float(weights["slope"]) * total + float(weights["offset"]))))
 
 
 class Talk:

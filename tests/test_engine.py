@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import NOISE, PARAMS, describe_all, random_world, run_pair, write_params, write_prompts
 
-from fsgen import cli, cursor, decoding, models, reading, rollout, simulation, stability, store
+from fsgen import cli, cursor, decoding, fusing, models, reading, rollout, simulation, stability, store
 from fsgen.typed import Complaint
 
 ENGINE = {
@@ -204,7 +204,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error, reference_run, tiny_
     for stage in (reading.dump_large, reading.dump_small):
         said = run_scarcely(stage, "duo")
         assert "fsgen: memory ran out with tokens in a batch at 120; going on with 60" in said
-    simulation.fuse_pair(tiny_world, "duo")
+    fusing.fuse_pair(tiny_world, "duo")
     simulation.route_pair(tiny_world, "duo")
     said = run_scarcely(rollout.roll_out, "duo")
     assert "fsgen: memory ran out with branches side by side at 4; going on with 2" in said

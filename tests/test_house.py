@@ -15,16 +15,17 @@ PACKAGE = ROOT / "fsgen"
 FLOORS = [
     {"typed", "harness"},
     {"policies", "console", "sandbox", "judge"},
-    {"settings"},
-    {"store", "lake", "tasks", "checkpoints", "fusion", "routers", "costs", "intervals"},
-    {"family", "models", "records", "texts", "nodes", "simulation", "spending", "scaling", "figures"},
-    {"cursor", "trunks", "tallies", "benchmarks", "report"},
-    {"decoding", "forcing", "tree", "evaluation", "grading"},
-    {"reading", "rollout", "stability"},
+    {"settings", "store"},
+    {"lake", "tasks", "checkpoints", "fusion", "costs", "intervals", "speakers", "laws"},
+    {"family", "models", "records", "texts", "nodes", "learned", "spending", "vocabulary", "fusing"},
+    {"routers", "cursor", "tallies", "benchmarks", "scaling", "figures"},
+    {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading", "report"},
+    {"tree", "reading", "stability"},
+    {"rollout"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-TORCH_ROOMS = {"family", "models", "records", "cursor", "decoding", "forcing", "tree"}
+TORCH_ROOMS = {"family", "models", "records", "cursor", "decoding", "forcing", "tree", "heads"}
 # params and the terminal: what they hold reaches a stage as values, or changes no byte
 UNTRACKED = {f"fsgen/{room}.py" for room in ("typed", "policies", "settings", "console")}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

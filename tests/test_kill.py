@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PARAMS, describe_all, random_world, write_params
 
-from fsgen import console, decoding, reading, rollout, settings, simulation, store
+from fsgen import console, decoding, fusing, reading, rollout, settings, simulation, store
 
 STAGES = {
     "dump_solo": ("large", "dumps/large"),
@@ -96,7 +96,7 @@ def undisturbed(tiny_checkpoints, tmp_path_factory) -> tuple[Path, dict[str, int
             decoding.dump_solo(loaded, name)
         for stage, (name, _) in STAGES.items():
             if stage == "rollout":
-                simulation.fuse_pair(loaded, "duo")
+                fusing.fuse_pair(loaded, "duo")
                 simulation.route_pair(loaded, "duo")
             moments[stage] = count_moments(stage, loaded, name, patch)
     return home, moments

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen import benchmarks, cli, decoding, grading, lake, reading, rollout, simulation, tallies, texts
+from fsgen import (
+    benchmarks,
+    cli,
+    decoding,
+    fusing,
+    grading,
+    lake,
+    reading,
+    rollout,
+    simulation,
+    tallies,
+    texts,
+)
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,7 +29,7 @@ SCHEMAS = {
     "solo_texts": texts.TEXTS,
     "large_reads": reading.READS,
     "small_reads": reading.READS,
-    "fused": simulation.FUSED,
+    "fused": fusing.FUSED,
     "routed": simulation.ROUTED,
     "rolled": rollout.ROLLED,
     "rolled_texts": rollout.ROLLED_TEXTS,

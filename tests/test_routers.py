@@ -15,6 +15,7 @@ from fsgen import routers
 from fsgen.policies import Policy
 from fsgen.routers import Gate
 from fsgen.settings import Router
+from fsgen.speakers import Speaker
 from fsgen.typed import Complaint
 
 budgets = st.integers(1, 99).map(lambda percent: percent / 100)
@@ -28,6 +29,12 @@ logits = arrays.arrays(
 )
 
 
+STANDARD = {"mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 20.0]}
+LINE = STANDARD | {"coefficients": [0.0, 0.0, 3.0], "intercept": -2.0}
+NEAR = {"support": [[1.0, 0.0, -1.0]], "dual": [-1.0], "gamma": 0.3, "intercept": 0.0}
+MACHINE = STANDARD | NEAR | {"slope": 1.0, "offset": 0.0}
+
+
 def softmax(logits_NV):
     weights_NV = np.exp(logits_NV.astype(np.float64))
     return weights_NV / weights_NV.sum(axis=1, keepdims=True)
@@ -38,21 +45,28 @@ def seen_of(logits_NV):
     p_NV, ranked_NV = softmax(logits_NV), -np.sort(-logits_NV, axis=1)
     logsumexp_N = np.log(np.exp(logits_NV.astype(np.float64)).sum(axis=1)).astype(np.float32)
     entropy_N = -(p_NV * np.log(p_NV)).sum(axis=1).astype(np.float32)
-    return routers.Speaker(ranked_NV[:, 0], ranked_NV[:, 1], logsumexp_N, entropy_N)
+    return Speaker(ranked_NV, logsumexp_N, entropy_N)
 
 
 def seen_with(rule, scores):
     """Records on which the router of `rule` has these scores, in their order if not in their unit."""
     scores_N, zeros_N = np.array(scores, dtype=np.float32), np.zeros(len(scores), dtype=np.float32)
-    if rule == "entropy":
-        return routers.Speaker(zeros_N, zeros_N, zeros_N, scores_N)
     # the second token at -inf, so that both probability and margin fall as the normaliser grows
-    return routers.Speaker(zeros_N, zeros_N - np.inf, scores_N, zeros_N)
+    top_N2 = np.column_stack([zeros_N, zeros_N - np.inf])
+    if rule in ("threshold", "margin"):
+        return Speaker(top_N2, scores_N, zeros_N)
+    return Speaker(top_N2, zeros_N, scores_N)
 
 
 def made_calls(gate, seen):
-    nothing_N = np.zeros(len(seen.max_logit_N))
+    nothing_N = np.zeros(len(seen.entropy_N))
     return routers.calls(gate, seen, nothing_N, nothing_N.astype(bool))
+
+
+def gate_with(rule, cut=None):
+    """A gate of this rule; a learned one has learnt that doubt grows with the entropy."""
+    weights = {"logistic": LINE, "svm": MACHINE}.get(rule, {})
+    return Gate(rule, cut, {name: np.array(value) for name, value in weights.items()})
 
 
 def chance_calls(gate, chance_N, mismatch_N):
@@ -87,9 +101,9 @@ def test_the_authors_delta_threshold_is_a_margin_of_two_fifths(logits_NV):
 def test_doubt_calls_and_a_score_on_the_threshold_does_not(rule):
     """Three positions of falling certainty, the second right on the threshold."""
     seen = seen_with(rule, [0.25, 0.5, 1.0])
-    cut = routers.ROUTERS[rule].score(seen)[1]
+    cut = gate_with(rule).score(seen)[1]
 
-    assert made_calls(Gate(rule, cut), seen).tolist() == [False, False, True]
+    assert made_calls(gate_with(rule, cut), seen).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("rule", routers.ROUTERS)
@@ -99,11 +113,12 @@ def test_without_ties_the_budget_is_spent_to_the_position(rule, scores, budget):
     # quarters of a nat stay apart as probabilities, on whose scale floats would run into each other
     ranks = np.argsort(np.argsort(scores)) / 4
     seen = seen_with(rule, scores if rule == "entropy" else ranks)
+    score_N = gate_with(rule).score(seen)
 
-    cut = routers.calibrate(rule, seen, budget)
+    cut = routers.calibrate(rule, score_N, budget)
 
-    assert round(budget * len(scores)) == made_calls(Gate(rule, cut), seen).sum()
-    assert cut not in routers.ROUTERS[rule].score(seen).tolist()
+    assert round(budget * len(scores)) == made_calls(gate_with(rule, cut), seen).sum()
+    assert cut not in score_N.tolist()
 
 
 @pytest.mark.parametrize("rule", routers.ROUTERS)
@@ -115,9 +130,9 @@ def test_with_ties_no_threshold_comes_nearer_to_the_budget(rule, scores, budget)
     doubt = sorted(scores, reverse=True)  # high scores of seen_with mean doubt for every rule
     possible = {0, len(scores)} | {i for i in range(1, len(doubt)) if doubt[i] != doubt[i - 1]}
 
-    cut = routers.calibrate(rule, seen, budget)
+    cut = routers.calibrate(rule, gate_with(rule).score(seen), budget)
 
-    called_N = made_calls(Gate(rule, cut), seen)
+    called_N = made_calls(gate_with(rule, cut), seen)
     assert called_N.sum() in possible
     assert min(abs(count - wanted) for count in possible) == abs(called_N.sum() - wanted)
     assert min(np.array(scores)[called_N], default=math.inf) > max(
@@ -130,7 +145,11 @@ def test_equal_scores_are_called_all_or_not_at_all(rule):
     """A budget below half spares them, one above half calls them."""
     seen = seen_with(rule, [2.0] * 10)
 
-    few, many = (made_calls(Gate(rule, routers.calibrate(rule, seen, budget)), seen) for budget in (0.3, 0.7))
+    score_N = gate_with(rule).score(seen)
+
+    few, many = (
+        made_calls(gate_with(rule, routers.calibrate(rule, score_N, budget)), seen) for budget in (0.3, 0.7)
+    )
 
     assert not few.any()
     assert many.all()
@@ -139,7 +158,7 @@ def test_equal_scores_are_called_all_or_not_at_all(rule):
 def test_nothing_to_calibrate_on_is_a_complaint():
     """No position, no threshold."""
     with pytest.raises(Complaint, match="No calibration position"):
-        routers.calibrate("entropy", seen_with("entropy", []), 0.2)
+        routers.calibrate("entropy", np.array([]), 0.2)
 
 
 def test_draws_are_uniform_over_prompts_and_positions():
@@ -214,10 +233,10 @@ def test_a_gate_takes_its_cut_from_the_router_or_from_calibration(tiny_world):
     plain = Policy(name="oracle+margin", method="oracle", router="margin")
     bound = Policy(name="oracle+margin@20", method="oracle", router="margin", budget=0.2)
 
-    assert routers.ready(tiny_world, plain, {}) == Gate("margin", 0.4)
-    assert routers.ready(tiny_world, bound, {bound.name: 0.25}) == Gate("margin", 0.25)
+    assert routers.ready(tiny_world, plain, {}, {}) == Gate("margin", 0.4)
+    assert routers.ready(tiny_world, bound, {bound.name: 0.25}, {}) == Gate("margin", 0.25)
     with pytest.raises(Complaint, match=r"'oracle\+margin@20' has no calibrated threshold"):
-        routers.ready(tiny_world, bound, {plain.name: 0.25})
+        routers.ready(tiny_world, bound, {plain.name: 0.25}, {})
 
 
 def test_a_router_is_known_by_its_rule_and_always_needs_no_entry(tiny_world):
@@ -225,8 +244,8 @@ def test_a_router_is_known_by_its_rule_and_always_needs_no_entry(tiny_world):
     tiny_world.routers["strict"] = Router(rule="margin", at=0.9)
     del tiny_world.routers["always"]
 
-    strict = routers.ready(tiny_world, Policy(name="oracle+strict", method="oracle", router="strict"), {})
-    always = routers.ready(tiny_world, Policy(name="oracle+always", method="oracle", router="always"), {})
+    strict = routers.ready(tiny_world, Policy(name="oracle+strict", method="oracle", router="strict"), {}, {})
+    always = routers.ready(tiny_world, Policy(name="oracle+always", method="oracle", router="always"), {}, {})
 
     assert strict == Gate("margin", 0.9)
     assert always == Gate("always")

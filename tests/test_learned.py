@@ -1,0 +1,159 @@
+"""Claims about fsgen.learned: chances are scikit-learn's, calibrated, and of prompts that were not learnt."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from fsgen import learned
+from fsgen.learned import Lesson
+from fsgen.routers import Gate
+from fsgen.speakers import Speaker
+from fsgen.typed import Complaint
+
+
+def speakers_of(rng, tokens: int, width: int = 4) -> Speaker:
+    """Records of random distributions over twelve tokens, some sharp and some flat."""
+    logits_NV = -np.sort(-rng.normal(0, rng.uniform(0.2, 3, (tokens, 1)), (tokens, 12)), axis=1)
+    p_NV = np.exp(logits_NV) / np.exp(logits_NV).sum(axis=1, keepdims=True)
+    entropy_N = -(p_NV * np.log(p_NV)).sum(axis=1)
+    columns = (logits_NV[:, :width], np.log(np.exp(logits_NV).sum(axis=1)), entropy_N)
+    return Speaker(*(column.astype(np.float32) for column in columns))
+
+
+def lesson_of(seed: int = 0, prompts: int = 40, tokens: int = 30, easy: float = 3.0):
+    """A world in which a mismatch is likelier where entropy is high, and rare on the whole."""
+    rng = np.random.default_rng(seed)
+    seen = speakers_of(rng, prompts * tokens)
+    chance_N = 1 / (1 + np.exp(easy - 1.5 * seen.entropy_N))
+    mismatch_N = rng.random(len(chance_N)) < chance_N
+    prompt_N = np.repeat([f"p{i:03d}" for i in range(prompts)], tokens)
+    return Lesson(learned.features(seen), mismatch_N, prompt_N), seen, chance_N
+
+
+def gate_of(rule: str, fitted: learned.Fitted) -> Gate:
+    """The router after a journey through JSON, as rollouts get it."""
+    told = json.loads(json.dumps({name: array.tolist() for name, array in fitted.weights.items()}))
+    return Gate(rule, 0.5, {name: np.array(values) for name, values in told.items()})
+
+
+def test_features_are_the_probabilities_and_the_entropy():
+    """Falling probabilities of a softmax, and nats."""
+    seen = speakers_of(np.random.default_rng(1), 50)
+    found_NF = learned.features(seen)
+
+    assert found_NF.shape == (50, 5)
+    assert (np.diff(found_NF[:, :4], axis=1) <= 0).all()
+    assert np.array_equal(found_NF[:, 4], seen.entropy_N)
+    assert (found_NF[:, :4].sum(axis=1) < 1).all()
+
+
+def test_logistic_is_scikit_learns_own_after_a_journey_through_json():
+    """Scores of the saved numbers are predict_proba of the fitted pipeline."""
+    lesson, seen, _ = lesson_of()
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    expected_N = pipeline.fit(lesson.feature_NF, lesson.mismatch_N).predict_proba(lesson.feature_NF)[:, 1]
+
+    assert np.allclose(gate_of("logistic", learned.fit_logistic(lesson, 0)).score(seen), expected_N)
+
+
+def test_svm_is_scikit_learns_decision_through_a_sigmoid_of_held_out_decisions():
+    """Support vectors, kernel and Platt's sigmoid, rebuilt step by step with other calls."""
+    lesson, seen, _ = lesson_of(prompts=12)
+    pipeline = make_pipeline(StandardScaler(), SVC(C=1.0, gamma="auto"))
+    held_out_N = np.empty(len(lesson.mismatch_N))
+    for learn, test in GroupKFold(5).split(lesson.feature_NF, groups=lesson.prompt_N):
+        pipeline.fit(lesson.feature_NF[learn], lesson.mismatch_N[learn])
+        held_out_N[test] = pipeline.decision_function(lesson.feature_NF[test])
+    platt = LogisticRegression(C=np.inf).fit(held_out_N[:, None], lesson.mismatch_N)
+    decision_N = pipeline.fit(lesson.feature_NF, lesson.mismatch_N).decision_function(lesson.feature_NF)
+    fitted = learned.fit_svm(lesson, 0)
+
+    expected_N = platt.predict_proba(decision_N[:, None])[:, 1]
+    assert np.allclose(gate_of("svm", fitted).score(seen), expected_N, atol=1e-5)
+    assert np.allclose(fitted.held_out_N, platt.predict_proba(held_out_N[:, None])[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", learned.FITS)
+def test_chances_have_the_real_share_of_mismatches(rule):
+    """On fresh prompts the mean chance is the base rate, in each half of the scores too: no rebalancing.
+
+    A balanced sample would say 0.5 on average; Platt's sigmoid cannot bend as the truth does here.
+    """
+    lesson, _, _ = lesson_of(prompts=80, easy=5.0)
+    _, fresh, chance_N = lesson_of(seed=1, prompts=80, easy=5.0)
+    score_N = gate_of(rule, learned.FITS[rule](lesson, 0)).score(fresh)
+    is_high_N = score_N > np.median(score_N)
+
+    assert 0.05 < lesson.mismatch_N.mean() < 0.25
+    for part_N in (is_high_N, ~is_high_N):
+        assert score_N[part_N].mean() == pytest.approx(
+            chance_N[part_N].mean(), abs=0.03 if rule == "logistic" else 0.06
+        )
+    assert score_N.mean() == pytest.approx(chance_N.mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("rule", learned.FITS)
+def test_a_score_depends_on_its_own_row_alone_to_the_bit(rule):
+    """Simulation scores a table at once, a rollout a few branches at a time."""
+    lesson, seen, _ = lesson_of(prompts=10)
+    gate = gate_of(rule, learned.FITS[rule](lesson, 0))
+    whole_N = gate.score(seen)
+    parts_N = np.concatenate([gate.score(seen.take(rows)) for rows in np.array_split(np.arange(300), 47)])
+
+    assert np.array_equal(whole_N, parts_N)
+
+
+def test_memory_is_cut_into_pieces_without_a_change(monkeypatch):
+    """A few rows at a time give the very same chances."""
+    lesson, seen, _ = lesson_of(prompts=10)
+    gate = gate_of("svm", learned.fit_svm(lesson, 0))
+    whole_N = gate.score(seen)
+    monkeypatch.setattr(learned, "AT_ONCE", 2000)
+
+    assert np.array_equal(whole_N, gate.score(seen))
+
+
+@pytest.mark.parametrize("rule", learned.FITS)
+def test_held_out_chances_know_nothing_of_their_own_prompt(rule):
+    """Turn the labels of one prompt around: its own held-out chances stay, but for Platt's sigmoid."""
+    lesson, _, _ = lesson_of(prompts=10)
+    mine_N = lesson.prompt_N == "p004"
+    turned = lesson._replace(mismatch_N=lesson.mismatch_N ^ mine_N)
+    before_N, after_N = (learned.FITS[rule](x, 0).held_out_N[mine_N] for x in (lesson, turned))
+
+    order_N = np.argsort(before_N)
+    assert np.array_equal(order_N, np.argsort(after_N))
+    if rule == "logistic":
+        assert np.array_equal(before_N, after_N)
+
+
+def test_the_svm_learns_from_whole_sampled_prompts_up_to_its_cap(monkeypatch):
+    """Never part of a prompt, the same ones for the same seed, and it says how many."""
+    monkeypatch.setattr(learned, "SVM_TOKENS", 250)
+    lesson, _, _ = lesson_of(prompts=20)
+    fitted, again, other = (learned.fit_svm(lesson, seed) for seed in (1, 1, 2))
+    taken_N = ~np.isnan(fitted.held_out_N)
+
+    assert (fitted.prompts, fitted.tokens) == (8, 240)
+    assert fitted.mismatches == lesson.mismatch_N[taken_N].sum()
+    assert {30} == set(np.unique(lesson.prompt_N[taken_N], return_counts=True)[1])
+    assert np.array_equal(fitted.held_out_N, again.held_out_N, equal_nan=True)
+    assert not np.array_equal(taken_N, ~np.isnan(other.held_out_N))
+
+
+@pytest.mark.parametrize("rule", learned.FITS)
+def test_nothing_to_learn_is_a_complaint(rule):
+    """Without a mismatch, or with a single prompt, there is no router."""
+    lesson, _, _ = lesson_of(prompts=10)
+    none = lesson._replace(mismatch_N=np.zeros_like(lesson.mismatch_N))
+    alone = lesson._replace(prompt_N=np.repeat("p", len(lesson.prompt_N)))
+
+    for bare in (none, alone):
+        with pytest.raises(Complaint, match="needs matches and mismatches in all of its 5 folds"):
+            learned.FITS[rule](bare, 0)
