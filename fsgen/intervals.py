@@ -4,13 +4,15 @@ Shape legend: P prompts (the clusters: tokens of one prompt are not independent)
 of a prompt that add up over prompts.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm
 
-AT_ONCE = 1 << 20  # numbers of resampled counts in memory together: 8 MB
+AT_ONCE = 250  # samples of the prompts in memory together
+REMEMBERED = 4096  # prompts up to which drawn samples are kept for the next interval: 64 MB
 NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is all that is left
 
 
@@ -123,12 +125,26 @@ def bca(
     value = float(statistic(total_X))
     if not np.isfinite(value):
         raise ValueError(f"Expected a finite statistic of all prompts together, got {value}.")
-    jackknife_P = statistic(total_X - counts_PX) if len(counts_PX) > 1 else np.empty(0)
-    jackknife_P = jackknife_P[np.isfinite(jackknife_P)]
-    if len(jackknife_P) < 2 or np.ptp(jackknife_P) <= NO_SPREAD * np.abs(jackknife_P).max():
+    jackknife_P = statistic(total_X - counts_PX) if len(counts_PX) > 1 else np.full(1, np.nan)
+    if not _has_spread(jackknife_P):  # no replicate would differ either
         return _unseen(value, limits, len(counts_PX), level)
-    drawn = (statistic(sums_BX) for sums_BX in resampled(counts_PX, seed, replicates))
-    value_B = np.concatenate([values[np.isfinite(values)] for values in drawn])
+    drawn = [statistic(sums_BX) for sums_BX in resampled(counts_PX, seed, replicates)]
+    return accelerated(value, np.concatenate(drawn), jackknife_P, limits=limits, level=level)
+
+
+def accelerated(
+    value: float,
+    value_B: np.ndarray,
+    jackknife_P: np.ndarray,
+    *,
+    limits: tuple[float, float] = (0.0, 1.0),
+    level: float = 0.95,
+) -> Interval:
+    """The interval of `bca` from replicates and leave-one-prompt-out values at hand; nan is left out."""
+    value_B = value_B[np.isfinite(value_B)]
+    if not _has_spread(jackknife_P) or not len(value_B):
+        return _unseen(value, limits, len(jackknife_P), level)
+    jackknife_P = jackknife_P[np.isfinite(jackknife_P)]
     bias = _bias(value_B, value)
     shifted_2 = bias + _z(level) * np.array([-1.0, 1.0])
     # an acceleration past the formula's pole means the outermost replicate
@@ -137,17 +153,29 @@ def bca(
     return _enclosing(value, low, high)
 
 
+def _has_spread(jackknife_P: np.ndarray) -> bool:
+    """Whether leaving out one prompt or another makes a difference beyond rounding."""
+    known_P = jackknife_P[np.isfinite(jackknife_P)]
+    return len(known_P) > 1 and np.ptp(known_P) > NO_SPREAD * np.abs(known_P).max()
+
+
 def resampled(counts_PX: np.ndarray, seed: int, replicates: int) -> Iterator[np.ndarray]:
     """Summed counts of `replicates` multinomial samples of the prompts, in pieces [B, X].
 
     The same seed and number of prompts draw the same samples, which so are paired between tables.
     """
-    generator, prompts = np.random.Generator(np.random.PCG64(seed)), len(counts_PX)
-    rows = max(1, AT_ONCE // max(counts_PX.shape))
-    for first in range(0, replicates, rows):
-        drawn = min(rows, replicates - first)
-        times_BP = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=drawn)
-        yield times_BP @ counts_PX
+    prompts = len(counts_PX)
+    weigh = _weights if prompts <= REMEMBERED else _weights.__wrapped__
+    for piece, first in enumerate(range(0, replicates, AT_ONCE)):
+        yield weigh(seed, piece, prompts)[: replicates - first] @ counts_PX
+
+
+@functools.lru_cache(maxsize=8)  # drawing takes far longer than weighing, and thousands of intervals share it
+def _weights(seed: int, piece: int, prompts: int) -> np.ndarray:
+    """How often each prompt occurs in AT_ONCE samples of as many prompts, [B, P]."""
+    generator = np.random.Generator(np.random.PCG64([seed, piece]))
+    times_BP = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=AT_ONCE)
+    return times_BP.astype(np.float64)
 
 
 def _bias(value_B: np.ndarray, value: float) -> float:

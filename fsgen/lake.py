@@ -19,6 +19,17 @@ class View(NamedTuple):
 
 
 _MODEL, _PAIR = {"model": -3, "dataset": -2}, {"pair": -3, "dataset": -2}
+_COMPARED = {
+    "frontier": "what policies call and cost, and what they get right for it",
+    "duels": "two routers at equal budget on the same prompts",
+    "estimates": "off-policy estimates beside what rollouts counted",
+    "survival": "share of texts that a policy still writes, by position",
+    "forks": "a text's first unrouted mismatch, and what became of it",
+    "reconvergence": "how often texts come together again after one",
+    "acceptance": "acceptance rates of drafting, greedy and sampled",
+    "drafts": "accepted lengths of drafting K tokens a round",
+    "speedups": "expected speed-up of drafting by the cost of a draft",
+}
 VIEWS = {
     "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}),
     "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", _MODEL),
@@ -37,6 +48,11 @@ VIEWS = {
     "tallies": View(
         "a policy on a prompt: counts, costs, verdict", "evaluated/*/policies.parquet", {"dataset": -2}
     ),
+    "scores": View(
+        "every router's score at every test position", "routes/*/scores/*.parquet", {"pair": -3, "dataset": -1}
+    ),
+    "vocabulary": View("what a model's tokens spell", "vocabulary/*.parquet", {"model": -1}),
+    **{name: View(about, f"compared/*/{name}.parquet", {"dataset": -2}) for name, about in _COMPARED.items()},
 }
 
 

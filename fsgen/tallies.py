@@ -64,6 +64,7 @@ ESTIMATES = store.schema(
         ("prompt_id", pa.string(), "test prompt"),
         ("tokens", pa.int64(), "answer tokens of the default speaker's text"),
         ("calls", pa.int64(), "those at which the router calls"),
+        ("interventions", pa.int64(), "those of the calls that change the token"),
         ("on_text", pa.int64(), "those that the policy's own text shares"),
         ("certified", pa.int64(), "those whose fused token is proven over the full vocabulary"),
     ]
@@ -157,7 +158,8 @@ LARGE_TEXT_COUNTS = """
 """
 ESTIMATE_COUNTS = """
     select pair, policy, prompt_id, count(*) as tokens,
-           count(*) filter (called) as calls, count(*) filter (on_text) as on_text,
+           count(*) filter (called) as calls, count(*) filter (called and mismatch) as interventions,
+           count(*) filter (on_text) as on_text,
            count(*) filter (certificate = 'exact') as certified
     from routed where {here} and in_answer group by all
 """

@@ -60,19 +60,46 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another_one():
     assert first != intervals.ratio(numerator_P, denominator_P, seed=2)
 
 
-def test_memory_is_cut_into_pieces_without_a_change_of_the_sample(monkeypatch):
-    """Drawing a few replicates at a time gives the very same replicates."""
-    numerator_P, denominator_P = np.arange(1, 41), np.full(40, 60)
-    whole = intervals.ratio(numerator_P, denominator_P, seed=1)
-    monkeypatch.setattr(intervals, "AT_ONCE", 400)
+def test_samples_are_the_same_whether_kept_or_drawn_again(monkeypatch):
+    """What is remembered for speed is what would be drawn; fewer samples are the first of more."""
+    counts_PX = np.random.default_rng(2).integers(0, 9, (40, 3))
+    kept = np.concatenate([*intervals.resampled(counts_PX, 1, 600)])
+    monkeypatch.setattr(intervals, "REMEMBERED", 0)
+    drawn = np.concatenate([*intervals.resampled(counts_PX, 1, 600)])
 
-    assert whole == intervals.ratio(numerator_P, denominator_P, seed=1)
+    assert kept.shape == (600, 3)
+    assert np.array_equal(kept, drawn)
+    assert np.array_equal(kept[:310], np.concatenate([*intervals.resampled(counts_PX, 1, 310)]))
+    assert len(np.unique(kept, axis=0)) > 590
+
+
+def test_any_statistic_of_sums_has_the_interval_of_its_ratio():
+    """`ratio` is `bca` of a quotient of sums, and a monotone function of it has the function's interval."""
+    rng = np.random.default_rng(3)
+    tokens_P = rng.integers(20, 60, 80)
+    counts_P2 = np.column_stack([rng.binomial(tokens_P, 0.2), tokens_P]).astype(float)
+    plain = intervals.ratio(*counts_P2.T, seed=4)
+    logit = intervals.bca(lambda x: np.log(x[..., 0] / x[..., 1]), counts_P2, seed=4, limits=(-np.inf, 0))
+
+    assert plain == intervals.bca(lambda x: x[..., 0] / x[..., 1], counts_P2, seed=4)
+    assert np.exp(logit) == pytest.approx(plain, rel=0.02)
+
+
+def test_samples_on_which_a_statistic_has_no_value_are_left_out():
+    """Where one prompt alone has the event, a third of the samples lack it; the others still count."""
+    counts_P2 = np.array([[1.0, 5.0]] * 3 + [[0.0, 0.0]] * 3)
+    found = intervals.bca(lambda x: x[..., 1] / x[..., 0], counts_P2, seed=1, limits=(0, 10))
+
+    assert found.value == 5
+    assert 0 <= found.low <= 5 <= found.high <= 10
+    with pytest.raises(ValueError, match="Expected a finite statistic"):
+        intervals.bca(lambda x: np.nan * x[..., 0], counts_P2, seed=1)
 
 
 def test_many_like_prompts_give_the_normal_interval():
     """With 2000 symmetric prompts BCa is mean -+ z sd / sqrt(P), to a few percent."""
     numerator_P = np.tile([0.2, 0.3, 0.4], 667)
-    interval = intervals.ratio(numerator_P, np.ones(2001), seed=0, replicates=4000)
+    interval = intervals.ratio(numerator_P, np.ones(2001), seed=0, replicates=16_000)
     half = math.sqrt(Z2) * numerator_P.std() / math.sqrt(2001)
 
     assert interval.low == pytest.approx(0.3 - half, abs=0.06 * half)

@@ -1,0 +1,147 @@
+"""Compare the policies of every pair on every dataset, and write what comes of it as tables."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from fsgen import checkpoints, console, lake, spending, store
+from fsgen.compared import departures, drafting, frontiers
+from fsgen.settings import Settings
+
+TABLES = {
+    "frontier": frontiers.FRONTIER,
+    "duels": frontiers.DUELS,
+    "estimates": departures.ESTIMATES,
+    "survival": departures.SURVIVAL,
+    "forks": departures.FORKS,
+    "reconvergence": departures.RECONVERGENCE,
+    "acceptance": drafting.ACCEPTANCE,
+    "drafts": drafting.DRAFTS,
+    "speedups": drafting.SPEEDUPS,
+}
+KEPT = """
+    select policy, prompt_id, count(*) filter (on_text) as kept, bool_or(not on_text) as is_left
+    from routed where {here} group by all order by policy, prompt_id
+"""
+TEXTS = """
+    select policy, prompt_id, token_ids, entropies, answer
+    from (
+        select policy, prompt_id, list(token_id order by pos) as token_ids,
+               list(entropy order by pos) as entropies
+        from rolled where {here} and in_answer group by all
+    ) join (
+        select policy, prompt_id, nullif(string_agg(extracted, chr(10) order by turn), '') as answer
+        from graded where {here} group by all
+    ) using (policy, prompt_id) order by policy, prompt_id
+"""
+DRAFTED = """
+    select prompt_id, turn, pos, mismatch, in_answer, accept_low, accept_high
+    from fused where {here} and writer = 'large' and method = '{method}' and in_answer
+    order by prompt_id, pos
+"""
+
+
+def compare(settings: Settings) -> None:
+    """Write data/compared/<dataset>/*.parquet and metrics/comparisons.json."""
+    out, told = Path("data/compared"), {}
+    with store.appear(out) as folder:
+        for dataset in settings.datasets:
+            rows = {name: [] for name in TABLES}
+            for pair in settings.pairs:
+                for name, own in compare_pair(settings, pair, dataset).items():
+                    rows[name] += [{"pair": pair} | row for row in own]
+            for name, schema in TABLES.items():
+                table = pa.Table.from_pylist(rows[name], schema=schema)
+                store.write(folder / dataset / f"{name}.parquet", table, schema)
+            told[dataset] = summarise(rows)
+    path = Path("metrics/comparisons.json")
+    path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
+    console.wrote(f"{path}: {len(settings.pairs)} pairs compared on {', '.join(settings.datasets)}; {out}/")
+
+
+def compare_pair(settings: Settings, pair: str, dataset: str) -> dict[str, list[dict]]:
+    """Rows of every table of TABLES but their pair."""
+    seed, known = settings.seed, {policy.name: policy for policy in settings.policies_of(pair)}
+    lake_ = lake.connect()
+    tests = f"(select prompt_id from prompts where dataset = '{dataset}' and split = 'test')"
+    here = f"pair = '{pair}' and dataset = '{dataset}' and prompt_id in {tests}"
+    counts = Path("data/evaluated") / dataset
+    policies = store.read(counts / "policies.parquet").filter(pair=pair)
+    estimates = store.read(counts / "estimates.parquet").filter(pair=pair)
+    forks = pl.DataFrame([*departures.fork_rows(lake_.sql(TEXTS.format(here=here)).pl(), known)])
+    return {
+        "frontier": [*frontiers.frontier_rows(policies, known, seed=seed)],
+        "duels": [*frontiers.duel_rows(policies, known, seed=seed)],
+        "estimates": [*departures.estimate_rows(estimates, policies, known, seed=seed)],
+        "survival": [*departures.survival_rows(lake_.sql(KEPT.format(here=here)).pl(), known)],
+        "forks": forks.to_dicts(),
+        "reconvergence": [*departures.reconvergence_rows(forks, seed=seed)] if len(forks) else [],
+        **_drafting(settings, pair, lake_, here),
+    }
+
+
+def _drafting(settings: Settings, pair: str, lake_, here: str) -> dict[str, list[dict]]:
+    """The tables on speculative decoding; empty where params.yaml names no such method."""
+    names = [name for name, method in settings.methods_of(pair).items() if method.rule == "speculative"]
+    if not names:
+        return {"acceptance": [], "drafts": [], "speedups": []}
+    rows = lake_.sql(DRAFTED.format(here=here, method=names[0])).pl()
+    members = settings.pairs[pair].members()
+    sizes = (spending.shape(checkpoints.read_description(members[role])) for role in ("small", "large"))
+    small, large = (size.non_embedding + size.head for size in sizes)
+    drafts, speedups = drafting.drafted_rows(rows, small / large, seed=settings.seed)
+    accepted = [*drafting.acceptance_rows(rows, seed=settings.seed)]
+    return {"acceptance": accepted, "drafts": drafts, "speedups": speedups}
+
+
+def summarise(rows: dict[str, list[dict]]) -> dict:
+    """What metrics/comparisons.json says of a dataset, pair by pair."""
+    pairs = sorted({row["pair"] for own in rows.values() for row in own})
+    return {
+        pair: _summary({name: [row for row in own if row["pair"] == pair] for name, own in rows.items()})
+        for pair in pairs
+    }
+
+
+def _summary(rows: dict[str, list[dict]]) -> dict:
+    """Budgets met, routers against the coin, estimates against rollouts, reunions, drafting."""
+    return {
+        "budgets": {
+            row["policy"]: {"target": row["budget"]} | _picked(row, "x", "x_low", "x_high")
+            for row in rows["frontier"]
+            if row["axis"] == "call_ratio" and row["budget"] is not None
+        },
+        "against_random": {
+            f"{row['method']}+{row['router']}@{100 * row['budget']:g}": _picked(
+                row, "difference", "low", "high"
+            )
+            | {"probability": round(row["probability"], 6)}
+            for row in rows["duels"]
+            if row["rival"] == "random"
+        },
+        "call_ratio_estimates": {
+            row["policy"]: _picked(
+                row, "estimate", "exact", "difference", "difference_low", "difference_high"
+            )
+            for row in rows["estimates"]
+            if row["quantity"] == "call_ratio"
+        },
+        "reunited": {
+            row["method"]: {"events": row["events"]}
+            | _picked(row, "share", "low", "high", "same_answer", "same_low", "same_high")
+            for row in rows["reconvergence"]
+            if row["router"] == "never" and row["within"] == 16
+        },
+        "acceptance": {
+            row["quantity"]: _picked(row, "value", "value_high", "low", "high") for row in rows["acceptance"]
+        },
+        "accepted_length": {
+            str(row["draft"]): _picked(row, "accepted", "low", "high") for row in rows["drafts"]
+        },
+    }
+
+
+def _picked(row: dict, *names: str) -> dict:
+    return {name: None if row[name] is None else round(row[name], 6) for name in names}
