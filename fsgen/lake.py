@@ -49,7 +49,9 @@ VIEWS = {
         "a policy on a prompt: counts, costs, verdict", "evaluated/*/policies.parquet", {"dataset": -2}
     ),
     "scores": View(
-        "every router's score at every test position", "routes/*/scores/*.parquet", {"pair": -3, "dataset": -1}
+        "every router's score at every test position",
+        "routes/*/scores/*.parquet",
+        {"pair": -3, "dataset": -1},
     ),
     "vocabulary": View("what a model's tokens spell", "vocabulary/*.parquet", {"model": -1}),
     **{name: View(about, f"compared/*/{name}.parquet", {"dataset": -2}) for name, about in _COMPARED.items()},
