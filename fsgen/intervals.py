@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 AT_ONCE = 250  # samples of the prompts in memory together
 REMEMBERED = 4096  # prompts up to which drawn samples are kept for the next interval: 64 MB
@@ -146,7 +146,7 @@ def accelerated(
         return _unseen(value, limits, len(jackknife_P), level)
     jackknife_P = jackknife_P[np.isfinite(jackknife_P)]
     bias = _bias(value_B, value)
-    shifted_2 = bias + _z(level) * np.array([-1.0, 1.0])
+    shifted_2 = bias + _expanded(level, len(jackknife_P)) * np.array([-1.0, 1.0])
     # an acceleration past the formula's pole means the outermost replicate
     stretch_2 = np.maximum(1 - _acceleration(jackknife_P) * shifted_2, NO_SPREAD)
     low, high = np.quantile(value_B, norm.cdf(bias + shifted_2 / stretch_2))
@@ -206,6 +206,14 @@ def _unseen(value: float, limits: tuple[float, float], prompts: int, level: floa
 def _enclosing(value: float, low: float, high: float) -> Interval:
     """Python floats with low <= value <= high, which rounding alone could break."""
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def _expanded(level: float, prompts: int) -> float:
+    """Normal deviate widened for few prompts: t for z, and the spread's own bias (Hesterberg 2015, 5.3).
+
+    The American Statistician 69: 371-386. Percentiles of resamples alone are too narrow by that much.
+    """
+    return float(t.ppf((1 + level) / 2, prompts - 1) * np.sqrt(prompts / (prompts - 1)))
 
 
 def _z(level: float) -> float:

@@ -143,7 +143,7 @@ def estimate_rows(
             found = {
                 "estimate": intervals.ratio(counts_P4[:, 0], counts_P4[:, 1], seed=seed),
                 "exact": intervals.ratio(counts_P4[:, 2], counts_P4[:, 3], seed=seed),
-                "difference": intervals.bca(_gap, counts_P4, seed=seed, limits=(-1.0, 1.0)),
+                "difference": intervals.bca(gap, counts_P4, seed=seed, limits=(-1.0, 1.0)),
             }
             row = named(known[name]) | {"quantity": quantity}
             for key, interval in found.items():
@@ -151,7 +151,8 @@ def estimate_rows(
             yield row
 
 
-def _gap(sums_X: np.ndarray) -> np.ndarray:
+def gap(sums_X: np.ndarray) -> np.ndarray:
+    """Difference of two ratios, of the counts in the first two and in the last two columns."""
     return sums_X[..., 0] / sums_X[..., 1] - sums_X[..., 2] / sums_X[..., 3]
 
 
