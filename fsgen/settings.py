@@ -10,6 +10,7 @@ from fsgen.policies import ROUTER_NAMES, SCORED_ROUTERS, Method, Policy, Router,
 from fsgen.typed import Complaint, build, look_up, mapping, read_yaml
 
 TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench")
+RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
 CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
 
 
@@ -226,8 +227,8 @@ def _check_seed_and_methods(settings: Settings) -> None:
 
 
 def _check_datasets(settings: Settings) -> None:
-    if "scaling" in settings.datasets:
-        raise Complaint("datasets holds the name 'scaling', whose metrics file is taken; rename it.")
+    for name in settings.datasets.keys() & RESERVED:
+        raise Complaint(f"datasets holds the name '{name}', whose metrics file is taken; rename it.")
     for name, entry in settings.datasets.items():
         look_up(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
         if entry.path is not None and not Path(entry.path).exists():

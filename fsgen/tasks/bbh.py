@@ -14,7 +14,7 @@ from pathlib import Path
 from fsgen.settings import Dataset
 from fsgen.tasks import rows
 from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
+from fsgen.tasks.task import END_TOKENS, Prompt, Verdict, ask, ask_plainly, compare, prefer_strict
 from fsgen.typed import Complaint
 
 SOURCE = Source("BBH", "lukaemon/bbh", None, {"input": str, "target": str})
@@ -83,7 +83,7 @@ def grade(text: str, gold: dict) -> Verdict:
     stated = _STATED.findall(text)
     strict = read_stated(_undress(stated[-1])) if stated else None
     flexible = strict or read_likeliest(text)
-    judged = _judge(strict, expected), _judge(flexible, expected)
+    judged = compare(strict, expected), compare(flexible, expected)
     return Verdict(prefer_strict(*judged), strict or flexible, *judged)
 
 
@@ -184,9 +184,3 @@ KINDS = {
     "brackets": (_read_brackets, _likeliest_brackets),
     "words": (_read_words, _likeliest_words),
 }
-
-
-def _judge(said: str | None, expected: str) -> Judgement:
-    if said is None:
-        return "unknown"
-    return "right" if said == expected else "wrong"

@@ -10,7 +10,6 @@ The rows come from the hub or from local files with its columns, `question` and 
 import re
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 from fsgen.settings import Dataset
 from fsgen.tasks import rows
@@ -61,11 +60,7 @@ def _exemplars(dataset: Dataset) -> list[dict]:
             f"GSM8K cannot show {dataset.shots} solved problems of the split it asks about; "
             "set shots to 0 or split to 'test'."
         )
-    if dataset.path is not None and Path(dataset.path).is_file():
-        raise Complaint(
-            f"{dataset.path} should be a folder that also holds train.jsonl, got a single file with "
-            f"{dataset.shots} shots; name a folder or set shots to 0."
-        )
+    rows.refuse_single_file(dataset)
     found = rows.read(SOURCE, "train", dataset.path)[: dataset.shots]
     if len(found) < dataset.shots:
         raise Complaint(

@@ -6,7 +6,6 @@ Answer: As 30 has the prime factors 2, 3 and 5, it is $30^3 = \boxed{27000}$.
 
 import re
 from itertools import chain, zip_longest
-from pathlib import Path
 
 from fsgen.settings import Dataset
 from fsgen.tasks import formulas, rows
@@ -52,11 +51,7 @@ def _exemplars(dataset: Dataset, asked: list[dict]) -> list[dict]:
     """The first `shots` short rows of MATH's train split, one of each type in turn, none that is asked."""
     if not dataset.shots:
         return []
-    if dataset.path is not None and Path(dataset.path).is_file():
-        raise Complaint(
-            f"{dataset.path} should be a folder that also holds train.jsonl, got a single file with "
-            f"{dataset.shots} shots; name a folder or set shots to 0."
-        )
+    rows.refuse_single_file(dataset)
     problems = {row["problem"].strip() for row in asked}
     by_type: dict[str, list[dict]] = {}
     for row in rows.read(TRAIN, "train", dataset.path):

@@ -53,15 +53,8 @@ def prompts(dataset: Dataset) -> list[Prompt]:
     Raises Complaint for an unknown split, other shots than 0, 3 (tasks 2 to 4) or 10 (tasks 1 to 10),
     or where the hub or the file cannot be read.
     """
-    if (
-        dataset.split not in IDS
-        or dataset.shots not in EXEMPLARS
-        or (dataset.split, bool(dataset.shots))
-        == (
-            "prompt",
-            True,
-        )
-    ):
+    shows_itself = dataset.split == "prompt" and dataset.shots > 0
+    if dataset.split not in IDS or dataset.shots not in EXEMPLARS or shows_itself:
         raise Complaint(
             f"MBPP has the splits {', '.join(IDS)} and 0, 3 or 10 shots (of the split 'prompt', which takes "
             f"none), got '{dataset.split}' and {dataset.shots}; change the dataset's split or shots."

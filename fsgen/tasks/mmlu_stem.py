@@ -19,7 +19,7 @@ from pathlib import Path
 from fsgen.settings import Dataset
 from fsgen.tasks import rows
 from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
+from fsgen.tasks.task import END_TOKENS, Prompt, Verdict, ask, ask_plainly, compare, prefer_strict
 from fsgen.typed import Complaint
 
 SOURCE = Source("MMLU", "cais/mmlu", "all", {"question": str, "subject": str, "choices": list, "answer": int})
@@ -106,7 +106,7 @@ def grade(text: str, gold: dict) -> Verdict:
     expected = LETTERS[gold["answer"]]
     strict = _letter_of(_last(_STATED, text))
     flexible = strict or _letter_of(_last(_NAMED, text)) or _repeated(text, gold["choices"])
-    judged = _judge(strict, expected), _judge(flexible, expected)
+    judged = compare(strict, expected), compare(flexible, expected)
     return Verdict(prefer_strict(*judged), strict or flexible, *judged)
 
 
@@ -147,9 +147,3 @@ def _is_within(span: tuple[int, int], letter: str, spans: dict[str, list[tuple[i
     return any(
         start <= span[0] and span[1] <= end and end - start > span[1] - span[0] for start, end in others
     )
-
-
-def _judge(said: str | None, expected: str) -> Judgement:
-    if said is None:
-        return "unknown"
-    return "right" if said == expected else "wrong"

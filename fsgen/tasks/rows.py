@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from fsgen.settings import Dataset
 from fsgen.typed import Complaint
 
 
@@ -45,6 +46,15 @@ def read_file(file: Path) -> list[dict]:
             ) from error
     with file.open("rb") as lines:
         return [_read_line(file, i, line) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def refuse_single_file(dataset: Dataset) -> None:
+    """Complaint where solved problems are to come from a split that one file cannot hold beside the other."""
+    if dataset.path is not None and Path(dataset.path).is_file():
+        raise Complaint(
+            f"{dataset.path} should be a folder that also holds train.jsonl, got a single file with "
+            f"{dataset.shots} shots; name a folder or set shots to 0."
+        )
 
 
 def has_splits(path: str, splits: Iterable[str]) -> bool:

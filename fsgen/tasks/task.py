@@ -53,6 +53,13 @@ class Verdict(NamedTuple):
     """Why, where the verdict alone does not say it."""
 
 
+def compare(said: str | None, expected: str) -> Judgement:
+    """Right where the very same was said, unknown where nothing was."""
+    if said is None:
+        return "unknown"
+    return "right" if said == expected else "wrong"
+
+
 def prefer_strict(strict: Judgement, flexible: Judgement) -> Judgement:
     """The verdict that counts: strict's, unless the format was not kept."""
     return flexible if strict == "unknown" else strict
