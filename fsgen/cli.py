@@ -40,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     stability.add_argument("--dataset", help="default: the first of params.yaml")
     stability.add_argument("--prompts", type=int, default=8)
     stability.set_defaults(act=_stability)
+    speedup = acts.add_parser(
+        "speedup", help="time both models of a pair here, and say what drafting would gain"
+    )
+    speedup.add_argument("pair")
+    speedup.add_argument("--dataset", help="default: the first of params.yaml")
+    speedup.add_argument("--prompts", type=int, default=4)
+    speedup.set_defaults(act=_speedup)
     grade = acts.add_parser(
         "grade", help="grade the lines of a file: the task's gold columns and `text`, a JSON object a line"
     )
@@ -106,6 +113,24 @@ def _stability(arguments: argparse.Namespace) -> None:
         print(
             f"{there.prompt_id} parts at position {there.pos}: token {there.alone_id} alone, "
             f"{there.together_id} together, where the margin was {there.margin:.3g} nats."
+        )
+
+
+def _speedup(arguments: argparse.Namespace) -> None:
+    from fsgen import pace  # torch, as above
+
+    loaded = settings.load()
+    dataset = arguments.dataset or next(iter(loaded.datasets))
+    found = pace.measure(loaded, arguments.pair, dataset, arguments.prompts)
+    print(
+        f"{arguments.pair}, batch 1, medians: a step of the small model takes {1e3 * found.small:.2f} ms, of "
+        f"the large one {1e3 * found.large:.2f} ms; cost ratio {found.small / found.large:.3f}."
+    )
+    for k, speed_up in pace.speed_ups(loaded, arguments.pair, dataset, found).items():
+        print(
+            f"K = {k}: verifying takes {found.verification[k] / found.large:.2f} steps of the large model; "
+            f"expected speed-up {speed_up.value:.2f} ({speed_up.low:.2f} to {speed_up.high:.2f}, 95 % over "
+            f"the test prompts of {dataset}, the pace taken as known)."
         )
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import describe_all, family_world, run_pair
 
-from fsgen import comparison, evaluation, grading, lake, simulation, store
+from fsgen import comparison, evaluation, grading, lake, pace, simulation, store
 
 TESTS = "prompt_id in (select prompt_id from prompts where split = 'test')"
 
@@ -149,3 +149,18 @@ def test_no_router_can_be_fitted_on_test_prompts(compared):
         assert before == routes_with(loaded, source, change(is_test()))
         moved = routes_with(loaded, source, change(~is_test()))
         assert all(moved[name] != before[name] for name in before)
+
+
+def test_the_measured_pace_decides_the_speed_up(compared):
+    """With a free drafter and free verification it is tokens per pass; both models' steps take time here."""
+    loaded, _ = compared
+    drafts = dict(table("drafts").select("draft", "tokens_per_pass").iter_rows())
+    free = pace.speed_ups(loaded, "duo", "toy", pace.Pace(0.0, 1.0, dict.fromkeys((1, 3, 5, 8), 1.0)))
+    measured = pace.measure(loaded, "duo", "toy", prompts=2)
+
+    assert {k: drafts[k] for k in (1, 3, 5, 8)} == pytest.approx(
+        {k: found.value for k, found in free.items()}
+    )
+    assert min(measured.small, measured.large, *measured.verification.values()) > 0
+    slower = pace.speed_ups(loaded, "duo", "toy", pace.Pace(0.5, 1.0, dict.fromkeys((1, 3, 5, 8), 1.5)))
+    assert all(slower[k].value < free[k].value / 1.5 for k in free)

@@ -31,7 +31,7 @@ FLOORS = [
     },
     {"routers", "cursor", "tallies", "benchmarks", "scaling", "figures", "comparison"},
     {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading", "report"},
-    {"tree", "reading", "stability"},
+    {"tree", "reading", "stability", "pace"},
     {"rollout"},
     {"cli"},
 ]

@@ -77,6 +77,13 @@ def draft(mismatch_N: np.ndarray, text_N: np.ndarray, prompt_N: np.ndarray, k: i
     return Drafted(np.bincount(prompt_N, minlength=prompts), *sums)
 
 
+def draft_along(rows: pl.DataFrame, k: int) -> Drafted:
+    """`draft` on a table of tokens: prompt_id, turn and mismatch, texts one after the other."""
+    text_N = rows.select(pl.struct("prompt_id", "turn").rank("dense")).to_series().to_numpy()
+    prompt_N = rows["prompt_id"].rank("dense").to_numpy().astype(np.int64) - 1
+    return draft(rows["mismatch"].to_numpy(), text_N, prompt_N, k)
+
+
 def accepted_length(drafted: Drafted, *, seed: int) -> Interval:
     """Mean number of drafted tokens that a round keeps."""
     return intervals.ratio(drafted.accepted_P, drafted.rounds_P, seed=seed)
@@ -87,14 +94,14 @@ def tokens_per_pass(drafted: Drafted, *, seed: int) -> Interval:
     return intervals.ratio(drafted.tokens_P, drafted.rounds_P, seed=seed)
 
 
-def speed_up(drafted: Drafted, cost_ratio: float, *, seed: int) -> Interval:
-    """Time of the large model alone over time of drafting, where a position of the small model costs
-    `cost_ratio` passes of the large one and verifying K + 1 positions costs one pass.
+def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, seed: int) -> Interval:
+    """Time of the large model alone over time of drafting.
 
-    So it holds where passes are bound by memory, as for a batch of one (arXiv 2211.17192, theorem 3.8,
-    with the measured lengths in place of independent acceptance).
+    A position of the small model costs `cost_ratio` steps of the large one, and a pass that verifies a
+    round `verification` steps: 1 where steps are bound by memory, as for a batch of one on a card
+    (arXiv 2211.17192, theorem 3.8, with the lengths that were found in place of independent acceptance).
     """
-    spent_P = drafted.rounds_P + cost_ratio * drafted.drafter_P
+    spent_P = verification * drafted.rounds_P + cost_ratio * drafted.drafter_P
     return intervals.ratio(drafted.tokens_P, spent_P, seed=seed)
 
 
@@ -118,12 +125,9 @@ def drafted_rows(rows: pl.DataFrame, cost_ratio: float, *, seed: int) -> tuple[l
     `rows` are the tokens that the large model chose, in order: prompt_id, turn, mismatch, in_answer.
     `cost_ratio` is the pair's own, to be told beside the others.
     """
-    mismatch_N = rows["mismatch"].to_numpy()
-    text_N = rows.select(pl.struct("prompt_id", "turn").rank("dense")).to_series().to_numpy()
-    prompt_N = rows["prompt_id"].rank("dense").to_numpy().astype(np.int64) - 1
     drafts, speedups = [], []
     for k in DRAFTED:
-        drafted = draft(mismatch_N, text_N, prompt_N, k)
+        drafted = draft_along(rows, k)
         passes = told(tokens_per_pass(drafted, seed=seed), "tokens_per_pass", "passes_low", "passes_high")
         drafts.append({"draft": k} | told(accepted_length(drafted, seed=seed), "accepted") | passes)
         for ratio in COST_RATIOS if k in TIMED else ():

@@ -1,0 +1,82 @@
+"""What a step of each model of a pair costs on this machine, and the speed-up of drafting that follows.
+
+The one room with a clock: its numbers are of a machine, not of a model, so no stage writes them.
+"""
+
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from fsgen import cursor, models, store
+from fsgen.compared import drafting
+from fsgen.cursor import Cursor
+from fsgen.intervals import Interval
+from fsgen.settings import Settings
+from fsgen.typed import Complaint
+
+STEPS = 12  # of each kind on each text; the median of all counts
+
+
+class Pace(NamedTuple):
+    """Medians at batch 1, seconds."""
+
+    small: float
+    """A step of the small model: one token, with its cache, and the token that it says next."""
+    large: float
+    """A step of the large model."""
+    verification: dict[int, float]
+    """K to a pass of the large model over K + 1 tokens."""
+
+
+def measure(settings: Settings, pair: str, dataset: str, prompts: int) -> Pace:
+    """Time both models along the large one's texts on the first test prompts, kinds of step in turn."""
+    members = settings.named("pairs", pair).members()
+    settings.named("datasets", dataset)
+    small, large = (cursor.load(settings, members[role]) for role in ("small", "large"))
+    asked = store.read(f"data/prompts/{dataset}.parquet").filter(split="test").sort("order").head(prompts)
+    ids = models.prompt_ids(large, asked, settings.datasets[dataset].max_new_tokens)
+    texts = store.read(f"data/dumps/{members['large']}/{dataset}/tokens-*.parquet").sort("prompt_id", "pos")
+    written = dict(texts.group_by("prompt_id").agg("token_id").iter_rows())
+    taken: dict = {kind: [] for kind in ("small", "large", *drafting.TIMED)}
+    for name, prompt in zip(asked["prompt_id"], ids, strict=True):
+        _time_along(settings, small, large, prompt, written[name], taken)
+    medians = {kind: median(seconds) for kind, seconds in taken.items()}
+    return Pace(medians.pop("small"), medians.pop("large"), medians)
+
+
+def _time_along(settings: Settings, small, large, prompt: list[int], text: list[int], taken: dict) -> None:
+    """Steps of every kind after one prompt, with tokens of its text, each undone once it is timed."""
+    kinds = {"small": (small, 1), "large": (large, 1), **{k: (large, k + 1) for k in drafting.TIMED}}
+    cursors = {id(loaded): Cursor(loaded, settings.compute.read_tokens) for loaded in (small, large)}
+    for own in cursors.values():
+        own.enter([prompt])
+    for step in range(STEPS):
+        for kind, (loaded, width) in kinds.items():
+            own, fed = cursors[id(loaded)], np.take(text, range(step, step + width), mode="wrap").tolist()
+            begin = perf_counter()
+            int(loaded.logits(own.extend([fed])).argmax(-1)[-1])  # waits for the device too
+            taken[kind].append(perf_counter() - begin)
+            own.select(np.array([0]), np.array([len(prompt)]))
+
+
+def speed_ups(settings: Settings, pair: str, dataset: str, pace: Pace) -> dict[int, Interval]:
+    """K to the expected speed-up of greedy drafting at this pace, from the dumped mismatches."""
+    names = [name for name, method in settings.methods_of(pair).items() if method.rule == "speculative"]
+    if not names:
+        raise Complaint(
+            "methods names no speculative one to draft with; add 'speculative: {rule: speculative}'."
+        )
+    prompts = store.read(f"data/prompts/{dataset}.parquet").filter(split="test").select("prompt_id")
+    rows = store.read(f"data/fused/{pair}/{dataset}.parquet").join(prompts, on="prompt_id")
+    rows = rows.filter("in_answer", method=names[0], writer="large").sort("prompt_id", "pos")
+    return {
+        k: drafting.speed_up(
+            drafting.draft_along(rows, k),
+            pace.small / pace.large,
+            verification=seconds / pace.large,
+            seed=settings.seed,
+        )
+        for k, seconds in pace.verification.items()
+    }
