@@ -1,10 +1,10 @@
-"""Rewrite the table in README.md from results/*.json: `python benchmarks/table.py`."""
+"""Rewrite the tables in README.md from results/: `python benchmarks/table.py`."""
 
 import json
 from pathlib import Path
 
 HERE = Path(__file__).parent
-START, END = "<!-- table: start -->", "<!-- table: end -->"
+MARKS = "<!-- {}: start -->", "<!-- {}: end -->"
 NAMES = (
     "read_vs_forward",
     "read_vs_loop",
@@ -19,21 +19,42 @@ HEAD = "| script | what | against | promised | measured | reached | note |\n|---
 
 
 def main() -> None:
-    """Put the table of the results between the README's markers."""
+    """Put both tables between the README's markers."""
     readme = HERE / "README.md"
-    readme.write_text(replace_table(readme.read_text(), render()))
+    text = replace_table(readme.read_text(), "table", render())
+    readme.write_text(replace_table(text, "coverage", render_coverage()))
 
 
-def replace_table(text: str, table: str) -> str:
-    """The text with what stands between the markers replaced."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{table}\n{END}{after}"
+def replace_table(text: str, name: str, table: str) -> str:
+    """The text with what stands between the markers of that name replaced."""
+    start, end = (mark.format(name) for mark in MARKS)
+    before, rest = text.split(start)
+    _, after = rest.split(end)
+    return f"{before}{start}\n{table}\n{end}{after}"
 
 
 def render() -> str:
     """The table, one line a script in the order of NAMES; a script without a result is `not run`."""
     return "\n".join([HEAD, *map(line, NAMES)])
+
+
+def render_coverage() -> str:
+    """A line a kind of interval: nominal coverage, and what was measured at each size."""
+    paths = sorted((HERE / "results" / "coverage").glob("*.json"))
+    rows = [row for path in paths for row in json.loads(path.read_text())]
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        measured = ", ".join(
+            f"{row['measured']:.1%} at {row['size']} {row['unit']}".replace("%", "")
+            if row["measured"] is not None
+            else f"not given at {row['size']} {row['unit']}"
+            for row in own
+        )
+        lines.append(
+            f"| {kind} | {own[0]['nominal']:.0%} | {measured} | {own[0]['replicates']} |".replace("%", "")
+        )
+    return "\n".join(["| interval | nominal, % | measured, % | samples |", "|---|---|---|---|", *lines])
 
 
 def line(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm, t
 
 AT_ONCE = 250  # samples of the prompts in memory together
-REMEMBERED = 4096  # prompts up to which drawn samples are kept for the next interval: 64 MB
+REMEMBERED = 1024  # prompts up to which drawn samples are kept for the next interval: 128 MB at most
 NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is all that is left
 
 
@@ -170,7 +170,7 @@ def resampled(counts_PX: np.ndarray, seed: int, replicates: int) -> Iterator[np.
         yield weigh(seed, piece, prompts)[: replicates - first] @ counts_PX
 
 
-@functools.lru_cache(maxsize=8)  # drawing takes far longer than weighing, and thousands of intervals share it
+@functools.lru_cache(maxsize=64)  # drawing takes far longer than weighing; thousands of intervals share it
 def _weights(seed: int, piece: int, prompts: int) -> np.ndarray:
     """How often each prompt occurs in AT_ONCE samples of as many prompts, [B, P]."""
     generator = np.random.Generator(np.random.PCG64([seed, piece]))

@@ -19,6 +19,24 @@ class View(NamedTuple):
 
 
 _MODEL, _PAIR = {"model": -3, "dataset": -2}, {"pair": -3, "dataset": -2}
+_LAWS = {
+    "points": "CoF of every pair with both sizes",
+    "fits": "how well each law describes and predicts a series of points",
+    "parameters": "the laws' parameters with their intervals",
+    "errors": "what each law predicted for points that it was not fitted to",
+    "curves": "the fitted laws on a grid of sizes",
+    "covariates": "whether the small model's entropy predicts CoF better than sizes",
+    "claims": "how many points lie above 20 %",
+}
+_UNCERTAINTY = {
+    "discrimination": "how well scores tell mismatches from matches",
+    "reliability": "mismatch rates by tenth of a score",
+    "lorenz": "share of all mismatches in the most doubtful tokens",
+    "positions": "mismatch rates by position",
+    "places": "mismatch rates at first tokens and sentence starts",
+    "effects": "odds ratios of position without and with entropy",
+    "embedding": "tokens in the plane by their top probabilities",
+}
 _COMPARED = {
     "frontier": "what policies call and cost, and what they get right for it",
     "duels": "two routers at equal budget on the same prompts",
@@ -54,6 +72,8 @@ VIEWS = {
         {"pair": -3, "dataset": -1},
     ),
     "vocabulary": View("what a model's tokens spell", "vocabulary/*.parquet", {"model": -1}),
+    **{name: View(about, f"laws/*/{name}.parquet", {"basis": -2}) for name, about in _LAWS.items()},
+    **{n: View(about, f"uncertainty/*/{n}.parquet", {"dataset": -2}) for n, about in _UNCERTAINTY.items()},
     **{name: View(about, f"compared/*/{name}.parquet", {"dataset": -2}) for name, about in _COMPARED.items()},
 }
 

@@ -1,13 +1,14 @@
-"""What a person looks at first: the fitted laws, the figures and the headline table."""
+"""What a person looks at first: the figures and the headline table."""
 
 import json
 from pathlib import Path
 
-from fsgen import console, figures, scaling
+from fsgen import console, lake, store
+from fsgen.figures import gallery
 from fsgen.settings import Settings
 from fsgen.typed import Complaint
 
-METRICS, PLOTS = Path("metrics"), Path("plots")
+PLOTS = Path("plots")
 EVALUATED = "data/evaluated/{}/metrics.json"
 
 
@@ -22,23 +23,20 @@ def read_metrics(settings: Settings, pattern: str = "metrics/{}.json") -> dict[s
     return found
 
 
-def write_scaling(settings: Settings) -> None:
-    """Write metrics/scaling.json: points and laws of every dataset and method."""
-    table = scaling.scaling_table(read_metrics(settings, EVALUATED))
-    path = METRICS / "scaling.json"
-    path.write_text(json.dumps(table, indent=2) + "\n")
-    console.wrote(f"{path}: {len(scaling.LAWS)} laws for {sum(map(len, table.values()))} series")
-
-
 def write_report(settings: Settings) -> None:
-    """Write plots/cof.svg and plots/frontier/<dataset>.svg, and print the headline tables."""
-    metrics = read_metrics(settings, EVALUATED)
-    figures.cof(json.loads((METRICS / "scaling.json").read_text()), PLOTS / "cof.svg")
-    for dataset, content in metrics.items():
-        if any("accuracy" in model for model in content["models"].values()):
-            figures.frontier(content, PLOTS / "frontier" / f"{dataset}.svg")
+    """Draw every figure of the gallery whose query finds something into plots/, and print the headline."""
+    tables, drawn = lake.connect(), 0
+    with store.appear(PLOTS) as folder:
+        for name, entry in gallery.FIGURES.items():
+            frame = tables.sql(gallery.query(name)).pl()
+            parts = frame.partition_by("dataset", as_dict=True) if entry.by_dataset else {(): frame}
+            for dataset, part in parts.items():
+                if len(part) and set(dataset) <= settings.datasets.keys():
+                    gallery.save(name, part, folder.joinpath(name, *dataset))
+                    drawn += 1
+    for dataset, content in read_metrics(settings, EVALUATED).items():
         print(headline_table(dataset, content))
-    console.wrote(f"{PLOTS}/: cof.svg and frontier/ for {', '.join(metrics)}")
+    console.wrote(f"{PLOTS}/: {drawn} figures, each as SVG and PNG")
 
 
 def headline_table(dataset: str, content: dict) -> str:

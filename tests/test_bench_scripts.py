@@ -59,8 +59,9 @@ def test_reached_is_what_the_figures_say(path):
     assert told["reached"] == all(kept)
 
 
-def test_the_readme_shows_the_table():
+def test_the_readme_shows_the_tables():
     """`python benchmarks/table.py` would change nothing."""
     readme = (HERE / "README.md").read_text()
 
-    assert table.replace_table(readme, table.render()) == readme
+    assert table.replace_table(readme, "table", table.render()) == readme
+    assert table.replace_table(readme, "coverage", table.render_coverage()) == readme

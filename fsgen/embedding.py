@@ -1,0 +1,38 @@
+"""The paper's view of tokens in a plane, by their top probabilities, labels right and nothing oversampled.
+
+Shape legend: N tokens, K probabilities.
+"""
+
+import numpy as np
+
+TOKENS = 1000  # of whole prompts, that a reader can still tell apart
+
+
+def sample(prompt_N: np.ndarray, seed: int) -> np.ndarray:
+    """Rows of whole prompts in a seeded order, as many prompts as fit into TOKENS, bool [N]."""
+    names, row_N, tokens_P = np.unique(prompt_N, return_inverse=True, return_counts=True)
+    order_P = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
+    return np.isin(row_N, order_P[tokens_P[order_P].cumsum() <= TOKENS])
+
+
+def pca(probability_NK: np.ndarray) -> np.ndarray:
+    """The first two principal components, [N, 2]; each one's largest loading is positive."""
+    from sklearn.decomposition import PCA  # a second to import
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        return PCA(n_components=2, svd_solver="full").fit_transform(probability_NK)
+
+
+def tsne(probability_NK: np.ndarray, seed: int) -> np.ndarray:
+    """t-SNE (van der Maaten and Hinton 2008) from the principal components on, [N, 2].
+
+    On one thread, since sums over several depend on how many. Distances between groups and their
+    sizes mean nothing in it; the number to read is a held-out AUROC.
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    perplexity = min(30.0, (len(probability_NK) - 1) / 3)
+    with threadpool_limits(limits=1):
+        return TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(probability_NK)

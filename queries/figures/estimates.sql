@@ -1,0 +1,12 @@
+-- What is an estimate from the dumps worth: call ratios beside those of rollouts, and how long the dumped text holds?
+select 'estimate' as kind, dataset, pair, method, router, policy,
+       estimate, estimate_low, estimate_high, exact, exact_low, exact_high,
+       null::bigint as pos, null::double as survival, null::double as low, null::double as high
+from estimates where quantity = 'call_ratio' and method = 'oracle'
+union all by name
+select 'survival' as kind, dataset, pair, method, router, policy, pos, survival, low, high
+from survival join (
+    select dataset, arg_max(pair, large_b / small_b) as pair from points where basis = 'dumps' group by dataset
+) using (dataset, pair)
+where method = 'oracle' and router = 'entropy'
+order by kind, dataset, pair, policy, pos

@@ -1,0 +1,16 @@
+-- How well do scores of the small model tell its mismatches with the large one from matches, on its own text?
+with ratios as (
+    select distinct dataset, pair, large_b / small_b as ratio from points where basis = 'dumps'
+), widest as (select dataset, arg_max(pair, ratio) as pair from ratios group by dataset)
+select 'auroc' as kind, dataset, pair, ratio, score, null::double as x, value, low, high
+from discrimination join ratios using (dataset, pair)
+where method = 'oracle' and writer = 'small' and quantity = 'auroc' and value is not null
+union all by name
+select 'calibration' as kind, dataset, pair, score, claimed as x, rate as value, low, high
+from reliability join widest using (dataset, pair)
+where method = 'oracle' and writer = 'small' and is_probability
+union all by name
+select 'lorenz' as kind, dataset, pair, score, share_of_tokens as x, share_of_mismatches as value, low, high
+from lorenz join widest using (dataset, pair)
+where method = 'oracle' and writer = 'small'
+order by kind, dataset, ratio, pair, score, x

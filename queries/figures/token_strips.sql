@@ -1,0 +1,24 @@
+-- What did the large model write, how unsure was the small one at each token, and what would it have said?
+with chosen as (
+    select dataset, arg_max(pair, large_b / small_b) as pair, arg_max(small, large_b / small_b) as model
+    from points where basis = 'dumps' group by dataset
+), asked as (
+    select dataset, prompt_id from prompts where split = 'test'
+    qualify row_number() over (partition by dataset order by "order") <= 2
+), read as (
+    select s.dataset, s.pair, model, s.prompt_id, s.pos, s.mismatch, s.entropy, r.token_id, r.logsumexp,
+           r.top_ids, r.top_logits
+    from scores s join chosen using (dataset, pair) join asked using (dataset, prompt_id)
+    join small_reads r using (dataset, pair, prompt_id, turn, pos)
+    where s.method = 'oracle' and s.writer = 'large' and r.writer = 'large' and r.reader = 'small'
+), said as (
+    select dataset, prompt_id, pos, list(piece order by place) as pieces, list(chance order by place) as chances
+    from (
+        select dataset, model, prompt_id, pos, unnest(top_ids[:10]) as token_id,
+               exp(unnest(top_logits[:10]) - logsumexp) as chance, unnest(range(10)) as place
+        from read
+    ) join vocabulary using (model, token_id) group by all
+)
+select dataset, pair, prompt_id, pos, piece, entropy, mismatch, pieces, chances
+from read join vocabulary using (model, token_id) join said using (dataset, prompt_id, pos)
+order by dataset, prompt_id, pos
