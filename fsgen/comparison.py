@@ -1,6 +1,5 @@
 """Compare the policies of every pair on every dataset, and write what comes of it as tables."""
 
-import json
 from pathlib import Path
 
 import polars as pl
@@ -56,8 +55,7 @@ def compare(settings: Settings) -> None:
                 table = pa.Table.from_pylist(rows[name], schema=schema)
                 store.write(folder / dataset / f"{name}.parquet", table, schema)
             told[dataset] = summarise(rows)
-    path = Path("metrics/comparisons.json")
-    path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
+    path = store.write_metrics("comparisons", told)
     console.wrote(f"{path}: {len(settings.pairs)} pairs compared on {', '.join(settings.datasets)}; {out}/")
 
 

@@ -48,32 +48,39 @@ def rank(
 ) -> Ranking:
     """AUROC, average precision and Lorenz shares with BCa intervals over prompts.
 
-    Values are exact up to BINS distinct scores; beyond, scores share bins of equally many tokens.
+    Values are exact. The samples of the bootstrap rank by BINS bins of equally many tokens, so that
+    their cost does not grow with the tokens, and are moved by what that takes from the value.
     """
     if mismatch_N.all() or not mismatch_N.any():
         return Ranking(None, None, None)
-    counts_PX = _count(doubt_N, mismatch_N, prompt_N)
+    levels_N = np.unique(doubt_N, return_inverse=True)[1]
+    value_Q = measure(count(levels_N, mismatch_N, np.zeros(len(doubt_N)))[0])
+    counts_PX = count(_binned(doubt_N, levels_N), mismatch_N, prompt_N)
     total_X = counts_PX.sum(axis=0)
-    value_Q, jackknife_PQ = _measure(total_X), _measure(total_X - counts_PX)
-    drawn = [_measure(sums_BX) for sums_BX in intervals.resampled(counts_PX, seed, replicates)]
-    columns = zip(value_Q.tolist(), np.concatenate(drawn).T, jackknife_PQ.T, strict=True)
+    drawn = [measure(sums_BX) for sums_BX in intervals.resampled(counts_PX, seed, replicates)]
+    drawn_BQ = (np.concatenate(drawn) + value_Q - measure(total_X)).clip(0, 1)
+    columns = zip(value_Q.tolist(), drawn_BQ.T, measure(total_X - counts_PX).T, strict=True)
     found = [intervals.accelerated(*column) for column in columns]
     return Ranking(found[0], found[1], found[2:])
 
 
-def _count(doubt_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray) -> np.ndarray:
-    """Matches and mismatches of each prompt in bins of rising doubt, [P, X]."""
-    levels, level_N = np.unique(doubt_N, return_inverse=True)
-    if len(levels) > BINS:
-        edges = np.unique(np.quantile(doubt_N, np.linspace(0, 1, BINS + 1)[1:-1]))
-        level_N = np.searchsorted(edges, doubt_N, side="right")
+def _binned(doubt_N: np.ndarray, levels_N: np.ndarray) -> np.ndarray:
+    """The levels themselves where there are at most BINS, else bins of like size, by rising doubt."""
+    if levels_N.max() < BINS:
+        return levels_N
+    edges = np.unique(np.quantile(doubt_N, np.linspace(0, 1, BINS + 1)[1:-1]))
+    return np.searchsorted(edges, doubt_N, side="right")
+
+
+def count(level_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray) -> np.ndarray:
+    """Matches and mismatches of each prompt at each level, [P, X]."""
     names, row_N = np.unique(prompt_N, return_inverse=True)
-    bins = int(level_N.max()) + 1
-    cell_N = row_N * 2 * bins + mismatch_N * bins + level_N
-    return np.bincount(cell_N, minlength=len(names) * 2 * bins).reshape(len(names), -1).astype(np.float64)
+    levels = int(level_N.max()) + 1
+    cell_N = row_N * 2 * levels + mismatch_N * levels + level_N
+    return np.bincount(cell_N, minlength=len(names) * 2 * levels).reshape(len(names), -1).astype(np.float64)
 
 
-def _measure(sums_X: np.ndarray) -> np.ndarray:
+def measure(sums_X: np.ndarray) -> np.ndarray:
     """AUROC, average precision and Lorenz shares of summed counts, [..., Q]; nan without both kinds."""
     match_X, mismatch_X = np.split(sums_X, 2, axis=-1)
     below_X = match_X.cumsum(axis=-1) - match_X / 2

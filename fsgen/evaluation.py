@@ -1,6 +1,6 @@
 """From counts per prompt to numbers with intervals: accuracies, collaboration frequencies, policies."""
 
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,8 @@ def evaluate(settings: Settings, dataset: str) -> None:
         schemas = (tallies.POLICIES, tallies.LARGE_TEXTS, tallies.MODELS, tallies.ESTIMATES, tallies.STEPS)
         for name, table, schema in zip(Tally._fields, counted, schemas, strict=True):
             store.write(folder / f"{name}.parquet", table, schema)
-        numbers = json.dumps(summarise(settings, counted), indent=2, allow_nan=False) + "\n"
-        (folder / "metrics.json").write_text(numbers)  # where later stages read it, as DVC knows
-    path = Path("metrics") / f"{dataset}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(numbers)
+        path = store.write_metrics(dataset, summarise(settings, counted))
+        shutil.copy(path, folder / "metrics.json")  # where later stages read it, as DVC knows
     pairs, policies = len(settings.pairs), counted.policies["policy"].n_unique()
     console.wrote(f"{path}: {pairs} pairs and {policies} policies on {dataset}, counts per prompt in {out}")
 

@@ -72,6 +72,14 @@ def write(path: Path, table: pa.Table | pl.DataFrame | dict, columns: pa.Schema)
     part.replace(path)
 
 
+def write_metrics(name: str, told: dict) -> Path:
+    """Write metrics/<name>.json, which people read and DVC compares; no nan, no infinity."""
+    path = Path("metrics") / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
+    return path
+
+
 def read(source: str | Path, columns: list[str] | None = None) -> pl.DataFrame:
     """All rows of a file, a folder or a glob, in the order of the file names.
 

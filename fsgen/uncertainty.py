@@ -1,6 +1,5 @@
 """Uncertainty and mismatch: every score against every mismatch on test prompts, as tables."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,8 +136,7 @@ def write_uncertainty(settings: Settings) -> None:
                 table = pa.Table.from_pylist(rows[name], schema=schema)
                 store.write(folder / dataset / f"{name}.parquet", table, schema)
             told[dataset] = summarise(rows)
-    path = Path("metrics/uncertainty.json")
-    path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
+    path = store.write_metrics("uncertainty", told)
     console.wrote(f"{path}: {len(settings.pairs)} pairs on {', '.join(settings.datasets)}; tables in {out}/")
 
 
@@ -151,7 +149,10 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
         about = {"method": method, "writer": writer}
         for table, row in describe(placed, settings.seed):
             yield table, about | row
-    method = next(name for name, m in settings.methods_of(pair).items() if m.rule != "speculative")
+    rules = {name: method.rule for name, method in settings.methods_of(pair).items()}
+    method = min(
+        (name for name in rules if rules[name] != "speculative"), key=lambda name: rules[name] != "oracle"
+    )
     writer = fusion.speaker(settings.methods[method])
     own = scores.filter(method=method, writer=writer)
     for row in _embed(settings, members[writer], dataset, own):
