@@ -40,6 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     stability.add_argument("--dataset", help="default: the first of params.yaml")
     stability.add_argument("--prompts", type=int, default=8)
     stability.set_defaults(act=_stability)
+    predict = acts.add_parser(
+        "predict", help="CoF of a pair that nobody ran: fsgen predict --large 70e9 --small 1.5e9 ..."
+    )
+    predict.add_argument("--method", default="oracle")
+    predict.add_argument("--dataset", required=True, help="of params.yaml or of the published table")
+    predict.add_argument("--large", type=float, required=True, help="parameters of the large model")
+    predict.add_argument("--small", type=float, required=True, help="parameters of the small model")
+    predict.set_defaults(act=_predict)
     speedup = acts.add_parser(
         "speedup", help="time both models of a pair here, and say what drafting would gain"
     )
@@ -116,6 +124,13 @@ def _stability(arguments: argparse.Namespace) -> None:
         )
 
 
+def _predict(arguments: argparse.Namespace) -> None:
+    from fsgen import prediction  # scipy's statistics, a second to import
+
+    asked = (arguments.method, arguments.dataset, arguments.large, arguments.small)
+    print(prediction.foretell(*asked))
+
+
 def _speedup(arguments: argparse.Namespace) -> None:
     from fsgen import pace  # torch, as above
 
@@ -147,8 +162,7 @@ def _grade(arguments: argparse.Namespace) -> None:
 
 
 def _headline(arguments: argparse.Namespace) -> None:
-    for dataset, content in report.read_metrics(settings.load()).items():
-        print(report.headline_table(dataset, content))
+    report.print_headline(settings.load())
 
 
 if __name__ == "__main__":

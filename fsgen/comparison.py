@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 
 from fsgen import checkpoints, console, lake, spending, store
 from fsgen.compared import departures, drafting, frontiers
@@ -52,8 +51,7 @@ def compare(settings: Settings) -> None:
                 for name, own in compare_pair(settings, pair, dataset).items():
                     rows[name] += [{"pair": pair} | row for row in own]
             for name, schema in TABLES.items():
-                table = pa.Table.from_pylist(rows[name], schema=schema)
-                store.write(folder / dataset / f"{name}.parquet", table, schema)
+                store.write(folder / dataset / f"{name}.parquet", rows[name], schema)
             told[dataset] = summarise(rows)
     path = store.write_metrics("comparisons", told)
     console.wrote(f"{path}: {len(settings.pairs)} pairs compared on {', '.join(settings.datasets)}; {out}/")

@@ -1,26 +1,12 @@
 """What a person looks at first: the figures and the headline table."""
 
-import json
 from pathlib import Path
 
 from fsgen import console, lake, store
 from fsgen.figures import gallery
 from fsgen.settings import Settings
-from fsgen.typed import Complaint
 
 PLOTS = Path("plots")
-EVALUATED = "data/evaluated/{}/metrics.json"
-
-
-def read_metrics(settings: Settings, pattern: str = "metrics/{}.json") -> dict[str, dict]:
-    """The numbers of every dataset in params.yaml."""
-    found = {}
-    for dataset in settings.datasets:
-        path = Path(pattern.format(dataset))
-        if not path.is_file():
-            raise Complaint(f"There is no {path}; run 'dvc repro evaluate@{dataset}'.")
-        found[dataset] = json.loads(path.read_text())
-    return found
 
 
 def write_report(settings: Settings) -> None:
@@ -34,9 +20,14 @@ def write_report(settings: Settings) -> None:
                 if len(part) and set(dataset) <= settings.datasets.keys():
                     gallery.save(name, part, folder.joinpath(name, *dataset))
                     drawn += 1
-    for dataset, content in read_metrics(settings, EVALUATED).items():
-        print(headline_table(dataset, content))
+    print_headline(settings, "data/evaluated/{}/metrics.json")  # where DVC knows of it
     console.wrote(f"{PLOTS}/: {drawn} figures, each as SVG and PNG")
+
+
+def print_headline(settings: Settings, pattern: str = "metrics/{}.json") -> None:
+    """Print the headline table of every dataset."""
+    for dataset in settings.datasets:
+        print(headline_table(dataset, store.read_metrics(Path(pattern.format(dataset)))))
 
 
 def headline_table(dataset: str, content: dict) -> str:

@@ -1,272 +1,174 @@
-"""Laws of CoF in the sizes of the two models, fitted by least squares on CoF itself.
+"""The laws of CoF over this project's own dumps, and whether the small model's entropy tells more than sizes.
 
-Shape legend: P pairs, K parameters of a law. Sizes are in billions of parameters; L is the large
-model's, S the small one's, r = L / S.
+Shape legend: P pairs, X regressors.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-from scipy.optimize import least_squares, minimize_scalar
+import polars as pl
+import pyarrow as pa
 
+from fsgen import console, series, store
+from fsgen.laws import LAWS, rmse
+from fsgen.parameters import IDENTIFIED_FROM
+from fsgen.settings import Settings
 from fsgen.typed import Complaint
 
-IDENTIFIED_FROM = 6  # distinct models; pairs share models, so fewer tell nothing about other models
-AUTHORS_BOUND = 0.05  # FS-GEN's fit keeps a, alpha and b at or above it
-EXPONENTS = 8.0  # |p| up to which `gap` is searched
-
-
-class Law(NamedTuple):
-    """A curve, how its parameters are found, and what the sizes must vary in for that."""
-
-    parameters: tuple[str, ...]
-    predict: Callable[..., np.ndarray]
-    """CoF [P] from S [P], L [P] and the parameters in order."""
-    solve: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    """Parameters [K] from S [P], L [P] and CoF [P]; RuntimeError where the search does not end."""
-    terms: Callable[[np.ndarray, np.ndarray], list]
-    """Regressors [K][P] of the law or its linearisation in log sizes: independent, or no fit."""
-    is_at_bound: Callable[[np.ndarray], bool] = lambda params_K: False
-
-
-class Fit(NamedTuple):
-    """A fitted law; None wherever the points cannot tell."""
-
-    params: dict[str, float] | None
-    r2: float | None
-    aicc: float | None
-    loo_rmse: float | None
-    """Root mean square error of predicting each pair from the others."""
-    at_bound: bool | None
-    """Whether a parameter lies on the edge of where it was searched."""
-
-
-def power(small_P, large_P, a, alpha, b):
-    """-a r^-alpha + b, FS-GEN's law (arXiv 2406.12295)."""
-    return -a * (large_P / small_P) ** -alpha + b
-
-
-def log_ratio(small_P, large_P, c0, c1):
-    """c0 + c1 log10 r, to which `power` tends as its alpha goes to 0."""
-    return c0 + c1 * np.log10(large_P / small_P)
-
-
-def two_size(small_P, large_P, c0, c1, c2):
-    """c0 + c1 log10 L + c2 log10 S, which is `log_ratio` where c1 = -c2."""
-    return c0 + c1 * np.log10(large_P) + c2 * np.log10(small_P)
-
-
-def product(small_P, large_P, a, p, q):
-    """a L^p S^-q."""
-    return a * large_P**p * small_P**-q
-
-
-def gap(small_P, large_P, a, p):
-    """a (S^-p - L^-p), which no model has with itself."""
-    return a * (small_P**-p - large_P**-p)
-
-
-def _solve_power(small_P, large_P, cof_P):
-    """What scipy's curve_fit runs for the authors' p0 = [1, 1, 1] and bounds = (0.05, inf)."""
-    found = least_squares(
-        lambda params_K: power(small_P, large_P, *params_K) - cof_P,
-        x0=[1.0, 1.0, 1.0],
-        bounds=(AUTHORS_BOUND, np.inf),
+TABLES = Path("data/laws/dumps")
+EVALUATED = "data/evaluated/{}/metrics.json"
+PREDICTORS = {
+    "sizes": ("large_b", "small_b"),
+    "entropy": ("small_entropy",),
+    "both": ("large_b", "small_b", "small_entropy"),
+}
+SCHEMAS = series.SCHEMAS | {
+    "covariates": store.schema(
+        [
+            ("method", pa.string(), "method of the series"),
+            ("dataset", pa.string(), "dataset of the series"),
+            ("predictor", pa.string(), "sizes (log10 of both), entropy (the small model's), or both"),
+            ("n", pa.int64(), "pairs fitted"),
+            ("loo_rmse", pa.float64(), "error of predicting a pair from the other pairs"),
+            ("small_out_rmse", pa.float64(), "error of predicting a pair from those with other small models"),
+        ]
     )
-    return _ended(found)
-
-
-def _solve_linear(terms: Callable) -> Callable:
-    def solve(small_P, large_P, cof_P):
-        return np.linalg.lstsq(np.column_stack(terms(small_P, large_P)), cof_P, rcond=None)[0]
-
-    return solve
-
-
-def _solve_product(small_P, large_P, cof_P):
-    """Levenberg-Marquardt from the fit in logarithms, sizes centred so that a keeps its scale."""
-    small, large = _centre(small_P), _centre(large_P)
-    logs_PK = np.column_stack(_two_size_terms(small_P / small, large_P / large))
-    start_K = np.linalg.lstsq(logs_PK, np.log10(np.maximum(cof_P, 1e-3)), rcond=None)[0]
-    found = least_squares(
-        lambda params_K: product(small_P / small, large_P / large, *params_K) - cof_P,
-        x0=[10 ** start_K[0], start_K[1], -start_K[2]],
-        method="lm",
-        **dict.fromkeys(("ftol", "xtol", "gtol"), 1e-14),
-    )
-    a, p, q = _ended(found)
-    return np.array([a * large**-p * small**q, p, q])
-
-
-def _solve_gap(small_P, large_P, cof_P):
-    """For a given p the best a is linear; so p alone is searched, first on a grid, then finely."""
-    centre = _centre(np.concatenate([small_P, large_P]))
-
-    def squares(p: float) -> float:
-        curve_P = gap(small_P / centre, large_P / centre, 1.0, p)
-        return float(((cof_P - _slope(curve_P, cof_P) * curve_P) ** 2).sum())
-
-    grid = np.linspace(-EXPONENTS, EXPONENTS, 320)  # an even number of steps around p = 0
-    best = int(np.argmin([squares(p) for p in grid]))
-    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
-    p = minimize_scalar(squares, bounds=around, method="bounded", options={"xatol": 1e-12}).x
-    curve_P = gap(small_P / centre, large_P / centre, 1.0, p)
-    return np.array([_slope(curve_P, cof_P) * centre**p, p])
-
-
-def _slope(curve_P, cof_P):
-    return (curve_P @ cof_P) / (curve_P @ curve_P)
-
-
-def _centre(sizes: np.ndarray) -> float:
-    return float(np.exp(np.log(sizes).mean()))
-
-
-def _ended(found) -> np.ndarray:
-    if not found.success:
-        raise RuntimeError(found.message)
-    return found.x
-
-
-def _ratio_terms(small_P, large_P):
-    return [np.ones_like(small_P), np.log10(large_P / small_P)]
-
-
-def _power_terms(small_P, large_P):
-    return [*_ratio_terms(small_P, large_P), np.log10(large_P / small_P) ** 2]
-
-
-def _two_size_terms(small_P, large_P):
-    return [np.ones_like(small_P), np.log10(large_P), np.log10(small_P)]
-
-
-def _gap_terms(small_P, large_P):
-    return [np.log(large_P) - np.log(small_P), np.log(large_P) ** 2 - np.log(small_P) ** 2]
-
-
-LAWS = {
-    "power": Law(
-        ("a", "alpha", "b"),
-        power,
-        _solve_power,
-        _power_terms,
-        is_at_bound=lambda params_K: (params_K < AUTHORS_BOUND * 1.001).any(),
-    ),
-    "log_ratio": Law(("c0", "c1"), log_ratio, _solve_linear(_ratio_terms), _ratio_terms),
-    "two_size": Law(("c0", "c1", "c2"), two_size, _solve_linear(_two_size_terms), _two_size_terms),
-    "product": Law(("a", "p", "q"), product, _solve_product, _two_size_terms),
-    "gap": Law(
-        ("a", "p"),
-        gap,
-        _solve_gap,
-        _gap_terms,
-        is_at_bound=lambda params_K: abs(params_K[1]) > EXPONENTS * 0.999,
-    ),
 }
 
 
-def fit(law: str, small_P: np.ndarray, large_P: np.ndarray, cof_P: np.ndarray) -> Fit:
-    """Least squares of a law of `LAWS` on CoF, sizes in billions of parameters.
-
-    Refused, every field None, with fewer than K + 1 pairs (a curve through all its points leaves no
-    residual), where the sizes do not vary in K ways, or where no pair has any CoF. loo_rmse is None
-    where leaving out some pair would be refused. aicc counts the error variance as a parameter
-    (Hurvich and Tsai 1989) and so needs K + 3 pairs; r2 is None where all CoF are equal.
-    Raises ValueError unless sizes are positive and CoF finite.
-    """
-    small_P, large_P, cof_P = (np.asarray(x, dtype=np.float64) for x in (small_P, large_P, cof_P))
-    if not ((small_P > 0).all() and (large_P > 0).all() and np.isfinite(cof_P).all()):
-        raise ValueError("Expected positive sizes and a finite CoF for every pair.")
-    params_K = _solved(LAWS[law], small_P, large_P, cof_P)
-    if params_K is None:
-        return Fit(None, None, None, None, None)
-    residual_P = cof_P - LAWS[law].predict(small_P, large_P, *params_K)
-    return Fit(
-        params=dict(zip(LAWS[law].parameters, params_K.tolist(), strict=True)),
-        r2=_r2(residual_P, cof_P),
-        aicc=_aicc(residual_P, len(params_K) + 1),
-        loo_rmse=_loo_rmse(LAWS[law], small_P, large_P, cof_P),
-        at_bound=bool(LAWS[law].is_at_bound(params_K)),
-    )
-
-
-def _solved(law: Law, small_P, large_P, cof_P) -> np.ndarray | None:
-    """The parameters [K], or None where the pairs do not determine them."""
-    wanted = len(law.parameters)
-    if len(cof_P) <= wanted or not cof_P.any():
-        return None
-    if np.linalg.matrix_rank(np.column_stack(law.terms(small_P, large_P))) < wanted:
-        return None
-    try:
-        params_K = law.solve(small_P, large_P, cof_P)
-    except RuntimeError:
-        return None
-    return params_K if np.isfinite(params_K).all() else None
-
-
-def _r2(residual_P: np.ndarray, cof_P: np.ndarray) -> float | None:
-    total = ((cof_P - cof_P.mean()) ** 2).sum()
-    return float(1 - (residual_P**2).sum() / total) if np.ptp(cof_P) > 0 else None
-
-
-def _aicc(residual_P: np.ndarray, counted: int) -> float | None:
-    pairs, squares = len(residual_P), (residual_P**2).sum()
-    spare = pairs - counted - 1
-    if spare < 1 or squares == 0:
-        return None
-    return float(pairs * np.log(squares / pairs) + 2 * counted * pairs / spare)
-
-
-def _loo_rmse(law: Law, small_P, large_P, cof_P) -> float | None:
-    """Leave one pair out; the pairs left may still share its models."""
-    squares = []
-    for out in range(len(cof_P)):
-        kept = [np.delete(x, out) for x in (small_P, large_P, cof_P)]
-        params_K = _solved(law, *kept)
-        if params_K is None:
-            return None
-        squares.append((cof_P[out] - law.predict(small_P[out], large_P[out], *params_K)) ** 2)
-    return float(np.sqrt(np.mean(squares)))
-
-
-def scaling_table(metrics: Mapping[str, Mapping]) -> dict:
-    """Points and laws of every dataset and method, as metrics/scaling.json holds them.
-
-    `metrics` maps datasets to what metrics/<dataset>.json holds. `identified` says whether at least
-    six distinct models stand behind the points; below that a law describes them and no others.
-    Sizes are non-embedding parameters in billions. Raises Complaint on a pair without its models.
-    """
-    table: dict[str, dict] = {}
-    for dataset, content in sorted(metrics.items()):
-        methods = sorted({m for pair in content["pairs"].values() for m in pair["cof"]})
-        table[dataset] = {method: _series(dataset, content, method) for method in methods}
-    return table
-
-
-def _series(dataset: str, content: Mapping, method: str) -> dict:
-    pairs = {n: p for n, p in sorted(content["pairs"].items()) if method in p["cof"]}
-    models = {pair[role] for pair in pairs.values() for role in ("small", "large")}
-    points = [_point(dataset, content, name, method) for name in pairs]
-    columns = [[point[key] for point in points] for key in ("small", "large", "cof")]
-    return {
-        "n": len(points),
-        "distinct_models": len(models),
-        "identified": len(models) >= IDENTIFIED_FROM,
-        "points": points,
-        "laws": {law: fit(law, *columns)._asdict() for law in LAWS},
+def write_scaling(settings: Settings) -> None:
+    """Write metrics/scaling.json and data/laws/dumps/ from every evaluated dataset."""
+    metrics = {name: store.read_metrics(Path(EVALUATED.format(name))) for name in settings.datasets}
+    points = pool(metrics, small_entropies(settings))
+    described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
+    rows = {
+        "points": points.to_dicts(),
+        "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
+        # speculative decoding has the oracle's own CoF, which must not count twice
+        "claims": series.claims(points.filter(pl.col("method") != "speculative")),
+        **series.tables(points, described),
     }
+    series.write_tables(TABLES, rows, SCHEMAS)
+    path = store.write_metrics("scaling", scaling_table(metrics, points, described))
+    console.wrote(f"{path} and {TABLES}/: {len(LAWS)} laws for {len(described)} series")
+
+
+def small_entropies(settings: Settings, data: Path = Path("data")) -> dict[tuple[str, str], float]:
+    """Mean entropy in nats of (dataset, model) over the answers it wrote to test prompts, per token.
+
+    A model without a dump on a dataset, or without a token there, is left out.
+    """
+    found = {}
+    for dataset in settings.datasets:
+        prompts = store.read(data / f"prompts/{dataset}.parquet", ["prompt_id", "split"])
+        tested = prompts.filter(split="test")["prompt_id"]
+        for model in sorted({pair.small for pair in settings.pairs.values()}):
+            folder = data / f"dumps/{model}/{dataset}"
+            if not any(folder.glob("tokens-*.parquet")):
+                continue
+            tokens = pl.scan_parquet(folder / "tokens-*.parquet").filter(
+                pl.col("in_answer"), ~pl.col("forced"), pl.col("prompt_id").is_in(tested.implode())
+            )
+            entropy_N = tokens.select("entropy").collect()["entropy"].to_numpy()
+            if len(entropy_N):
+                found[dataset, model] = float(entropy_N.astype(np.float64).mean())
+    return found
+
+
+def pool(
+    metrics: Mapping[str, Mapping], entropies: Mapping[tuple[str, str], float] | None = None
+) -> pl.DataFrame:
+    """The points of every dataset, method and pair, as points.parquet holds them.
+
+    `metrics` maps datasets to what metrics/<dataset>.json holds. Sizes that laws use are non-embedding.
+    Raises Complaint on a pair whose models' parameters are not told.
+    """
+    rows = [
+        _point(dataset, content, pair, method)
+        | {"small_entropy": (entropies or {}).get((dataset, told["small"]))}
+        for dataset, content in metrics.items()
+        for pair, told in content["pairs"].items()
+        for method in told["cof"]
+    ]
+    points = pl.from_arrow(pa.Table.from_pylist(rows, schema=SCHEMAS["points"]))
+    return points.sort("method", "dataset", "pair")
 
 
 def _point(dataset: str, content: Mapping, name: str, method: str) -> dict:
     pair, cof = content["pairs"][name], content["pairs"][name]["cof"][method]
     sizes = {}
     for role in ("small", "large"):
-        parameters = content["models"].get(pair[role], {}).get("parameters")
-        if not parameters:
-            raise Complaint(
-                f"metrics/{dataset}.json should give the parameters of '{pair[role]}', the {role} "
-                f"model of {name}, got {parameters}; rerun the stages 'model' and 'evaluate'."
-            )
-        sizes[role] = parameters / 1e9
-    return {"pair": name, **sizes, "cof": cof["value"], "low": cof["low"], "high": cof["high"]}
+        for key, column in (("parameters", f"{role}_b"), ("total_parameters", f"{role}_total_b")):
+            parameters = content["models"].get(pair[role], {}).get(key)
+            if not parameters:
+                raise Complaint(
+                    f"metrics/{dataset}.json should give the {key} of '{pair[role]}', the {role} "
+                    f"model of {name}, got {parameters}; rerun the stages 'model' and 'evaluate'."
+                )
+            sizes[column] = parameters / 1e9
+    names = {
+        "method": method,
+        "dataset": dataset,
+        "pair": name,
+        "small": pair["small"],
+        "large": pair["large"],
+    }
+    held = {key: cof[key] for key in ("low", "high", "tokens", "prompts")}
+    return names | sizes | held | {"cof": cof["value"]}
+
+
+def scaling_table(metrics: Mapping[str, Mapping], points: pl.DataFrame, described: dict) -> dict:
+    """Points and laws of every dataset and method, as metrics/scaling.json holds them.
+
+    `identified` says whether at least six distinct models stand behind the points; below that a law
+    describes them and no others.
+    """
+    table: dict[str, dict] = {dataset: {} for dataset in sorted(metrics)}
+    for method, dataset, group in series.series_of(points):
+        models = series.count_models(group)
+        shown = group.select("pair", "cof", "low", "high", small="small_b", large="large_b")
+        table[dataset][method] = {
+            "n": len(group),
+            "distinct_models": models,
+            "identified": models >= IDENTIFIED_FROM,
+            "points": shown.to_dicts(),
+            "laws": described[method, dataset],
+            "covariates": {row["predictor"]: row for row in covariates(method, dataset, group)},
+        }
+    return table
+
+
+def covariates(method: str, dataset: str, points: pl.DataFrame) -> list[dict]:
+    """Errors of linear fits of CoF on sizes, on the small model's entropy and on both.
+
+    Predicted are pairs, or all pairs of a small model, from the others; None where some fit
+    is not determined, or no entropy is known.
+    """
+    cof_P, small_P = points["cof"].to_numpy(), points["small"].to_numpy()
+    rows = []
+    for predictor, names in PREDICTORS.items():
+        errors = {"loo_rmse": None, "small_out_rmse": None}
+        if not points.select(names).null_count().sum_horizontal().item():
+            regressors_PX = _regressors(points, names)
+            for key, out_P in (("loo_rmse", np.arange(len(cof_P))), ("small_out_rmse", small_P)):
+                errors[key] = rmse(_left_out(regressors_PX, cof_P, series.others(out_P)), cof_P)
+        key = {"method": method, "dataset": dataset, "predictor": predictor, "n": len(points)}
+        rows.append(key | errors)
+    return rows
+
+
+def _regressors(points: pl.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+    """A column of ones, then sizes in logarithms and entropies as they are, [P, X]."""
+    columns = [np.log10(points[n]) if n.endswith("_b") else points[n].to_numpy() for n in names]
+    return np.column_stack([np.ones(len(points)), *columns])
+
+
+def _left_out(regressors_PX: np.ndarray, cof_P: np.ndarray, kept_PP: np.ndarray) -> np.ndarray | None:
+    predicted_P = np.empty(len(cof_P))
+    for out, kept_P in enumerate(kept_PP):
+        kept_KX = regressors_PX[kept_P]
+        if len(kept_KX) <= kept_KX.shape[1] or np.linalg.matrix_rank(kept_KX) < kept_KX.shape[1]:
+            return None
+        predicted_P[out] = regressors_PX[out] @ np.linalg.lstsq(kept_KX, cof_P[kept_P], rcond=None)[0]
+    return predicted_P

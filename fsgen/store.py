@@ -41,12 +41,14 @@ def schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
     return pa.schema(made, metadata={"format_version": FORMAT_VERSION})
 
 
-def write(path: Path, table: pa.Table | pl.DataFrame | dict, columns: pa.Schema) -> None:
-    """Write a table under its schema, zstd-compressed; the file appears whole or not at all."""
+def write(path: Path, table: pa.Table | pl.DataFrame | dict | list[dict], columns: pa.Schema) -> None:
+    """Write a table, columns or rows under a schema, zstd-compressed; the file appears whole or not."""
     if isinstance(table, pl.DataFrame):
         table = table.to_arrow()
     elif isinstance(table, dict):
         table = pa.table(table)
+    elif isinstance(table, list):
+        table = pa.Table.from_pylist(table, schema=columns)
     table = table.select(columns.names).cast(columns)
     split = [f.name for f in columns if pa.types.is_float32(f.type)]
     split += [f"{f.name}.list.element" for f in columns if f.type == pa.list_(pa.float32())]
@@ -78,6 +80,13 @@ def write_metrics(name: str, told: dict) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
     return path
+
+
+def read_metrics(path: Path) -> dict:
+    """What a metrics file holds; Complaint where there is none."""
+    if not path.is_file():
+        raise Complaint(f"There is no {path}; run 'dvc repro'.")
+    return json.loads(path.read_text())
 
 
 def read(source: str | Path, columns: list[str] | None = None) -> pl.DataFrame:

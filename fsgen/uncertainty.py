@@ -133,8 +133,7 @@ def write_uncertainty(settings: Settings) -> None:
                 for name, own in describe_pair(settings, pair, dataset):
                     rows[name].append({"pair": pair} | own)
             for name, schema in TABLES.items():
-                table = pa.Table.from_pylist(rows[name], schema=schema)
-                store.write(folder / dataset / f"{name}.parquet", table, schema)
+                store.write(folder / dataset / f"{name}.parquet", rows[name], schema)
             told[dataset] = summarise(rows)
     path = store.write_metrics("uncertainty", told)
     console.wrote(f"{path}: {len(settings.pairs)} pairs on {', '.join(settings.datasets)}; tables in {out}/")

@@ -3,11 +3,11 @@
 python stages/scaling.py
 """
 
-from fsgen import console, report, settings
+from fsgen import console, scaling, settings
 
 
 def main() -> None:
-    report.write_scaling(settings.load())
+    scaling.write_scaling(settings.load())
 
 
 if __name__ == "__main__":

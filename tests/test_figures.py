@@ -1,153 +1,170 @@
-"""Claims about fsgen.figures: same bytes for same numbers, panels named, nothing from nothing."""
+"""Claims about fsgen.figures: each comes out of its query over a finished lake, labelled, the same bytes."""
 
-import matplotlib as mpl
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
+from conftest import describe_all, family_world, run_pair
 
-from fsgen import figures, scaling
+from fsgen import (
+    comparison,
+    evaluation,
+    grading,
+    lake,
+    published,
+    report,
+    scaling,
+    settings,
+    uncertainty,
+    vocabulary,
+)
+from fsgen.figures import gallery, style
 from fsgen.typed import Complaint
 
-SIZES = {"tiny": 3e4, "small": 2e5, "large": 3e6}
+ROOT = Path(__file__).parent.parent
 
 
-def share(value):
-    return {"value": value, "low": value - 0.02, "high": value + 0.03}
+@pytest.fixture(scope="module")
+def frames(tiny_checkpoints, tmp_path_factory) -> dict[str, pl.DataFrame]:
+    """The result of every figure's query, over a pair of the embedded family that ran every stage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("drawn"))
+        loaded = family_world(tiny_checkpoints)
+        describe_all(loaded)
+        for name in loaded.models:
+            vocabulary.write_vocabulary(loaded, name)
+        run_pair(loaded)
+        for name in loaded.models:
+            grading.grade_solo(loaded, name)
+        grading.grade_pair(loaded, "duo")
+        evaluation.evaluate(loaded, "toy")
+        published.write_published(ROOT / "data/published/cof.csv")
+        for stage in (comparison.compare, scaling.write_scaling, uncertainty.write_uncertainty):
+            stage(loaded)
+        tables = lake.connect()
+        yield {name: tables.sql(gallery.query(name)).pl() for name in gallery.FIGURES}
 
 
-def accuracy(value, **more):
-    return {"accuracy": value, "low": value - 0.05, "high": value + 0.05, **more}
+def test_every_query_feeds_a_figure_and_says_what_it_answers():
+    """No figure without its SQL, no SQL without a figure; the first line is a question."""
+    paths = sorted(gallery.QUERIES.glob("*.sql"))
+
+    assert {path.stem for path in paths} == set(gallery.FIGURES)
+    for path in paths:
+        first = path.read_text().splitlines()[0]
+        assert first.startswith("-- ")
+        assert first.endswith("?")
 
 
-def metrics_of(sizes):
-    """What metrics/<dataset>.json holds, with CoF on the line 0.02 + 0.05 log10 r."""
-    names = list(sizes)
-    pairs = {}
-    for i, small in enumerate(names):
-        for large in names[i + 1 :]:
-            oracle = 0.02 + 0.05 * np.log10(sizes[large] / sizes[small])
-            pairs[f"{small}_{large}"] = {
-                "small": small,
-                "large": large,
-                "cof": {"oracle": share(oracle), "proxy": share(oracle + 0.04)},
-                "policies": {
-                    "oracle+always": accuracy(0.8, call_ratio=1.0),
-                    "oracle+entropy@10": accuracy(0.5, call_ratio=0.11),
-                    "oracle+entropy@20": accuracy(0.6, call_ratio=0.22),
-                    "proxy+random@20": accuracy(0.4, call_ratio=0.2),
-                    "speculative@5": accuracy(0.8, call_ratio=None),
-                },
-            }
-    models = {name: accuracy(0.3, parameters=size) for name, size in sizes.items()}
-    return {"models": models, "pairs": pairs}
+@pytest.mark.parametrize("name", gallery.FIGURES)
+def test_a_figure_is_drawn_from_its_query_the_same_bytes_twice(frames, name, tmp_path):
+    """SVG and PNG; no date, no random ids."""
+    assert len(frames[name]) > 0
+    for again in ("one", "two"):
+        gallery.save(name, frames[name], tmp_path / again / name)
+
+    for kind in ("svg", "png"):
+        one, two = ((tmp_path / again / f"{name}.{kind}").read_bytes() for again in ("one", "two"))
+        assert len(one) > 1000
+        assert one == two
+    assert not [*tmp_path.rglob("*.part")]
 
 
-METRICS = metrics_of(SIZES)
-TABLE = scaling.scaling_table({"arith": METRICS, "gsm8k": METRICS})
+@pytest.mark.parametrize("name", gallery.FIGURES)
+def test_every_axis_is_labelled(frames, name):
+    """Its own label or one that the figure shares; axes that are switched off are text."""
+    figure = gallery.draw(name, frames[name])
+    shared_x, shared_y = (get() for get in (figure.get_supxlabel, figure.get_supylabel))
+    shared_x = shared_x or any(part.get_supxlabel() for part in getattr(figure, "subfigs", []))
+    for ax in figure.axes:
+        if not ax.axison or ax.get_label() == "<colorbar>":
+            continue
+        if name == "token_strips":
+            assert shared_x
+            continue
+        assert ax.get_xlabel() or shared_x
+        is_named = any(not text.get_text().replace(".", "").isdigit() for text in ax.get_yticklabels())
+        is_bare = not ax.yaxis.get_tick_params().get("labelleft", True)
+        assert ax.get_ylabel() or shared_y or is_named or is_bare
 
 
-def drawn(draw, numbers):
-    with mpl.rc_context(figures.STYLE):
-        return draw(numbers)
+@pytest.mark.parametrize("name", gallery.FIGURES)
+def test_nothing_to_draw_is_a_complaint(frames, name):
+    """An empty result is no empty picture."""
+    with pytest.raises(Complaint, match=rf"'{name}' has nothing to draw"):
+        gallery.draw(name, frames[name].clear())
 
 
-@pytest.mark.parametrize(
-    ("draw", "numbers", "titles"),
-    [
-        (figures.cof, TABLE, ["arith", "gsm8k"]),
-        (figures.frontier, METRICS, ["small_large", "tiny_large", "tiny_small"]),
-    ],
-)
-def test_a_figure_drawn_twice_has_the_same_bytes_and_names_its_panels(tmp_path, draw, numbers, titles):
-    """No date, no random ids; a second drawing cannot make a committed figure look changed."""
-    once, twice = tmp_path / "plots" / "once.svg", tmp_path / "twice.svg"
-    draw(numbers, once)
-    draw(numbers, twice)
+def test_the_report_draws_all_of_them_and_leaves_nothing_stale(frames, capsys):
+    """plots/ holds what this run drew, one a dataset where figures are by dataset, and nothing older."""
+    stale = report.PLOTS / "of-old.svg"
+    stale.parent.mkdir(exist_ok=True)
+    stale.write_text("")
+    report.write_report(settings.load())
+    names = {str(path.relative_to(report.PLOTS)) for path in report.PLOTS.rglob("*.*")}
+    stems = {f"{name}/toy" if entry.by_dataset else name for name, entry in gallery.FIGURES.items()}
 
-    assert once.read_bytes() == twice.read_bytes()
-    for title in titles:
-        assert f"<!-- {title} -->" in once.read_text()
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["once.svg", "twice.svg"]
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")}
+    assert "**toy**" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("draw", "numbers", "sentence"),
-    [
-        (figures.cof, {}, "needs at least one pair with a CoF, got none"),
-        (figures.cof, {"arith": {"oracle": {"points": []}}}, "needs at least one pair"),
-        (figures.frontier, {"models": {}, "pairs": {}}, "needs at least one policy"),
-        (figures.frontier, {"models": {}, "pairs": {"a": {"policies": {}}}}, "at least one policy"),
-    ],
-)
-def test_nothing_to_draw_is_refused_in_one_sentence(tmp_path, draw, numbers, sentence):
-    """An empty frame would look like a result; no file is left behind."""
-    with pytest.raises(Complaint, match=sentence):
-        draw(numbers, tmp_path / "empty.svg")
-    assert list(tmp_path.iterdir()) == []
+def test_points_stand_where_the_table_says(frames):
+    """CoF against ratio: the oracle's point and both ends of its interval, in percent."""
+    frame = frames["cof"]
+    (row,) = frame.filter(kind="point", method="oracle").iter_rows(named=True)
+    figure = gallery.draw("cof", frame)
+    place = sorted(frame["method"].unique()).index("oracle")
+    container = figure.axes[0].containers[place]
+    (bar,) = container.lines[2][0].get_segments()
+
+    assert container.lines[0].get_xydata()[0] == pytest.approx([row["ratio"], 100 * row["cof"]])
+    assert bar[:, 1] == pytest.approx([100 * row["low"], 100 * row["high"]])
 
 
-def test_points_stand_at_their_ratio_and_percent_and_the_law_runs_through_them():
-    """CoF was made by the law, so the line's ends are CoF at the smallest and largest ratio."""
-    ax = drawn(figures.draw_cof, TABLE).axes[0]
-    points, law = ax.containers[0].lines[0], ax.lines[1]
-    ratios, percents = points.get_data()
+def test_the_position_map_has_each_pair_in_its_own_row():
+    """Rows are the pairs in the order of their labels (FS-GEN's were not), columns the tenths."""
+    rows = [
+        {"pair": pair, "ratio": ratio, "scale": scale, "bin_low": at, "rate": rate, "low": rate, "high": rate}
+        for pair, ratio, rate in (("wide", 9.0, 0.4), ("near", 2.0, 0.1))
+        for scale, at in [("relative", i / 10) for i in range(10)] + [("absolute", 0.0), ("absolute", 1.0)]
+    ]
+    ax = gallery.draw("position_heatmap", pl.DataFrame(rows)).axes[0]
+    shown_PT = ax.images[0].get_array()
 
-    assert sorted(ratios) == pytest.approx([2e5 / 3e4, 15, 100])
-    assert percents == pytest.approx(2 + 5 * np.log10(ratios))
-    assert law.get_xdata() == pytest.approx([ratios.min(), ratios.max()])
-    assert law.get_ydata() == pytest.approx([percents.min(), percents.max()])
-
-
-def test_a_law_that_few_models_support_is_dashed_and_said_to_be_unidentified():
-    """Three models give a dashed line, seven a solid one, and the key says which is which."""
-    many = scaling.scaling_table({"a": metrics_of({f"m{i}": 1e6 * 3**i for i in range(7)})})
-    lines, keys = [], []
-    for table in (TABLE, many):
-        figure = drawn(figures.draw_cof, table)
-        lines.append(figure.axes[0].lines[1].get_linestyle())
-        keys.append({text.get_text() for text in figure.legends[0].get_texts()})
-
-    assert lines == ["--", "-"]
-    assert "linear in log ratio, not identified" in keys[0] - keys[1]
-    assert "linear in log ratio" in keys[1] - keys[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["near", "wide"]
+    assert np.allclose(shown_PT, [[10.0] * 10, [40.0] * 10])
 
 
-def test_two_points_get_no_line():
-    """A straight line through two points is no finding."""
-    two = metrics_of(SIZES)
-    del two["pairs"]["tiny_large"]
-    ax = drawn(figures.draw_cof, scaling.scaling_table({"arith": two})).axes[0]
+def test_mismatches_and_matches_keep_their_own_names(frames):
+    """The key's sign of a mismatch is drawn at mismatches (FS-GEN's labels were inverted)."""
+    frame = frames["embedding"]
+    figure = gallery.draw("embedding", frame)
+    signs = {sign.get_label().split(" (")[0]: sign.get_color() for sign in figure.legends[0].legend_handles}
+    drawn = {line.get_color(): len(line.get_xdata()) for line in figure.axes[0].lines}
+    counts = dict(frame.filter(view="pca").group_by("mismatch").len().iter_rows())
 
-    assert len(ax.lines) == 2  # the points of two methods
-
-
-def test_a_method_keeps_its_colour_where_another_is_missing():
-    """Colours go by the methods of all panels, so panels can be compared."""
-    bare = metrics_of(SIZES)
-    for pair in bare["pairs"].values():
-        del pair["cof"]["oracle"]
-    figure = drawn(figures.draw_cof, scaling.scaling_table({"a": METRICS, "b": bare}))
-    both, proxy_alone = figure.axes[0].containers, figure.axes[1].containers
-
-    assert both[1].lines[0].get_color() == proxy_alone[0].lines[0].get_color()
-    assert both[0].lines[0].get_color() != proxy_alone[0].lines[0].get_color()
+    assert drawn[signs["mismatch"]] == counts[True]
+    assert drawn[signs["match"]] == counts[False]
 
 
-def test_many_pairs_are_thinned_to_nine_from_the_closest_to_the_most_distant():
-    """Seven models make 21 pairs; the axis label owns up to it."""
-    metrics = metrics_of({f"m{i}": 1e6 * 3**i for i in range(7)})
-    figure = drawn(figures.draw_frontier, metrics)
-    titles = [ax.get_title(loc="left") for ax in figure.axes]
+def test_many_pairs_are_thinned_from_the_closest_to_the_most_distant():
+    """Nine of 21, and the remark owns up to it."""
+    frame = pl.DataFrame(
+        {"pair": [f"p{i:02d}" for i in range(21)], "ratio": [float(i + 1) for i in range(21)]}
+    )
+    shown, remark = style.pairs_by_ratio(frame)
 
-    assert len(titles) == 9
-    assert titles[-1] == "m0_m6"
-    assert figure.get_supxlabel().endswith("9 of 21 pairs")
+    assert len(shown) == 9
+    assert (shown[0], shown[-1]) == ("p00", "p20")
+    assert remark == " (9 of 21 pairs)"
+    assert style.pairs_by_ratio(frame.head(3)) == (["p00", "p01", "p02"], "")
 
 
-def test_budgets_of_a_policy_are_joined_in_order_of_what_they_called():
-    """Entropy at 10 and 20 % is one line; drafting, which has no call ratio, is absent."""
-    figure = drawn(figures.draw_frontier, METRICS)
-    curves = {tuple(container.lines[0].get_xdata()) for container in figure.axes[0].containers}
-    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+def test_an_interval_that_is_not_known_is_not_drawn():
+    """Published points have none; known ones keep theirs."""
+    axes = style.panels(1, 1)[1][0]
+    drawn = style.points(axes, [1, 2], [0.5, 0.6], [np.nan, 0.4], [np.nan, 0.9], colour="k", fmt="o")
+    lengths = [np.ptp(segment[:, 1]) for segment in drawn.lines[2][0].get_segments()]
 
-    assert {(1.0,), (0.11, 0.22), (0.2,)} == curves
-    assert keys == ["entropy", "random", "always", "oracle", "proxy"]
+    assert lengths == pytest.approx([0.0, 0.5])

@@ -1,168 +1,28 @@
-"""Claims about fsgen.scaling: laws return what made the points, or refuse."""
+"""Claims about fsgen.scaling: own points pooled, laws laid out, entropy weighed against sizes."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.optimize import curve_fit
 
-from fsgen import scaling
+from fsgen import laws, scaling, series, store
 from fsgen.typed import Complaint
-
-SIZES = np.array([0.5, 1.8, 4.0, 7.0, 14.0, 32.0])
-SMALL_P, LARGE_P = np.array([(s, l) for l in SIZES for s in SIZES if s < l]).T
-NOTHING = scaling.Fit(None, None, None, None, None)
-TRUTHS = [
-    ("power", {"a": 0.3, "alpha": 0.4, "b": 0.35}),
-    ("log_ratio", {"c0": 0.02, "c1": 0.05}),
-    ("two_size", {"c0": 0.1, "c1": 0.03, "c2": -0.06}),
-    ("product", {"a": 0.09, "p": 0.1, "q": 0.3}),
-    ("gap", {"a": 0.15, "p": 0.35}),
-    ("gap", {"a": -0.04, "p": -0.3}),
-]
-
-
-@pytest.mark.parametrize(("law", "params"), TRUTHS)
-@pytest.mark.parametrize("unit", [1.0, 1e-6])
-def test_points_made_by_a_law_return_its_parameters(law, params, unit):
-    """Exact points leave no residual, whether models have billions or thousands of parameters."""
-    small_P, large_P = SMALL_P * unit, LARGE_P * unit
-    cof_P = scaling.LAWS[law].predict(small_P, large_P, *params.values())
-    fit = scaling.fit(law, small_P, large_P, cof_P)
-
-    assert params == pytest.approx(fit.params, rel=1e-5)
-    assert fit.r2 == pytest.approx(1)
-    assert fit.loo_rmse == pytest.approx(0, abs=1e-5)
-    assert not fit.at_bound
-
-
-def noisy(seed=0):
-    return 0.02 + 0.05 * np.log10(LARGE_P / SMALL_P) + np.random.default_rng(seed).normal(0, 0.01, 15)
-
-
-@pytest.mark.parametrize(("law", "truth"), TRUTHS)
-def test_no_small_step_away_from_a_fit_lowers_its_squares(law, truth):
-    """Least squares on CoF itself: a minimum, whatever way it was found."""
-    noise_P = np.random.default_rng(0).normal(0, 0.003, len(SMALL_P))
-    cof_P = scaling.LAWS[law].predict(SMALL_P, LARGE_P, *truth.values()) + noise_P
-    fit = scaling.fit(law, SMALL_P, LARGE_P, cof_P)
-    params_K = np.array(list(fit.params.values()))
-
-    def squares(params_K):
-        return ((scaling.LAWS[law].predict(SMALL_P, LARGE_P, *params_K) - cof_P) ** 2).sum()
-
-    assert not fit.at_bound
-    for step_K in np.vstack([np.eye(len(params_K)), -np.eye(len(params_K))]) * 1e-3:
-        assert squares(params_K) < squares(params_K * (1 + step_K))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_power_law_is_the_authors_own_curve_fit(seed):
-    """curve_fit(p0=[1, 1, 1], bounds=(0.05, inf)) on the ratio gives the very same numbers."""
-    cof_P = noisy(seed)
-    expected_K, _ = curve_fit(
-        lambda r, a, alpha, b: -a * r ** (-alpha) + b,
-        LARGE_P / SMALL_P,
-        cof_P,
-        p0=[1, 1, 1],
-        bounds=(0.05, np.inf),
-    )
-
-    assert expected_K == pytest.approx(
-        list(scaling.fit("power", SMALL_P, LARGE_P, cof_P).params.values()), rel=1e-9
-    )
-
-
-def test_a_power_law_pressed_against_the_authors_bound_says_so():
-    """A CoF that bends upwards in log r asks for alpha < 0; the fit stops at 0.05."""
-    cof_P = 0.02 + 0.03 * np.log10(LARGE_P / SMALL_P) ** 2
-    fit = scaling.fit("power", SMALL_P, LARGE_P, cof_P)
-
-    assert fit.params["alpha"] == pytest.approx(0.05, rel=1e-3)
-    assert fit.at_bound
-
-
-def test_measures_of_a_straight_line_are_those_of_the_textbook():
-    """r2, leave-one-out as e / (1 - leverage), AICc with K + 1 = 3, from the residuals."""
-    cof_P = noisy()
-    fit = scaling.fit("log_ratio", SMALL_P, LARGE_P, cof_P)
-    x_P = np.log10(LARGE_P / SMALL_P)
-    c1, c0 = np.polyfit(x_P, cof_P, 1)
-    residual_P = cof_P - c0 - c1 * x_P
-    leverage_P = 1 / 15 + (x_P - x_P.mean()) ** 2 / ((x_P - x_P.mean()) ** 2).sum()
-    squares = (residual_P**2).sum()
-
-    assert {"c0": c0, "c1": c1} == pytest.approx(fit.params)
-    assert np.corrcoef(x_P, cof_P)[0, 1] ** 2 == pytest.approx(fit.r2)
-    assert np.sqrt(np.mean((residual_P / (1 - leverage_P)) ** 2)) == pytest.approx(fit.loo_rmse)
-    assert 15 * np.log(squares / 15) + 6 + 2 * 3 * 4 / (15 - 4) == pytest.approx(fit.aicc)
-
-
-def test_the_ratio_law_is_the_two_size_law_with_opposite_slopes():
-    """On points that only the ratio decides both give the same curve."""
-    cof_P = scaling.log_ratio(SMALL_P, LARGE_P, 0.02, 0.05)
-    params = scaling.fit("two_size", SMALL_P, LARGE_P, cof_P).params
-
-    assert params == pytest.approx({"c0": 0.02, "c1": 0.05, "c2": -0.05})
-
-
-@pytest.mark.parametrize("law", scaling.LAWS)
-def test_as_many_pairs_as_parameters_are_refused_and_one_more_has_no_leave_one_out(law):
-    """A curve through all its points would claim r2 = 1 for nothing."""
-    count = len(scaling.LAWS[law].parameters)
-    small_P, large_P = np.array([0.5, 1.8, 0.5, 4.0]), np.array([4.0, 32.0, 14.0, 7.0])
-    cof_P = np.array([0.1, 0.14, 0.16, 0.05])
-    more = scaling.fit(law, small_P[: count + 1], large_P[: count + 1], cof_P[: count + 1])
-
-    assert scaling.fit(law, small_P[:count], large_P[:count], cof_P[:count]) == NOTHING
-    assert more.params is not None
-    assert (more.loo_rmse, more.aicc) == (None, None)
-
-
-def test_sizes_that_do_not_vary_enough_are_refused():
-    """One ratio tells nothing of ratios; one small model nothing of small models."""
-    small_P = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
-    cof_P = np.array([0.1, 0.11, 0.13, 0.12, 0.15])
-
-    for law in ("power", "log_ratio", "two_size", "product"):
-        assert scaling.fit(law, small_P, 3 * small_P, cof_P) == NOTHING
-    for law in ("two_size", "product"):
-        assert scaling.fit(law, np.full(5, 0.5), small_P, cof_P) == NOTHING
-    assert scaling.fit("gap", np.full(5, 0.5), np.full(5, 7.0), cof_P) == NOTHING
-
-
-def test_a_size_of_nothing_is_refused():
-    """Logarithms of sizes must exist."""
-    with pytest.raises(ValueError, match="Expected positive sizes"):
-        scaling.fit("log_ratio", [0.0, 1.0, 2.0], [4.0, 4.0, 4.0], [0.1, 0.1, 0.1])
-
-
-pairs = st.lists(st.tuples(st.sampled_from(SIZES), st.sampled_from(SIZES), st.floats(0, 1)), max_size=8)
-
-
-@settings(deadline=None, max_examples=40)
-@given(pairs, st.sampled_from(sorted(scaling.LAWS)))
-def test_any_pairs_give_finite_numbers_or_none(rows, law):
-    """No fit crashes, and none leaves a number that JSON cannot hold."""
-    fit = scaling.fit(law, *np.array(rows, dtype=float).reshape(-1, 3).T)
-
-    json.dumps(fit._asdict(), allow_nan=False)
-    assert (fit.params is None) == (fit.at_bound is None)
 
 
 def metrics_of(models, cof):
     """What metrics/<dataset>.json holds, as far as the laws read it."""
     return {
-        "models": {name: {"parameters": size} for name, size in models.items()},
+        "models": {name: {"parameters": n, "total_parameters": 2 * n} for name, n in models.items()},
         "pairs": {
             f"{large}--{small}": {
                 "small": small,
                 "large": large,
                 "cof": {
-                    method: {"value": value, "low": value - 0.01, "high": value + 0.01}
-                    for method, value in values.items()
+                    method: {"value": v, "low": v - 0.01, "high": v + 0.01, "tokens": 100, "prompts": 10}
+                    for method, v in values.items()
                 },
             }
             for (small, large), values in cof.items()
@@ -180,38 +40,155 @@ THREE = metrics_of(
 )
 
 
+def table_of(metrics):
+    points = scaling.pool(metrics)
+    described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
+    return scaling.scaling_table(metrics, points, described)
+
+
 def test_the_table_holds_every_point_in_billions_of_parameters():
     """Pairs in order, each with its sizes and interval."""
-    oracle = scaling.scaling_table({"arith": THREE})["arith"]["oracle"]
+    oracle = table_of({"arith": THREE})["arith"]["oracle"]
 
     assert (oracle["n"], oracle["distinct_models"], oracle["identified"]) == (3, 3, False)
     assert [point["pair"] for point in oracle["points"]] == ["l--m", "l--s", "m--s"]
     assert oracle["points"][1] == pytest.approx(
         {"pair": "l--s", "small": 1e-5, "large": 1e-3, "cof": 0.2, "low": 0.19, "high": 0.21}
     )
-    assert set(scaling.LAWS) == set(oracle["laws"])
+    assert set(laws.LAWS) == set(oracle["laws"])
     assert oracle["laws"]["log_ratio"]["params"] == pytest.approx({"c0": 0.02, "c1": 0.09})
+    assert oracle["laws"]["log_ratio"]["model_intervals"] == {"c0": [None, None], "c1": [None, None]}
 
 
 def test_a_method_has_the_points_of_the_pairs_that_run_it():
     """Proxy needs a tuned model, which not every pair has; one point makes no law."""
-    proxy = scaling.scaling_table({"arith": THREE})["arith"]["proxy"]
+    proxy = table_of({"arith": THREE})["arith"]["proxy"]
 
     assert (proxy["n"], proxy["distinct_models"]) == (1, 2)
-    assert {None} == {value for law in proxy["laws"].values() for value in law.values()}
+    assert {law["params"] for law in proxy["laws"].values()} == {None}
 
 
 def test_six_distinct_models_identify_a_law():
-    """Five do not, however many pairs they make."""
+    """Five do not, however many pairs they make; only six have intervals over models."""
     for count in (5, 6):
         names = {f"m{i}": 10**i for i in range(1, count + 1)}
-        cof = {(s, l): {"oracle": 0.1} for s in names for l in names if names[s] < names[l]}
-        series = scaling.scaling_table({"a": metrics_of(names, cof)})["a"]["oracle"]
+        noise = iter(np.random.default_rng(0).normal(0.1, 0.01, 15))
+        cof = {(s, l): {"oracle": next(noise)} for s in names for l in names if names[s] < names[l]}
+        told = table_of({"a": metrics_of(names, cof)})["a"]["oracle"]
+        ends = [end for pair in told["laws"]["two_size"]["model_intervals"].values() for end in pair]
 
-        assert (count >= 6) == series["identified"]
+        assert (count >= 6) == told["identified"]
+        assert (count >= 6) == (None not in ends)
 
 
-def test_a_model_without_its_parameters_is_named():
+@pytest.mark.parametrize("key", ["parameters", "total_parameters"])
+def test_a_model_without_its_parameters_is_named(key):
     """The sentence says which file, model and pair."""
-    with pytest.raises(Complaint, match=r"metrics/arith.json .* 'l', the large model of l--s"):
-        scaling.scaling_table({"arith": metrics_of({"s": 10}, {("s", "l"): {"oracle": 0.1}})})
+    metrics = metrics_of({"s": 10, "l": 20}, {("s", "l"): {"oracle": 0.1}})
+    del metrics["models"]["l"][key]
+    with pytest.raises(Complaint, match=rf"metrics/arith.json .* {key} of 'l', the large model of l--s"):
+        scaling.pool({"arith": metrics})
+
+
+def points_of(entropies, cof):
+    """A grid of small and large models; CoF is a function of the small one's entropy and the sizes."""
+    rows = [
+        {"small": s, "large": l, "small_b": 2.0**i, "large_b": 20.0 * 3.0**j, "small_entropy": e}
+        for i, (s, e) in enumerate(entropies.items())
+        for j, l in enumerate(["x", "y", "z"])
+    ]
+    frame = pl.DataFrame(rows)
+    return frame.with_columns(cof=cof(frame), method=pl.lit("oracle"), dataset=pl.lit("a"))
+
+
+ENTROPIES = {"s1": 0.9, "s2": 0.3, "s3": 0.7, "s4": 0.6, "s5": 0.2}
+
+
+def test_what_cof_depends_on_predicts_it():
+    """Where entropy makes CoF its errors vanish and those of sizes do not; and the other way round."""
+    by_entropy = points_of(ENTROPIES, lambda f: 0.02 + 0.2 * f["small_entropy"])
+    by_sizes = points_of(ENTROPIES, lambda f: 0.1 + 0.02 * f["large_b"].log10() - 0.1 * f["small_b"].log10())
+    for points, right, wrong in ((by_entropy, "entropy", "sizes"), (by_sizes, "sizes", "entropy")):
+        told = {row["predictor"]: row for row in scaling.covariates("oracle", "a", points)}
+        for key in ("loo_rmse", "small_out_rmse"):
+            assert told[right][key] == pytest.approx(0, abs=1e-9)
+            assert told["both"][key] == pytest.approx(0, abs=1e-9)
+            assert told[wrong][key] > 0.005
+
+
+def test_leaving_out_a_small_model_is_the_slow_refit():
+    """Polyfit of CoF on entropy without the pairs of that model."""
+    noise_P = np.random.default_rng(0).normal(0, 0.02, 15)
+    points = points_of(ENTROPIES, lambda f: 0.02 + 0.2 * f["small_entropy"] + noise_P)
+    squares = []
+    for row in points.iter_rows(named=True):
+        left = points.filter(pl.col("small") != row["small"])
+        line = np.polyfit(left["small_entropy"], left["cof"], 1)
+        squares.append((row["cof"] - np.polyval(line, row["small_entropy"])) ** 2)
+    (found,) = [r for r in scaling.covariates("oracle", "a", points) if r["predictor"] == "entropy"]
+
+    assert found["small_out_rmse"] == pytest.approx(np.sqrt(np.mean(squares)))
+
+
+def test_errors_that_are_not_determined_are_none():
+    """An unknown entropy, one small model only, or as many pairs as regressors."""
+    unknown = points_of(ENTROPIES | {"s1": None}, lambda f: f["small_b"] / 100)
+    one = points_of({"s1": 0.5}, lambda f: f["large_b"] / 1000)
+    told = {row["predictor"]: row["loo_rmse"] for row in scaling.covariates("oracle", "a", unknown)}
+
+    assert (told["entropy"], told["both"]) == (None, None)
+    assert told["sizes"] is not None
+    for row in scaling.covariates("oracle", "a", one):
+        assert (row["loo_rmse"], row["small_out_rmse"]) == (None, None)
+
+
+def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path):
+    """Calibration prompts, tokens past the answer, forced ones and models without a dump stay out."""
+    text, yes, number = (pl.String, pl.Boolean, pl.Float32)
+    tokens = pl.DataFrame(
+        [("t", True, False, 1.0), ("t", True, False, 2.0), ("c", True, False, 50.0),
+         ("t", False, False, 60.0), ("t", True, True, 70.0)],
+        schema={"prompt_id": text, "in_answer": yes, "forced": yes, "entropy": number},
+        orient="row",
+    )  # fmt: skip
+    prompts = pl.DataFrame({"prompt_id": ["t", "c"], "split": ["test", "calibration"]})
+    for path, frame in (("prompts/a", prompts), ("dumps/s/a/tokens-0", tokens)):
+        about = [(f.name, f.type, "a column") for f in frame.to_arrow().schema]
+        store.write(tmp_path / f"{path}.parquet", frame, store.schema(about))
+    pairs = {"p": SimpleNamespace(small="s"), "q": SimpleNamespace(small="absent")}
+    settings = SimpleNamespace(datasets={"a": None}, pairs=pairs)
+
+    assert scaling.small_entropies(settings, tmp_path) == {("a", "s"): 1.5}
+
+
+def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
+    """The oracle's CoF is not counted again where speculative decoding repeats it."""
+    monkeypatch.chdir(tmp_path)
+    pairs = {
+        name: SimpleNamespace(**{k: p[k] for k in ("small", "large")}) for name, p in THREE["pairs"].items()
+    }
+    both = json.loads(json.dumps(THREE))
+    for pair in both["pairs"].values():
+        pair["cof"]["speculative"] = pair["cof"]["oracle"]
+    path = tmp_path / "data/evaluated/arith/metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(both))
+    prompts = pl.DataFrame({"prompt_id": ["t"], "split": ["test"]})
+    about = [(f.name, f.type, "a column") for f in prompts.to_arrow().schema]
+    store.write(tmp_path / "data/prompts/arith.parquet", prompts, store.schema(about))
+    scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, pairs=pairs))
+    told = store.read_metrics(Path("metrics/scaling.json"))["arith"]
+    tables = {path.stem: store.read(path) for path in (tmp_path / scaling.TABLES).iterdir()}
+
+    assert tables.keys() == set(scaling.SCHEMAS)
+    assert told.keys() == {"oracle", "proxy", "speculative"}
+    assert len(tables["points"]) == 7
+    assert tables["claims"].filter(method="all")["cells"].to_list() == [4]
+    assert tables["claims"].filter(method="all")["above"].to_list() == [1]
+
+
+def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):
+    """With the command that makes its numbers."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Complaint, match=r"no data/evaluated/arith/metrics\.json; run 'dvc repro'"):
+        scaling.write_scaling(SimpleNamespace(datasets={"arith": None}))
