@@ -67,7 +67,7 @@ def reconvergence(frame: pl.DataFrame) -> Figure:
             style.points(ax, x_P, *columns, colour=COLOURS[place], **looks)
             if place == 0:
                 same = style.column(part, "same_answer", "same_low", "same_high")
-                style.points(ax, x_P, *same, colour=INK, fmt="*", aside=10.0)
+                style.points(ax, x_P, *same, colour=INK, fmt="v", aside=10.0)
         labels = [f"{low:g}-{high:g}" if np.isfinite(high) else f"{low:g}+" for low, high in bins]
         ax.set_xticks(range(len(bins)), labels)
         ax.set_ylim(-0.03, 1.03)
@@ -78,5 +78,5 @@ def reconvergence(frame: pl.DataFrame) -> Figure:
         style.sign(f"same words again within {tokens} tokens", COLOURS[i], MARKERS[i])
         for i, tokens in enumerate(within)
     ]
-    style.key(figure, [*signs, style.sign("same final answer", INK, "*")], columns=2)
+    style.key(figure, [*signs, style.sign("same final answer", INK, "v")], columns=2)
     return figure

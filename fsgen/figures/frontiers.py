@@ -50,7 +50,8 @@ def _frontiers(frame: pl.DataFrame, rows: list[tuple[str, str]], label: str) -> 
             style.in_percent(ax.yaxis)
             if axis == "call_ratio":
                 style.in_percent(ax.xaxis)
-            ax.set_xlim(0, 1.03 if axis == "call_ratio" else None)
+        furthest = style.column(frame.filter(axis=axis, method=method), "x_high")[0].max()
+        axes[0].set_xlim(-0.03 * furthest, 1.03 * furthest)
         axes[0].set_ylabel(f"{method}\n{label}")
         for ax in axes:
             ax.set_xlabel(AXES[axis])
