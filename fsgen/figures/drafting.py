@@ -22,6 +22,8 @@ def speculative(frame: pl.DataFrame) -> Figure:
         style.points(left, *style.column(own, "draft", "value", "low", "high"), **looks)
         for y, quantity in enumerate(("greedy", "sampled")):
             part = frame.filter(kind="acceptance", pair=pair, quantity=quantity)
+            if not len(part):
+                continue
             value, above, low, high = (
                 float(x[0]) for x in style.column(part, "value", "value_high", "low", "high")
             )

@@ -25,13 +25,14 @@ def frontier(frame: pl.DataFrame) -> Figure:
 def costs(frame: pl.DataFrame) -> Figure:
     """The same against what the calls cost: large-model positions and FLOPs, for the oracle."""
     style.some(frame, "costs")
-    rows = [(axis, "oracle") for axis in ("large_positions", "flops")]
+    rows = [(axis, "oracle") for axis in ("large_positions", "flops") if axis in frame["axis"].unique()]
     return _frontiers(frame, rows, "Accuracy on test prompts, %")
 
 
 def _routed_methods(frame: pl.DataFrame) -> list[str]:
-    """Methods whose routers have budgets, those with most routers first, three at most."""
-    counted = frame.filter(pl.col("budget").is_not_null()).group_by("method").agg(pl.n_unique("router"))
+    """The methods with most routers that have budgets, three at most."""
+    aimed = pl.when(pl.col("budget").is_not_null()).then("router")
+    counted = frame.group_by("method").agg(router=aimed.n_unique())
     return counted.sort("router", "method", descending=[True, False])["method"].to_list()[:3]
 
 

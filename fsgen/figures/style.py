@@ -126,7 +126,7 @@ def points(ax: Axes, x_P, y_P, low_P, high_P, *, colour: str, aside: float = 0.0
 
 def spread(names: Sequence[str], most: int = MOST_PANELS) -> list[str]:
     """At most so many of them, evenly from first to last."""
-    places = np.linspace(0, len(names) - 1, min(len(names), most)).round().astype(int)
+    places = np.linspace(0, max(len(names) - 1, 0), min(len(names), most)).round().astype(int)
     return [names[place] for place in places]
 
 

@@ -22,9 +22,8 @@ def separation(frame: pl.DataFrame) -> Figure:
         colour, _, marker = style.look(score)
         own = {row["pair"]: row for row in frame.filter(kind="auroc", score=score).iter_rows(named=True)}
         y_P = np.array([i for i, pair in enumerate(pairs) if pair in own])
-        columns = np.array(
-            [[own[p][k] for k in ("value", "low", "high")] for p in pairs if p in own], dtype=float
-        )
+        told = [[own[pair][key] for key in ("value", "low", "high")] for pair in pairs if pair in own]
+        columns = np.array(told, dtype=float).reshape(-1, 3)
         at_P = y_P + 0.13 * (place - (len(scores) - 1) / 2)
         left.hlines(at_P, columns[:, 1], columns[:, 2], color=colour, linewidth=0.9, alpha=0.6)
         left.plot(columns[:, 0], at_P, marker, color=colour, markersize=4, label=score)
@@ -98,11 +97,7 @@ def positions(frame: pl.DataFrame) -> Figure:
 def effects(frame: pl.DataFrame) -> Figure:
     """Odds ratios of where a token stands, without and with the small model's entropy beside it."""
     style.some(frame, "effects")
-    terms = [
-        t
-        for t in ("per doubling of position", "first token", "sentence start")
-        if t in frame["term"].unique()
-    ]
+    terms = [term for term in TERMS if term in frame["term"].unique()]
     pairs, remark = style.pairs_by_ratio(frame, most=12)
     figure, axes = style.panels(len(terms), columns=3, width=3.4, height=0.8 + 0.3 * len(pairs), share=False)
     for ax, term in zip(axes, terms, strict=True):
@@ -144,13 +139,7 @@ def embedding(frame: pl.DataFrame) -> Figure:
             ax.set_xlabel(f"{names[view]} 1 (no unit)")
             ax.set_ylabel(f"{names[view]} 2 (no unit)")
             if view == "pca":
-                value = own["auroc"][0]
-                told = (
-                    ""
-                    if value is None
-                    else f"\nheld-out AUROC {value:.3f} ({own['low'][0]:.3f} to {own['high'][0]:.3f})"
-                )
-                ax.set_title(f"{pair}{told}", fontsize=8.5)
+                ax.set_title(pair + _auroc(own), fontsize=8.5)
     signs = [style.sign("match", COLOURS[4], "o"), style.sign(f"mismatch{remark}", COLOURS[1], "x")]
     style.key(figure, signs, columns=2)
     return figure
