@@ -30,7 +30,7 @@ def main() -> None:
 def measure(replicates: int, seed: int) -> list[dict]:
     """Rows of kind, size (models), nominal, measured and replicates; measured is None without an interval.
 
-    A parameter's interval has a row a parameter, its kind ending in the parameter's name.
+    A parameter's interval has a row a parameter, its kind naming the parameter.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     rows = []
@@ -39,15 +39,8 @@ def measure(replicates: int, seed: int) -> list[dict]:
         for kind in drawn[0]:
             held = [one[kind] for one in drawn if one[kind] is not None]
             measured = float(np.mean(held)) if held else None
-            rows.append(
-                {
-                    "kind": kind,
-                    "size": size,
-                    "nominal": NOMINAL,
-                    "measured": measured,
-                    "replicates": replicates,
-                }
-            )
+            about = {"kind": kind, "size": size, "unit": "models", "nominal": NOMINAL}
+            rows.append(about | {"measured": measured, "replicates": replicates})
     return rows
 
 
@@ -62,16 +55,20 @@ def _replicate(generator: np.random.Generator, size: int) -> dict[str, bool | No
     models_P = generator.normal(0, LARGE, size)[large] + generator.normal(0, SMALL, size)[small]
     held = {}
     for name, bounds in parameters.profile(LAW, small_P, large_P, law_P + pair_P).items():
-        held[f"profile {name}"] = _holds(bounds, TRUTH_K[laws.LAWS[LAW].parameters.index(name)])
+        held[f"two_size law, {name} (profile, pairs independent)"] = _holds(
+            bounds, TRUTH_K[laws.LAWS[LAW].parameters.index(name)]
+        )
     crossed_P = law_P + pair_P + models_P
     for name, bounds in parameters.jackknife(LAW, small_P, large_P, crossed_P, names_P2).items():
-        held[f"jackknife {name}"] = _holds(bounds, TRUTH_K[laws.LAWS[LAW].parameters.index(name)])
+        held[f"two_size law, {name} (jackknife over models, t)"] = _holds(
+            bounds, TRUTH_K[laws.LAWS[LAW].parameters.index(name)]
+        )
     columns = {"small": small, "large": large, "small_b": small_P, "large_b": large_P, "cof": crossed_P}
     small_b, large_b = np.exp(np.sort(generator.uniform(np.log(0.5), np.log(72.0), 2)))
     unseen = laws.two_size(small_b, large_b, *TRUTH_K) + generator.normal(0, [LARGE, SMALL, PAIR]).sum()
     for law in prediction.PREFERRED:
         found = prediction.predict(pl.DataFrame(columns), law, large_b, small_b, NOMINAL)
-        held[f"prediction {law}"] = _holds((found.low, found.high), unseen)
+        held[f"unseen pair by {law} (both models left out, t)"] = _holds((found.low, found.high), unseen)
     return held
 
 

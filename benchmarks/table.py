@@ -45,16 +45,14 @@ def render_coverage() -> str:
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
-        measured = ", ".join(
-            f"{row['measured']:.1%} at {row['size']} {row['unit']}".replace("%", "")
-            if row["measured"] is not None
-            else f"not given at {row['size']} {row['unit']}"
-            for row in own
-        )
-        lines.append(
-            f"| {kind} | {own[0]['nominal']:.0%} | {measured} | {own[0]['replicates']} |".replace("%", "")
-        )
+        measured = ", ".join(f"{percent(row['measured'])} at {row['size']} {row['unit']}" for row in own)
+        lines.append(f"| {kind} | {percent(own[0]['nominal'])} | {measured} | {own[0]['replicates']} |")
     return "\n".join(["| interval | nominal, % | measured, % | samples |", "|---|---|---|---|", *lines])
+
+
+def percent(share: float | None) -> str:
+    """With one decimal; an interval that is not given at some size covers nothing there."""
+    return "not given" if share is None else f"{100 * share:.1f}"
 
 
 def line(name: str) -> str:
