@@ -76,12 +76,23 @@ def route_pair(settings: Settings, pair: str) -> None:
             scores = texts.score(settings, pair, weights)
             store.write(folder / "scores" / f"{dataset}.parquet", scores, SCORES)
             (folder / "learned" / f"{dataset}.json").write_text(_told(fits))
+            _warn_of_guessers(f"{pair} on {dataset}", fits)
             lessons += [f"{name} on {f.tokens} tokens of {f.prompts} prompts" for name, f in fits.items()]
         (folder / "thresholds.json").write_text(json.dumps(thresholds, indent=2, sort_keys=True) + "\n")
     fitted = f"; fitted {', '.join(lessons)}" if lessons else ""
     console.wrote(
         f"{out}: {len(policies)} policies calibrated and simulated on {', '.join(settings.datasets)}{fitted}"
     )
+
+
+def _warn_of_guessers(where: str, fits: Mapping[str, Fitted]) -> None:
+    """Say where Platt's sigmoid falls: its router ranks prompts that it had not seen upside down."""
+    for name, fitted in fits.items():
+        if fitted.weights.get("slope", 1.0) <= 0:
+            console.warn(
+                f"{where}: {name} learnt nothing from {fitted.mismatches} mismatches of {fitted.prompts} "
+                "calibration prompts that held for prompts it had not seen; raise 'limit' or 'calibration'"
+            )
 
 
 def _told(fits: Mapping[str, Fitted]) -> str:

@@ -72,5 +72,5 @@ def look_up(table: typing.Mapping, name: object, where: str) -> typing.Any:
     if name in table:
         return table[name]
     near = difflib.get_close_matches(str(name), [str(key) for key in table], n=1)
-    hint = f"did you mean '{near[0]}'" if near else f"known are {', '.join(map(str, table)) or 'none'}"
-    raise Complaint(f"'{name}' is not among {where}; {hint}?")
+    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(map(str, table)) or 'none'}."
+    raise Complaint(f"'{name}' is not among {where}; {hint}")

@@ -272,7 +272,8 @@ def summarise(rows: dict[str, list[dict]]) -> dict:
     for row in rows["lorenz"]:
         if row["share_of_tokens"] == 0.1:
             own = _entry(told, row)["scores"][row["score"]]
-            own["top_10_percent_holds"] = _rounded(row, "share_of_mismatches", "low", "high")
+            named = row | {"value": row["share_of_mismatches"]}
+            own["top_10_percent_holds"] = _rounded(named, "value", "low", "high")
     for row in rows["effects"]:
         own = _entry(told, row).setdefault("odds_ratios", {}).setdefault(row["model"], {})
         own[row["term"]] = _rounded(row, "odds_ratio", "low", "high")

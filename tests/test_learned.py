@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from fsgen import learned
+from fsgen import learned, simulation
 from fsgen.learned import Lesson
 from fsgen.routers import Gate
 from fsgen.speakers import Speaker
@@ -157,3 +157,16 @@ def test_nothing_to_learn_is_a_complaint(rule):
     for bare in (none, alone):
         with pytest.raises(Complaint, match="needs matches and mismatches in all of its 5 folds"):
             learned.FITS[rule](bare, 0)
+
+
+def test_a_machine_that_learnt_nothing_is_named(capsys):
+    """Labels that one prompt has the other way round than the other: held-out decisions rank upside down."""
+    seen = speakers_of(np.random.default_rng(0), 200)
+    is_high_N = seen.entropy_N > np.median(seen.entropy_N)
+    prompt_N = np.repeat(["a", "b"], 100)
+    lesson = Lesson(learned.features(seen), is_high_N ^ (prompt_N == "b"), prompt_N)
+    simulation._warn_of_guessers("duo on toy", {"oracle+svm": learned.fit_svm(lesson, 0)})
+    simulation._warn_of_guessers("duo on toy", {"oracle+svm": learned.fit_svm(lesson_of()[0], 0)})
+    told = capsys.readouterr().err
+
+    assert told.count("duo on toy: oracle+svm learnt nothing") == 1

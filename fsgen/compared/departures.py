@@ -51,7 +51,11 @@ FORKS = store.schema(
         ("pos", pa.int64(), "first mismatch that the policy did not route, against its method's +always"),
         ("entropy", pa.float64(), "entropy of the default speaker there, nats"),
         ("back_after", pa.int64(), "tokens until both texts say the same again; null if they never do"),
-        ("same_answer", pa.bool_(), "whether both end with the same answer; null where one has none"),
+        (
+            "same_answer",
+            pa.bool_(),
+            "whether both end with the same answer (for code: program); null where one has none",
+        ),
     ]
 )
 RECONVERGENCE = store.schema(
