@@ -18,7 +18,9 @@ from fsgen import (
     benchmarks,
     checkpoints,
     decoding,
+    evaluation,
     fusing,
+    grading,
     models,
     reading,
     rollout,
@@ -26,6 +28,7 @@ from fsgen import (
     simulation,
     store,
     texts,
+    vocabulary,
 )
 from fsgen.benchmarks import PROMPTS
 
@@ -217,6 +220,17 @@ def run_pair(loaded: settings.Settings) -> None:
     stages = (reading.dump_large, reading.dump_small, fusing.fuse_pair, simulation.route_pair)
     for stage in (*stages, rollout.roll_out):
         stage(loaded, "duo")
+
+
+def finish_pair(loaded: settings.Settings) -> None:
+    """`run_pair` with vocabularies, grades and numbers: all that the analyses read."""
+    describe_all(loaded)
+    run_pair(loaded)
+    for name in loaded.models:
+        vocabulary.write_vocabulary(loaded, name)
+        grading.grade_solo(loaded, name)
+    grading.grade_pair(loaded, "duo")
+    evaluation.evaluate(loaded, "toy")
 
 
 @pytest.fixture(scope="module", params=[random_world, family_world, talking_world])

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from conftest import describe_all, family_world, run_pair
+from conftest import family_world, finish_pair
 
-from fsgen import comparison, evaluation, grading, lake, pace, simulation, store
+from fsgen import comparison, lake, pace, simulation, store
 
 TESTS = "prompt_id in (select prompt_id from prompts where split = 'test')"
 
@@ -19,12 +19,7 @@ def compared(tiny_checkpoints, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("compared"))
         loaded = family_world(tiny_checkpoints)
-        describe_all(loaded)
-        run_pair(loaded)
-        for name in loaded.models:
-            grading.grade_solo(loaded, name)
-        grading.grade_pair(loaded, "duo")
-        evaluation.evaluate(loaded, "toy")
+        finish_pair(loaded)
         comparison.compare(loaded)
         yield loaded, json.loads(Path("metrics/comparisons.json").read_text())["toy"]["duo"]
 

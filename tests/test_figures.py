@@ -5,19 +5,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import describe_all, family_world, run_pair
+from conftest import family_world, finish_pair
 
 from fsgen import (
     comparison,
-    evaluation,
-    grading,
     lake,
     published,
     report,
     scaling,
     settings,
     uncertainty,
-    vocabulary,
 )
 from fsgen.figures import gallery, style
 from fsgen.typed import Complaint
@@ -31,14 +28,7 @@ def frames(tiny_checkpoints, tmp_path_factory) -> dict[str, pl.DataFrame]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("drawn"))
         loaded = family_world(tiny_checkpoints)
-        describe_all(loaded)
-        for name in loaded.models:
-            vocabulary.write_vocabulary(loaded, name)
-        run_pair(loaded)
-        for name in loaded.models:
-            grading.grade_solo(loaded, name)
-        grading.grade_pair(loaded, "duo")
-        evaluation.evaluate(loaded, "toy")
+        finish_pair(loaded)
         published.write_published(ROOT / "data/published/cof.csv")
         for stage in (comparison.compare, scaling.write_scaling, uncertainty.write_uncertainty):
             stage(loaded)

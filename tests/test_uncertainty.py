@@ -5,10 +5,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import describe_all, family_world, run_pair
+from conftest import family_world, finish_pair
 from sklearn.metrics import roc_auc_score
 
-from fsgen import lake, settings, store, uncertainty, vocabulary
+from fsgen import lake, settings, store, uncertainty
 
 KEY = ["prompt_id", "turn", "pos"]
 
@@ -19,10 +19,7 @@ def described(tiny_checkpoints, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("described"))
         loaded = family_world(tiny_checkpoints)
-        describe_all(loaded)
-        for name in loaded.models:
-            vocabulary.write_vocabulary(loaded, name)
-        run_pair(loaded)
+        finish_pair(loaded)
         uncertainty.write_uncertainty(loaded)
         yield json.loads(Path("metrics/uncertainty.json").read_text())["toy"]["duo"]
 
