@@ -9,10 +9,11 @@ TOKENS = 1000  # of whole prompts, that a reader can still tell apart
 
 
 def sample(prompt_N: np.ndarray, seed: int) -> np.ndarray:
-    """Rows of whole prompts in a seeded order, as many prompts as fit into TOKENS, bool [N]."""
+    """Rows of whole prompts in a seeded order, as many as fit into TOKENS and one at least, bool [N]."""
     names, row_N, tokens_P = np.unique(prompt_N, return_inverse=True, return_counts=True)
     order_P = np.random.Generator(np.random.PCG64(seed)).permutation(len(names))
-    return np.isin(row_N, order_P[tokens_P[order_P].cumsum() <= TOKENS])
+    fitting = int((tokens_P[order_P].cumsum() <= TOKENS).sum())
+    return np.isin(row_N, order_P[: max(fitting, 1)])
 
 
 def pca(probability_NK: np.ndarray) -> np.ndarray:

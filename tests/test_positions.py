@@ -104,6 +104,7 @@ def test_a_sample_takes_whole_prompts_once():
     assert {17} == set(np.unique(prompt_N[taken_N], return_counts=True)[1])
     assert np.array_equal(taken_N, embedding.sample(prompt_N, seed=4))
     assert not np.array_equal(taken_N, embedding.sample(prompt_N, seed=5))
+    assert embedding.sample(np.repeat(["long", "longer"], [1500, 1600]), seed=4).sum() in (1500, 1600)
 
 
 def test_views_are_the_same_again_and_keep_near_tokens_near():
