@@ -67,7 +67,7 @@ def _draw_errors(ax, errors: pl.DataFrame) -> None:
             ax.plot(own, np.full(len(own), y + aside), marker, color=colour, alpha=0.25, markersize=3)
             ax.plot(own.mean(), y + aside, marker, color=colour, markersize=6.5, markeredgecolor="white")
     ax.set_yticks(range(len(laws)), [NAMES[law] for law in laws])
-    ax.set_ylim(len(laws) - 0.5, -0.5)
+    ax.set_ylim(max(len(laws), 1) - 0.5, -0.5)
     ax.set_xlim(0)
     ax.set_xlabel("RMSE, points of CoF\n(pale: a series, strong: their mean)")
     ax.set_title("which law predicts?")
