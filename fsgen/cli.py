@@ -99,7 +99,7 @@ def _sql(arguments: argparse.Namespace) -> None:
 
 def _tables(arguments: argparse.Namespace) -> None:
     if arguments.view is None:
-        rows = [(name, view.about) for name, view in lake.VIEWS.items()]
+        rows = [(name, view.about) for name, view in views.VIEWS.items()]
     else:
         rows = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(arguments.view)]
     for name, about in rows:

@@ -5,10 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from fsgen import checkpoints, console, fusion, intervals, store, tallies
 from fsgen.settings import Settings
 from fsgen.tallies import Tally
+
+PAIRS = store.schema(
+    [
+        ("pair", pa.string(), "pair, a key of params.yaml"),
+        ("role", pa.string(), "small, tuned (only where there is one) or large"),
+        ("model", pa.string(), "model, a key of params.yaml"),
+        ("parameters", pa.int64(), "its parameters outside vocabulary matrices"),
+        ("total_parameters", pa.int64(), "all its parameters"),
+    ]
+)
 
 
 def evaluate(settings: Settings, dataset: str) -> None:
@@ -20,10 +31,22 @@ def evaluate(settings: Settings, dataset: str) -> None:
         schemas = (tallies.POLICIES, tallies.LARGE_TEXTS, tallies.MODELS, tallies.ESTIMATES, tallies.STEPS)
         for name, table, schema in zip(Tally._fields, counted, schemas, strict=True):
             store.write(folder / f"{name}.parquet", table, schema)
+        store.write(folder / "pairs.parquet", list_pairs(settings), PAIRS)
         path = store.write_metrics(dataset, summarise(settings, counted))
         shutil.copy(path, folder / "metrics.json")  # where later stages read it, as DVC knows
     pairs, policies = len(settings.pairs), counted.policies["policy"].n_unique()
     console.wrote(f"{path}: {pairs} pairs and {policies} policies on {dataset}, counts per prompt in {out}")
+
+
+def list_pairs(settings: Settings) -> list[dict]:
+    """Rows of PAIRS: which model plays which role, and how large it is."""
+    rows = []
+    for pair, entry in settings.pairs.items():
+        for role, model in entry.members().items():
+            sizes = checkpoints.read_description(model)["parameters"]
+            counts = {"parameters": sizes["non_embedding"], "total_parameters": sizes["total"]}
+            rows.append({"pair": pair, "role": role, "model": model, **counts})
+    return rows
 
 
 def summarise(settings: Settings, counted: Tally) -> dict:

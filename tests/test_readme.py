@@ -54,7 +54,7 @@ SCHEMAS = {
 def dictionary() -> str:
     """Every view with its columns, as the files themselves say: docs/tables.md."""
     parts = ["# The tables", "Views of `fsgen sql`, printed from the schemas that the files carry."]
-    for name, view in lake.VIEWS.items():
+    for name, view in views.VIEWS.items():
         alike = [other for other in parts_before(name) if SCHEMAS[other] is SCHEMAS[name]]
         parts.append(f"**`{name}`**: {view.about}; also {', '.join(f'`{c}`' for c in view.path_columns)}.")
         if alike:
@@ -66,13 +66,13 @@ def dictionary() -> str:
 
 
 def parts_before(name: str) -> list[str]:
-    names = list(lake.VIEWS)
+    names = list(views.VIEWS)
     return names[: names.index(name)]
 
 
 def test_the_data_dictionary_is_printed_from_the_schemas():
     """A column that changes its meaning changes docs/tables.md (FSGEN_WRITE_DOCS=1 writes it anew)."""
-    assert SCHEMAS.keys() == lake.VIEWS.keys()
+    assert SCHEMAS.keys() == views.VIEWS.keys()
     if os.environ.get("FSGEN_WRITE_DOCS"):
         TABLES.write_text(dictionary() + "\n")
     assert TABLES.read_text() == dictionary() + "\n"

@@ -1,0 +1,10 @@
+-- Which tokens does the large model correct most often, and into what, by class of token?
+-- Small model's own text; `--set pair=...` chooses the pair, else the one that disagrees most.
+with chosen as (
+    select coalesce(getvariable('pair'), mode(pair)) as pair from sides where disagree
+)
+select kind, small_piece as instead_of, large_piece as written, count(*) as times,
+       round(avg(small_entropy), 2) as small_nats, round(avg(large_probability), 3) as large_probability
+from sides join chosen using (pair)
+where writer = 'small' and in_answer and disagree
+group by all order by times desc, kind, instead_of, written limit 20
