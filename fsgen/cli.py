@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from fsgen import lake, report, settings
+from fsgen import lake, settings, views
+from fsgen.report import headline
 from fsgen.typed import Complaint, look_up
 
 
@@ -162,7 +163,7 @@ def _grade(arguments: argparse.Namespace) -> None:
 
 
 def _headline(arguments: argparse.Namespace) -> None:
-    report.print_headline(settings.load())
+    headline.print_headline(settings.load())
 
 
 if __name__ == "__main__":

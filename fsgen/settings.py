@@ -91,6 +91,12 @@ class Compute:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report:
+    prompts: int
+    """Test prompts of a dataset whose texts the report shows token by token."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curriculum:
     """Shares of answer styles in the base models' training text."""
 
@@ -135,6 +141,7 @@ class Settings:
     policies: tuple[Policy, ...]
     dump: Dump
     compute: Compute
+    report: Report
     allow_code_execution: bool = False
     """Whether grading may run programs that a model wrote, in a sandbox."""
     sandbox: str = "strict"
@@ -190,7 +197,7 @@ def _parse(raw: dict) -> Settings:
     for section, cls in tables.items():
         entries = mapping(raw.pop(section, {}), section)
         built[section] = {n: build(cls, e, f"{section}.{n}") for n, e in entries.items()}
-    for section, cls in {"dump": Dump, "compute": Compute, "curriculum": Curriculum}.items():
+    for section, cls in {"dump": Dump, "compute": Compute, "report": Report, "curriculum": Curriculum}.items():
         if section in raw:
             built[section] = build(cls, raw.pop(section), section)
     return build(
@@ -303,5 +310,5 @@ def _check_dump(settings: Settings) -> None:
         raise Complaint(
             "compute.device should be auto, cpu or cuda and compute.dtype auto, float32 or bfloat16."
         )
-    if compute.rows < 1 or compute.read_tokens < 1:
-        raise Complaint("compute.rows and compute.read_tokens should be at least 1.")
+    if compute.rows < 1 or compute.read_tokens < 1 or settings.report.prompts < 1:
+        raise Complaint("compute.rows, compute.read_tokens and report.prompts should be at least 1.")

@@ -1,9 +1,9 @@
--- What does proxy tuning change that the large model alone (oracle) would not, on the small model's text?
+-- What does proxy tuning change that the large model alone (oracle) would not, on the large model's text?
 with beside as (
     select dataset, pair, any_value(small_id) as small_id,
            any_value(fused_id) filter (method = 'oracle') as oracle_id,
            any_value(fused_id) filter (method = 'proxy') as proxy_id
-    from fused where writer = 'small' and in_answer and method in ('oracle', 'proxy')
+    from fused where writer = 'large' and in_answer and method in ('oracle', 'proxy')
     group by dataset, pair, prompt_id, turn, pos
 ), counted as (
     select dataset, pair, small_id, oracle_id, proxy_id, count(*) as times

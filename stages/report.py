@@ -3,11 +3,12 @@
 python stages/report.py
 """
 
-from fsgen import console, report, settings
+from fsgen import console, settings
+from fsgen.report import writing
 
 
 def main() -> None:
-    report.write_report(settings.load())
+    writing.write_report(settings.load())
 
 
 if __name__ == "__main__":

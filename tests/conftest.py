@@ -73,6 +73,7 @@ PARAMS = {
     },
     "dump": {"depth": 2.5, "k_min": 4, "k_max": 20, "block": 6},
     "compute": {"device": "cpu", "dtype": "float32", "rows": 4, "read_tokens": 120},
+    "report": {"prompts": 3},
 }
 ROUTES = ["always", "never", "threshold", "margin", "threshold@30", "margin@10"]
 ROUTES += ["entropy@20", "random@20", "perfect", "perfect@10"]
@@ -260,7 +261,7 @@ def sums(tmp_path, monkeypatch) -> SimpleNamespace:
         "models": {"m": None},
         "pairs": {"duo": settings.Pair(small="m", tuned="m", large="n")},
     }
-    rest = dict.fromkeys(("methods", "routers", "policies", "dump", "compute"))
+    rest = dict.fromkeys(("methods", "routers", "policies", "dump", "compute", "report"))
     made = settings.Settings(**entries, **rest)
     benchmarks.write_prompts(made, "sums")
     return SimpleNamespace(settings=made, prompts=store.read("data/prompts/sums.parquet"))

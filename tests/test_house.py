@@ -15,13 +15,13 @@ PACKAGE = ROOT / "fsgen"
 FLOORS = [
     {"typed", "harness"},
     {"policies", "console", "sandbox", "judge"},
-    {"settings", "store"},
+    {"settings", "store", "views"},
     {"lake", "tasks", "checkpoints", "fusion", "costs", "intervals", "speakers", "laws", "figures"},
     {"family", "models", "records", "texts", "nodes", "learned", "spending", "vocabulary", "fusing"},
     {"compared", "discrimination", "embedding", "parameters", "routers", "cursor", "tallies", "benchmarks"},
     {"positions", "series", "prediction", "comparison", "report"},
     {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading"},
-    {"tree", "reading", "stability", "pace", "uncertainty", "published", "scaling"},
+    {"tree", "reading", "closeups", "stability", "pace", "uncertainty", "published", "scaling"},
     {"rollout"},
     {"cli"},
 ]

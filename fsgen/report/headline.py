@@ -1,0 +1,72 @@
+"""The headline: both models' accuracy and every method's CoF, by pair; and what asking where in doubt buys."""
+
+from pathlib import Path
+
+from fsgen import store
+from fsgen.settings import Settings
+
+CAPTION = (
+    "accuracy and collaboration frequency (CoF: share of tokens that the large model changes when it is "
+    "always asked), percent with 95 % intervals over prompts"
+)
+EVALUATED = "data/evaluated/{}/metrics.json"  # the copy of metrics/<dataset>.json that DVC knows of
+
+
+def print_headline(settings: Settings, pattern: str = "metrics/{}.json") -> None:
+    """Print the headline table of every dataset."""
+    for dataset in settings.datasets:
+        print(markdown(dataset, store.read_metrics(Path(pattern.format(dataset)))))
+
+
+def markdown(dataset: str, content: dict) -> str:
+    """The table of a dataset, from what metrics/<dataset>.json holds, in Markdown."""
+    head, rows = table(content)
+    lines = [f"**{dataset}**: {CAPTION}", "", _line(head), "|---" * len(head) + "|"]
+    return "\n".join(lines + [_line(row) for row in rows])
+
+
+def table(content: dict) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: a pair, accuracy (or rating) of both models, and CoF of every method."""
+    methods = sorted({method for pair in content["pairs"].values() for method in pair["cof"]})
+    methods = [method for method in methods if method != "speculative"]  # the oracle's own numbers
+    rows = []
+    for name, pair in content["pairs"].items():
+        cells = [_quality(content["models"][pair[role]]) for role in ("small", "large")]
+        rows.append([name, *cells, *(percent(pair["cof"].get(method), "value") for method in methods)])
+    return ["pair", "small alone", "large alone", *(f"CoF {method}" for method in methods)], rows
+
+
+def sentences(content: dict) -> list[str]:
+    """What asking where the small model is unsure buys, a sentence a pair that has both such policies."""
+    told = []
+    for name, pair in content["pairs"].items():
+        policies = pair["policies"]
+        for budget in (p.removeprefix("oracle+entropy@") for p in policies if p.startswith("oracle+entropy@20")):
+            asked, coin = policies[f"oracle+entropy@{budget}"], policies.get(f"oracle+random@{budget}")
+            if coin and "accuracy" in asked:
+                told.append(
+                    f"{name}: calls at the {budget} % most uncertain tokens ({percent(asked, 'call_ratio', 'call_ratio_')} "
+                    f"of the test tokens) give {percent(asked)} right; as many calls at random, {percent(coin)}; "
+                    f"the small model alone, {_quality(content['models'][pair['small']])}; "
+                    f"the large one, {_quality(content['models'][pair['large']])}."
+                )
+    return told
+
+
+def percent(number: dict | None, key: str = "accuracy", prefix: str = "") -> str:
+    """A share with its interval, in percent: 12.3 (10.1 to 14.9); a dash where there is none."""
+    if number is None or key not in number:
+        return "-"
+    low, high = number[f"{prefix}low"], number[f"{prefix}high"]
+    return f"{number[key]:.1%} ({low:.1%} to {high:.1%})".replace("%", "")
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _quality(model: dict) -> str:
+    """A model's accuracy or a judge's mean rating; a dash without either."""
+    if "rating" in model:
+        return f"rated {model['rating']:.2f} ({model['rating_low']:.2f} to {model['rating_high']:.2f})"
+    return percent(model)
