@@ -95,6 +95,17 @@ def _warn_of_guessers(where: str, fits: Mapping[str, Fitted]) -> None:
             )
 
 
+def open_gate(settings: Settings, pair: str, dataset: str, policy: Policy) -> routers.Gate:
+    """The gate of any policy of the pair, in params.yaml or not, calibrated as `route_pair` does it."""
+    rule = settings.routers[policy.router].rule
+    if policy.budget is None and rule not in LEARNED_ROUTERS:
+        return routers.ready(settings, policy, {}, {})
+    texts = _Texts.open(settings, pair, dataset)
+    fits = texts.learn(settings, [policy])
+    cuts = {policy.name: texts.calibrate(settings, policy, fits)} if policy.budget is not None else {}
+    return routers.ready(settings, policy, cuts, {name: fitted.weights for name, fitted in fits.items()})
+
+
 def _told(fits: Mapping[str, Fitted]) -> str:
     """Learned routers as JSON: what each saw, and its weights."""
     told = {

@@ -22,7 +22,7 @@ FLOORS = [
     {"positions", "series", "prediction", "comparison", "report"},
     {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading"},
     {"tree", "reading", "closeups", "stability", "pace", "uncertainty", "published", "scaling"},
-    {"rollout"},
+    {"rollout", "generation"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

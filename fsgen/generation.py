@@ -1,0 +1,179 @@
+"""One text written by a pair under any policy, a token at a time, for a person who looks on.
+
+The slow twin of the closed loop: one text, no tree, the same routers, rules and endings, so in float32 the same
+tokens. Shape legend: H hidden width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+
+from fsgen import cursor, fusion, heads, models, routers, simulation, store, texts
+from fsgen.cursor import Cursor
+from fsgen.models import Loaded
+from fsgen.policies import Policy, parse_policy
+from fsgen.routers import Gate
+from fsgen.settings import Settings
+from fsgen.texts import Ending, Text
+from fsgen.typed import Complaint
+
+
+class Spoken(NamedTuple):
+    """A token and who chose it."""
+
+    token: int
+    default: int
+    """What would have been written without the large model."""
+    called: bool
+    """Whether the large model was asked here; drafted tokens are all asked about."""
+    entropy: float
+    """Of the model that would speak, nats; nan at the token that a draft's verification adds."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the large model's word replaced another."""
+        return self.called and self.token != self.default
+
+
+class Duet(NamedTuple):
+    """A pair in memory, ready to write under one policy."""
+
+    loaded: dict[str, Loaded]
+    policy: Policy
+    gate: Gate | None
+    """None where the policy drafts."""
+    settings: Settings
+    until: Ending
+    prompts: pl.DataFrame
+    """The dataset's prompts, whose endings and stop strings hold for other prompts too."""
+
+
+@dataclass
+class Tally:
+    """What the large model did for one text."""
+
+    passes: int = 0
+    """Forward calls; rounds, where the policy drafts."""
+    positions: int = 0
+    """Generated positions that it processed, rejected drafts and catching up included."""
+
+
+def open_duet(settings: Settings, pair: str, policy: str, dataset: str) -> Duet:
+    """Load the models that the policy needs, and calibrate its router on the pair's dumps.
+
+    The policy need not stand in params.yaml. Complaint where its method or router is unknown, where
+    it needs a tuned model that the pair has not, or a threshold and there are no dumps to set it on.
+    """
+    members = settings.named("pairs", pair).members()
+    settings.named("datasets", dataset)
+    parsed = parse_policy(policy, settings.methods, settings.routers)
+    rule = fusion.RULES[settings.methods[parsed.method].rule]
+    if parsed.method not in settings.methods_of(pair):
+        raise Complaint(f"Policy '{policy}' needs a tuned small model, and pairs.{pair} has none; add one.")
+    gate = None if parsed.draft else simulation.open_gate(settings, pair, dataset, parsed)
+    roles = {"small"} if parsed.draft else set()
+    loaded = {r: cursor.load(settings, members[r]) for r in members if r in {*roles, rule.speaker, *rule.inputs}}
+    prompts = store.read(f"data/prompts/{dataset}.parquet").sort("order")
+    prompts = prompts.with_columns(follow_ups=pl.lit([], dtype=prompts.schema["follow_ups"]))
+    until = texts.ending(loaded["large"], prompts, settings.datasets[dataset].max_new_tokens)
+    return Duet(loaded, parsed, gate, settings, until, prompts)
+
+
+def prompt_row(duet: Duet, asked: str) -> pl.DataFrame:
+    """A prompts table of one row: the dataset's prompt of that id, or these words themselves.
+
+    A plain model reads the words as they are, a chat model as the user's message.
+    """
+    known = duet.prompts.filter(prompt_id=asked)
+    if len(known):
+        return known
+    messages = pl.Series([[{"role": "user", "content": asked}]], dtype=duet.prompts.schema["messages"])
+    return duet.prompts.head(1).with_columns(prompt_id=pl.lit("asked"), plain=pl.lit(asked), messages=messages)
+
+
+@torch.inference_mode()
+def speak(duet: Duet, asked: pl.DataFrame, tally: Tally) -> Iterator[Spoken]:
+    """The text's tokens as they are chosen, to its end; `asked` is a table of one prompt."""
+    ids = models.prompt_ids(duet.loaded["large"], asked, duet.until.max_new_tokens)[0]
+    voice = _Voice(duet, asked["prompt_id"][0], ids, tally)
+    text = Text([])
+    while True:
+        for spoken in voice.draft() if duet.policy.draft else [voice.decide()]:
+            yield spoken
+            voice.ids.append(spoken.token)
+            (text,) = duet.until.advance([voice.name], [text.followed_by(spoken.token)])
+            if duet.until.is_finished(voice.name, text):
+                return
+
+
+class _Voice:
+    """The models at the end of one text."""
+
+    def __init__(self, duet: Duet, name: str, prompt: list[int], tally: Tally):
+        self.duet, self.name, self.ids, self.given, self.tally = duet, name, list(prompt), len(prompt), tally
+        self.known = len(prompt) - 1  # the prompt's last token is the input of the first generated position
+        self.method = duet.settings.methods[duet.policy.method]
+        budget = duet.settings.compute.read_tokens
+        self.cursors = {role: Cursor(loaded, budget) for role, loaded in duet.loaded.items()}
+        for own in self.cursors.values():
+            own.enter([[]])
+
+    def decide(self) -> Spoken:
+        """The next token by router and fusion."""
+        speaker = fusion.speaker(self.method)
+        default, seen = heads.see(self.duet.loaded[speaker], self._read(speaker)[-1:], self.duet.settings.dump)
+        chance = routers.chance(self.duet.settings.seed, np.array([self.name]), np.array([len(self.ids) - self.given]))
+        fused = self._fuse() if self.duet.gate.rule == "perfect" else None  # which peeks, by definition
+        differs = np.array([fused is not None and fused != default[0]])
+        called = bool(routers.calls(self.duet.gate, seen, chance, differs)[0])
+        if called:
+            fused = self._fuse() if fused is None else fused
+            self._count(len(self.ids) - self.known)
+            self.known = len(self.ids)
+        token = fused if called else int(default[0])
+        return Spoken(token, int(default[0]), called, float(seen.entropy_N[0]))
+
+    def draft(self) -> Iterator[Spoken]:
+        """One round of speculative decoding (arXiv 2211.17192, algorithm 1, greedy): draft K, verify in one pass."""
+        begin, drafted, entropies = len(self.ids), [], []
+        for _ in range(self.duet.policy.draft):
+            token, seen = heads.see(
+                self.duet.loaded["small"], self._read("small", drafted)[-1:], self.duet.settings.dump
+            )
+            drafted.append(int(token[0]))
+            entropies.append(float(seen.entropy_N[0]))
+        states_NH = self._read("large", drafted)[-len(drafted) - 1 :]
+        self._count(len(drafted) + 1)
+        says = self.duet.loaded["large"].logits(states_NH).argmax(-1).tolist()
+        for i, (draft, word) in enumerate(zip(drafted, says, strict=False)):
+            yield Spoken(word, draft, True, entropies[i])
+            if word != draft:
+                self._forget(begin + i)
+                return
+        yield Spoken(says[-1], says[-1], True, float("nan"))
+
+    def _fuse(self) -> int:
+        """The method's token here, each of its models caught up."""
+        inputs = fusion.RULES[self.method.rule].inputs
+        logits = {role: self.duet.loaded[role].logits(self._read(role)[-1:]) for role in inputs}
+        return int(heads.fused_ids(self.method, logits)[0])
+
+    def _read(self, role: str, drafted: list[int] | None = None) -> torch.Tensor:
+        """Hidden states [.., H] after the tokens that the model had not read; at least the last one's."""
+        own, whole = self.cursors[role], self.ids + (drafted or [])
+        held = min(int(own.length_R[0]), len(whole) - 1)
+        own.select(np.array([0]), np.array([held]))
+        return own.extend([whole[held:]])
+
+    def _count(self, positions: int) -> None:
+        self.tally.passes += 1
+        self.tally.positions += positions
+
+    def _forget(self, length: int) -> None:
+        """Take back what was drafted beyond a text of this length."""
+        for own in self.cursors.values():
+            own.select(np.array([0]), np.minimum(own.length_R, length))
