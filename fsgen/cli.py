@@ -1,74 +1,65 @@
-"""`fsgen` for people: check a params file, ask the tables in SQL, print the headline table."""
+"""`fsgen` for people: each command reads its words, calls one room of the house and prints."""
 
-import argparse
 import json
 import sys
+import traceback
 from pathlib import Path
+from typing import Annotated
 
-from fsgen import lake, settings, views
-from fsgen.report import headline
-from fsgen.typed import Complaint, look_up
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from fsgen import console, lake, settings, views
+from fsgen.typed import Complaint, look_up, read_yaml
+
+QUERIES = Path("queries")
+app = typer.Typer(
+    name="fsgen",
+    help="Study how a small and a large language model write together.",
+    rich_markup_mode="markdown",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+screen = Console(soft_wrap=True, highlight=False)
 
 
 def main() -> None:
-    """Entry point of the console script; a Complaint is one line on stderr and exit code 1."""
-    arguments = _parser().parse_args()
+    """Entry point of the console script; any error is one line on stderr and exit code 1."""
     try:
-        arguments.act(arguments)
+        app(standalone_mode=True)
     except Complaint as complaint:
-        print(f"fsgen: {complaint}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(str(complaint))
+    except Exception as error:  # a fault of ours: one line too, and where it came from if asked
+        _fail(
+            f"{type(error).__name__}: {error}; this should not happen, and 'fsgen --debug' shows where it did."
+        )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fsgen", description=__doc__)
-    acts = parser.add_subparsers(required=True, metavar="COMMAND")
-    check = acts.add_parser("check", help="validate params.yaml as a whole; opens tokenizers, no weights")
-    check.set_defaults(act=_check)
-    sql = acts.add_parser(
-        "sql", help='ask the tables: fsgen sql "select pair, avg(mismatch::int) from fused group by 1"'
-    )
-    sql.add_argument("query")
-    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    sql.set_defaults(act=_sql)
-    tables = acts.add_parser("tables", help="list the views, or the columns of one: fsgen tables fused")
-    tables.add_argument("view", nargs="?")
-    tables.set_defaults(act=_tables)
-    stability = acts.add_parser(
-        "stability", help="write prompts one by one and side by side, and say where a model's texts part"
-    )
-    stability.add_argument("model")
-    stability.add_argument("--dataset", help="default: the first of params.yaml")
-    stability.add_argument("--prompts", type=int, default=8)
-    stability.set_defaults(act=_stability)
-    predict = acts.add_parser(
-        "predict", help="CoF of a pair that nobody ran: fsgen predict --large 70e9 --small 1.5e9 ..."
-    )
-    predict.add_argument("--method", default="oracle")
-    predict.add_argument("--dataset", required=True, help="of params.yaml or of the published table")
-    predict.add_argument("--large", type=float, required=True, help="parameters of the large model")
-    predict.add_argument("--small", type=float, required=True, help="parameters of the small model")
-    predict.set_defaults(act=_predict)
-    speedup = acts.add_parser(
-        "speedup", help="time both models of a pair here, and say what drafting would gain"
-    )
-    speedup.add_argument("pair")
-    speedup.add_argument("--dataset", help="default: the first of params.yaml")
-    speedup.add_argument("--prompts", type=int, default=4)
-    speedup.set_defaults(act=_speedup)
-    grade = acts.add_parser(
-        "grade", help="grade the lines of a file: the task's gold columns and `text`, a JSON object a line"
-    )
-    grade.add_argument("task")
-    grade.add_argument("file", type=Path)
-    grade.set_defaults(act=_grade)
-    headline = acts.add_parser("headline", help="print accuracy and collaboration frequency of every pair")
-    headline.set_defaults(act=_headline)
-    return parser
+def _fail(sentence: str) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    print(f"fsgen: {sentence}", file=sys.stderr)
+    raise SystemExit(1) from None
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    from fsgen import checkpoints  # transformers takes seconds, and only this command needs it
+@app.callback()
+def _begin(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False):
+    """What is true of all commands."""
+
+
+Pair = Annotated[str, typer.Argument(help="A key of pairs in params.yaml.")]
+Dataset = Annotated[str | None, typer.Option(help="A key of datasets in params.yaml; else its first.")]
+
+
+@app.command()
+def check():
+    """Validate params.yaml as a whole; opens tokenizers, no weights.
+
+    Example: `fsgen check`
+    """
+    from fsgen import checkpoints  # transformers takes seconds, and few commands need it
 
     loaded = settings.load()
     trained = {name for name, model in loaded.models.items() if checkpoints.is_there(model)}
@@ -81,40 +72,248 @@ def _check(arguments: argparse.Namespace) -> None:
     print(f"params.yaml holds: {counts}.")
 
 
-def _sql(arguments: argparse.Namespace) -> None:
-    query = arguments.query.strip().rstrip(";")
-    if arguments.format == "csv":  # a CSV cell holds no list, so DuckDB spells all of them
-        print(lake.ask(f"select columns(*)::varchar from ({query})").write_csv(), end="")
+@app.command()
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="SQL, or a file of it; without it, the questions.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="name=value, which the query reads as getvariable('name')."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",
+    init: Annotated[
+        bool, typer.Option("--init", help="Print the views' definitions, for the duckdb shell.")
+    ] = False,
+):
+    """Ask the tables in SQL.
+
+    Example: `fsgen sql queries/first_mismatches.sql --set pair=arith-23k-451k`
+
+    Example: `fsgen sql "select pair, avg(disagree::int) from sides where writer = 'large' group by pair"`
+    """
+    look_up(dict.fromkeys(("table", "csv", "json")), format, "the formats")
+    if init:
+        print(lake.definitions(Path("data").resolve()), end="")
         return
-    frame = lake.ask(query)
-    if arguments.format == "json":
+    if query is None:
+        for name, question in lake.questions(QUERIES).items():
+            screen.print(Text.assemble((f"{name}\n", "bold"), f"    {question}"))
+        return
+    values = dict(_assignment(word) for word in set_ or [])
+    text = Path(query).read_text() if query.endswith(".sql") and Path(query).is_file() else query
+    _print_frame(text, values, format)
+
+
+def _assignment(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not name.isidentifier() or not equals:
+        raise Complaint(f"--set should read name=value, got '{word}'; write --set pair=arith-23k-451k.")
+    return name, value
+
+
+def _print_frame(query: str, values: dict[str, str], format: str) -> None:
+    if format == "csv":  # a CSV cell holds no list, so DuckDB spells all of them
+        inner = query.strip().rstrip(";")
+        print(lake.ask(f"select columns(*)::varchar from ({inner}\n)", values=values).write_csv(), end="")
+        return
+    frame = lake.ask(query, values=values)
+    if format == "json":
         print(frame.write_json())
+        return
+    import polars as pl
+
+    how = {
+        "tbl_rows": -1,
+        "tbl_cols": -1,
+        "tbl_hide_dataframe_shape": True,
+        "tbl_hide_column_data_types": True,
+    }
+    with pl.Config(**how, fmt_str_lengths=120, tbl_width_chars=max(screen.width, 160)):
+        print(frame)
+
+
+@app.command()
+def tables(view: Annotated[str | None, typer.Argument(help="A view, whose columns are listed.")] = None):
+    """List the views, or the columns of one.
+
+    Example: `fsgen tables sides`
+    """
+    if view is None:
+        rows = [(name, one.about) for name, one in (views.VIEWS | views.JOINED).items()]
     else:
-        import polars as pl
-
-        with pl.Config(
-            tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True
-        ):
-            print(frame)
-
-
-def _tables(arguments: argparse.Namespace) -> None:
-    if arguments.view is None:
-        rows = [(name, view.about) for name, view in views.VIEWS.items()]
-    else:
-        rows = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(arguments.view)]
+        rows = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(view)]
     for name, about in rows:
         print(f"{name:<32} {about}")
 
 
-def _stability(arguments: argparse.Namespace) -> None:
-    from fsgen import stability  # torch, which only this command needs
+@app.command()
+def show(
+    pair: Pair,
+    prompt_id: Annotated[str, typer.Argument(help="A prompt, as the view prompts names it.")],
+    policy: Annotated[str | None, typer.Option(help="Mark the tokens of this policy's text.")] = None,
+    pos: Annotated[
+        int | None, typer.Option(help="With a policy: both models' ten likeliest tokens there.")
+    ] = None,
+):
+    """Look at one prompt, down to the token.
+
+    Example: `fsgen show arith-23k-451k arith-00152 --policy oracle+entropy@20 --pos 6`
+    """
+    from fsgen import showing
+
+    if pos is not None and policy is None:
+        raise Complaint("--pos is a place in a policy's text; name it with --policy.")
+    if policy is None:
+        screen.print(showing.show_prompt(pair, prompt_id))
+    elif pos is None:
+        screen.print(showing.show_policy(pair, prompt_id, policy))
+    else:
+        screen.print(showing.show_token(pair, prompt_id, policy, pos))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Words, or a prompt's id; without it, a conversation.")
+    ] = None,
+    pair: Annotated[str | None, typer.Option(help="A key of pairs in params.yaml; else its first.")] = None,
+    policy: Annotated[str, typer.Option(help="Any policy, in params.yaml or not.")] = "oracle+entropy@20",
+    dataset: Dataset = None,
+):
+    """Let a pair write one text under a policy, token by token, marked by who chose it.
+
+    Example: `fsgen generate --pair arith-23k-451k --policy oracle+entropy@20 arith-00152`
+    """
+    from fsgen import generation  # torch, as below
 
     loaded = settings.load()
-    dataset = arguments.dataset or next(iter(loaded.datasets))
-    found = stability.compare(loaded, arguments.model, dataset, arguments.prompts)
+    duet = generation.open_duet(
+        loaded, pair or next(iter(loaded.pairs)), policy, dataset or next(iter(loaded.datasets))
+    )
+    if prompt is not None:
+        _perform(duet, prompt)
+        return
+    while asked := _listen():
+        _perform(duet, asked)
+
+
+def _listen() -> str:
+    """The next line that a person asks; nothing at the end of the input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return ""
+
+
+def _perform(duet, asked: str) -> None:
+    from fsgen import generation, showing
+
+    tally, spoken = generation.Tally(), []
+    for piece, one in generation.spell(duet, generation.prompt_row(duet, asked), tally):
+        spoken.append(one)
+        rows = [{"piece": piece, "called": one.called, "mismatch": one.is_changed}]
+        screen.print(showing.mark(rows, ""), end="")
+    screen.print(Text(f"\n{showing.LEGEND}\n{generation.sum_up(spoken, tally)}", style="dim"))
+
+
+@app.command()
+def run(
+    large: Annotated[str, typer.Option(help="Hub id (or id@commit), or a checkpoint's folder.")],
+    small: Annotated[str, typer.Option(help="The same.")],
+    dataset: Annotated[str, typer.Option(help="A key of datasets in params.yaml, or a task.")],
+    tuned: Annotated[str | None, typer.Option(help="The small model after fine-tuning, for proxy.")] = None,
+    data: Annotated[str | None, typer.Option(help="Local data of the task; else the hub's.")] = None,
+    method: Annotated[
+        str, typer.Option(help="A rule or a method of params.yaml; speculative@K drafts.")
+    ] = "oracle",
+    router: Annotated[
+        str | None, typer.Option(help="With its budget, as in entropy@20; else always.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Prompts, calibration and test together.")] = 100,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Of a turn, for a task that params.yaml does not name.")
+    ] = 256,
+    prompt: Annotated[str, typer.Option(help="How models are asked: plain or chat.")] = "plain",
+    allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="For mbpp.")] = False,
+):
+    """Run one combination without editing params.yaml, in runs/.
+
+    Example: `fsgen run --large data/family/base-451k --small data/family/base-23k --dataset arith --limit 40`
+    """
+    from fsgen import trial
+    from fsgen.report import headline
+
+    wish = trial.Wish(
+        **{name: value for name, value in locals().items() if name in trial.Wish.__annotations__}
+    )
+    home = trial.run(wish)
+    content = json.loads((home / "metrics" / f"{dataset}.json").read_text())
+    print(headline.markdown(dataset, content))
+    print(headline.policies(content))
+    print(f"To keep the pair, add this to params.yaml:\n\n{trial.moving_in(read_yaml(home / 'params.yaml'))}")
+
+
+@app.command()
+def predict(
+    dataset: Annotated[str, typer.Option(help="A dataset of params.yaml or of the published table.")],
+    large: Annotated[float, typer.Option(help="Parameters of the large model.")],
+    small: Annotated[float, typer.Option(help="Parameters of the small model.")],
+    method: Annotated[
+        str, typer.Option(help="A method of params.yaml or of the published table.")
+    ] = "oracle",
+):
+    """CoF of a pair that nobody ran, with its interval.
+
+    Example: `fsgen predict --dataset gsm8k --large 70e9 --small 1.5e9`
+    """
+    from fsgen import prediction  # scipy's statistics, a second to import
+
+    print(prediction.foretell(method, dataset, large, small))
+
+
+@app.command()
+def speedup(
+    pair: Pair, dataset: Dataset = None, prompts: Annotated[int, typer.Option(help="To time on.")] = 4
+):
+    """Time both models of a pair on this machine, and say what drafting would gain.
+
+    Example: `fsgen speedup arith-23k-451k`
+    """
+    from fsgen import pace
+
+    loaded = settings.load()
+    dataset = dataset or next(iter(loaded.datasets))
+    found = pace.measure(loaded, pair, dataset, prompts)
     print(
-        f"{arguments.model} wrote {found.tokens} tokens of {arguments.prompts} prompts of {dataset} alone. "
+        f"{pair}, batch 1, medians: a step of the small model takes {1e3 * found.small:.2f} ms, of "
+        f"the large one {1e3 * found.large:.2f} ms; cost ratio {found.small / found.large:.3f}."
+    )
+    for k, speed_up in pace.speed_ups(loaded, pair, dataset, found).items():
+        print(
+            f"K = {k}: verifying takes {found.verification[k] / found.large:.2f} steps of the large model; "
+            f"expected speed-up {speed_up.value:.2f} ({speed_up.low:.2f} to {speed_up.high:.2f}, 95 % over "
+            f"the test prompts of {dataset}, the pace taken as known)."
+        )
+
+
+@app.command()
+def stability(
+    model: Annotated[str, typer.Argument(help="A key of models in params.yaml.")],
+    dataset: Dataset = None,
+    prompts: Annotated[int, typer.Option(help="To write on.")] = 8,
+):
+    """Write prompts one by one and side by side, and say where a model's texts part.
+
+    Example: `fsgen stability arith-87k --prompts 4`
+    """
+    from fsgen import stability as steadiness
+
+    loaded = settings.load()
+    dataset = dataset or next(iter(loaded.datasets))
+    found = steadiness.compare(loaded, model, dataset, prompts)
+    print(
+        f"{model} wrote {found.tokens} tokens of {prompts} prompts of {dataset} alone. "
         f"Side by side {found.shared} of them come before any difference; "
         f"their top logits moved by at most {found.largest_shift:.2g}."
     )
@@ -125,45 +324,67 @@ def _stability(arguments: argparse.Namespace) -> None:
         )
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    from fsgen import prediction  # scipy's statistics, a second to import
+@app.command()
+def grade(
+    task: Annotated[str, typer.Argument(help="gsm8k, mbpp, ...")],
+    file: Annotated[Path, typer.Argument(help="A JSON object a line: the task's gold columns and `text`.")],
+):
+    """Grade the texts of a file, as the pipeline grades its own.
 
-    asked = (arguments.method, arguments.dataset, arguments.large, arguments.small)
-    print(prediction.foretell(*asked))
-
-
-def _speedup(arguments: argparse.Namespace) -> None:
-    from fsgen import pace  # torch, as above
-
-    loaded = settings.load()
-    dataset = arguments.dataset or next(iter(loaded.datasets))
-    found = pace.measure(loaded, arguments.pair, dataset, arguments.prompts)
-    print(
-        f"{arguments.pair}, batch 1, medians: a step of the small model takes {1e3 * found.small:.2f} ms, of "
-        f"the large one {1e3 * found.large:.2f} ms; cost ratio {found.small / found.large:.3f}."
-    )
-    for k, speed_up in pace.speed_ups(loaded, arguments.pair, dataset, found).items():
-        print(
-            f"K = {k}: verifying takes {found.verification[k] / found.large:.2f} steps of the large model; "
-            f"expected speed-up {speed_up.value:.2f} ({speed_up.low:.2f} to {speed_up.high:.2f}, 95 % over "
-            f"the test prompts of {dataset}, the pace taken as known)."
-        )
-
-
-def _grade(arguments: argparse.Namespace) -> None:
-    from fsgen import benchmarks, grading  # a second to import, and only this command needs it
+    Example: `fsgen grade gsm8k answers.jsonl`
+    """
+    from fsgen import benchmarks, grading
     from fsgen.tasks import rows
 
-    look_up(benchmarks.TASKS, arguments.task, "the tasks")
-    if not arguments.file.is_file():
-        raise Complaint(f"There is no file at {arguments.file}; name one with a JSON object a line.")
+    look_up(benchmarks.TASKS, task, "the tasks")
+    if not file.is_file():
+        raise Complaint(f"There is no file at {file}; name one with a JSON object a line.")
     grader = grading.Grader(settings.load())
-    for found in grading.grade_rows(grader, arguments.task, rows.read_file(arguments.file)):
+    for found in grading.grade_rows(grader, task, rows.read_file(file)):
         print(json.dumps(found))
 
 
-def _headline(arguments: argparse.Namespace) -> None:
-    headline.print_headline(settings.load())
+@app.command()
+def report():
+    """Draw the figures and write plots/report.html from the tables that are there.
+
+    Example: `fsgen report`
+    """
+    from fsgen.report import writing
+
+    writing.write_report(settings.load())
+
+
+@app.command()
+def headline():
+    """Print accuracy and collaboration frequency of every pair.
+
+    Example: `fsgen headline`
+    """
+    from fsgen.report import headline as told
+
+    told.print_headline(settings.load())
+
+
+@app.command()
+def tidy(yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False):
+    """Remove outputs of pairs, models and datasets that params.yaml no longer names.
+
+    Example: `fsgen tidy`
+    """
+    from fsgen import tidying
+
+    found = tidying.find_leftovers(settings.load())
+    for path in found:
+        print(f"{tidying.size_of(path) / 1e6:9.1f} MB  {path}")
+    if not found:
+        console.wrote("Nothing to remove: everything under data/ and metrics/ is named in params.yaml.")
+    elif yes or typer.confirm(f"Remove these {len(found)}?"):
+        for path in found:
+            tidying.remove(path)
+        console.wrote(f"Removed {len(found)}.")
+    else:
+        console.wrote("Removed nothing.")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ def open_duet(settings: Settings, pair: str, policy: str, dataset: str) -> Duet:
         raise Complaint(f"Policy '{policy}' needs a tuned small model, and pairs.{pair} has none; add one.")
     gate = None if parsed.draft else simulation.open_gate(settings, pair, dataset, parsed)
     roles = {"small"} if parsed.draft else set()
-    loaded = {r: cursor.load(settings, members[r]) for r in members if r in {*roles, rule.speaker, *rule.inputs}}
+    loaded = {
+        r: cursor.load(settings, members[r]) for r in members if r in {*roles, rule.speaker, *rule.inputs}
+    }
     prompts = store.read(f"data/prompts/{dataset}.parquet").sort("order")
     prompts = prompts.with_columns(follow_ups=pl.lit([], dtype=prompts.schema["follow_ups"]))
     until = texts.ending(loaded["large"], prompts, settings.datasets[dataset].max_new_tokens)
@@ -92,7 +94,9 @@ def prompt_row(duet: Duet, asked: str) -> pl.DataFrame:
     if len(known):
         return known
     messages = pl.Series([[{"role": "user", "content": asked}]], dtype=duet.prompts.schema["messages"])
-    return duet.prompts.head(1).with_columns(prompt_id=pl.lit("asked"), plain=pl.lit(asked), messages=messages)
+    return duet.prompts.head(1).with_columns(
+        prompt_id=pl.lit("asked"), plain=pl.lit(asked), messages=messages
+    )
 
 
 @torch.inference_mode()
@@ -110,6 +114,26 @@ def speak(duet: Duet, asked: pl.DataFrame, tally: Tally) -> Iterator[Spoken]:
                 return
 
 
+def spell(duet: Duet, asked: pl.DataFrame, tally: Tally) -> Iterator[tuple[str, Spoken]]:
+    """The tokens with the text that each adds, which may be nothing yet, where a character has several."""
+    ids, said, decode = [], "", duet.loaded["large"].tokenizer.decode
+    for spoken in speak(duet, asked, tally):
+        ids.append(spoken.token)
+        whole = decode(ids)
+        piece = "" if whole.endswith("\ufffd") else whole[len(said) :]
+        said += piece
+        yield piece, spoken
+
+
+def sum_up(spoken: list[Spoken], tally: Tally) -> str:
+    """Call and intervention ratio of a text, and what the large model did for it, in a sentence."""
+    calls, changes = sum(s.called for s in spoken), sum(s.is_changed for s in spoken)
+    return (
+        f"{len(spoken)} tokens; asked about {calls} ({calls / len(spoken):.1%}), changed {changes} "
+        f"({changes / len(spoken):.1%}); {tally.passes} passes of the large model over {tally.positions} positions"
+    )
+
+
 class _Voice:
     """The models at the end of one text."""
 
@@ -125,8 +149,12 @@ class _Voice:
     def decide(self) -> Spoken:
         """The next token by router and fusion."""
         speaker = fusion.speaker(self.method)
-        default, seen = heads.see(self.duet.loaded[speaker], self._read(speaker)[-1:], self.duet.settings.dump)
-        chance = routers.chance(self.duet.settings.seed, np.array([self.name]), np.array([len(self.ids) - self.given]))
+        default, seen = heads.see(
+            self.duet.loaded[speaker], self._read(speaker)[-1:], self.duet.settings.dump
+        )
+        chance = routers.chance(
+            self.duet.settings.seed, np.array([self.name]), np.array([len(self.ids) - self.given])
+        )
         fused = self._fuse() if self.duet.gate.rule == "perfect" else None  # which peeks, by definition
         differs = np.array([fused is not None and fused != default[0]])
         called = bool(routers.calls(self.duet.gate, seen, chance, differs)[0])

@@ -78,3 +78,9 @@ def ask(sql: str, data: Path = Path("data"), values: Mapping[str, str] | None = 
         first = str(error).splitlines()[0]
         known = ", ".join([*VIEWS, *JOINED])
         raise Complaint(f"The query failed: {first} (known views: {known}).") from error
+
+
+def questions(folder: Path) -> dict[str, str]:
+    """File to the sentence that it answers: the comment at its head, without the hints on variables."""
+    heads = {str(path): path.read_text().splitlines()[0] for path in sorted(folder.glob("*.sql"))}
+    return {name: head.removeprefix("--").strip() for name, head in heads.items()}

@@ -197,7 +197,12 @@ def _parse(raw: dict) -> Settings:
     for section, cls in tables.items():
         entries = mapping(raw.pop(section, {}), section)
         built[section] = {n: build(cls, e, f"{section}.{n}") for n, e in entries.items()}
-    for section, cls in {"dump": Dump, "compute": Compute, "report": Report, "curriculum": Curriculum}.items():
+    for section, cls in {
+        "dump": Dump,
+        "compute": Compute,
+        "report": Report,
+        "curriculum": Curriculum,
+    }.items():
         if section in raw:
             built[section] = build(cls, raw.pop(section), section)
     return build(

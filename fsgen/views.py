@@ -82,7 +82,9 @@ VIEWS = {
     ),
     "pairs": View("the models of every pair by role", "evaluated/*/pairs.parquet", {"dataset": -2}),
     "closeups": View(
-        "all models of a pair at every position of some policies' texts", "closeups/*/*/reads-*.parquet", _PAIR
+        "all models of a pair at every position of some policies' texts",
+        "closeups/*/*/reads-*.parquet",
+        _PAIR,
     ),
     "vocabulary": View("what a model's tokens spell", "vocabulary/*.parquet", {"model": -1}),
     **{name: View(about, f"laws/*/{name}.parquet", {"basis": -2}) for name, about in _LAWS.items()},

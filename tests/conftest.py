@@ -17,17 +17,22 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from fsgen import (
     benchmarks,
     checkpoints,
+    closeups,
+    comparison,
     decoding,
     evaluation,
     fusing,
     grading,
     models,
+    published,
     reading,
     rollout,
+    scaling,
     settings,
     simulation,
     store,
     texts,
+    uncertainty,
     vocabulary,
 )
 from fsgen.benchmarks import PROMPTS
@@ -265,3 +270,24 @@ def sums(tmp_path, monkeypatch) -> SimpleNamespace:
     made = settings.Settings(**entries, **rest)
     benchmarks.write_prompts(made, "sums")
     return SimpleNamespace(settings=made, prompts=store.read("data/prompts/sums.parquet"))
+
+
+@pytest.fixture(scope="session")
+def finished_home(tiny_checkpoints, tmp_path_factory) -> Path:
+    """A project folder in which a pair of the embedded family ran every stage but the report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        loaded = family_world(tiny_checkpoints)
+        finish_pair(loaded)
+        closeups.close_up(loaded, "duo")
+        published.write_published(ROOT / "data/published/cof.csv")
+        for stage in (comparison.compare, scaling.write_scaling, uncertainty.write_uncertainty):
+            stage(loaded)
+        return Path.cwd()
+
+
+@pytest.fixture
+def finished(finished_home, monkeypatch) -> settings.Settings:
+    """That folder's settings, in that folder; tests leave its tables as they are."""
+    monkeypatch.chdir(finished_home)
+    return settings.load()

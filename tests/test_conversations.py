@@ -21,10 +21,11 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsgen import checkpoints, decoding, evaluation, grading, judge, models, report, store
+from fsgen import checkpoints, decoding, evaluation, grading, judge, models, store
 from fsgen.benchmarks import PROMPTS
 from fsgen.judge import Rating
 from fsgen.texts import Ending, Text, ending, marks, text_rows, turns_of
+from fsgen.report import headline
 from fsgen.typed import Complaint
 
 TOKENIZER = make_tokenizer(WORDS)
@@ -229,8 +230,8 @@ def test_a_judged_task_has_ratings_for_accuracies_and_neither_without_a_judge(ta
         assert present["unrated_turns"] > 0
         assert 0 < present["truncated_share"] == absent["truncated_share"]
     assert without["pairs"]["duo"]["cof"] == rated["pairs"]["duo"]["cof"]
-    assert "| - |" in report.headline_table("toy", without)
-    assert "| rated " in report.headline_table("toy", rated)
+    assert "| - |" in headline.markdown("toy", without)
+    assert "| rated " in headline.markdown("toy", rated)
     large = rated["models"]["large"]
     assert rated["pairs"]["duo"]["policies"]["speculative@3"]["rating"] == large["rating"]
 

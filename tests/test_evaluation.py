@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 from conftest import PARAMS, describe_all, run_pair, write_params, write_prompts
 
-from fsgen import checkpoints, costs, evaluation, grading, lake, report, store, tallies
+from fsgen import checkpoints, costs, evaluation, grading, lake, store, views, tallies
+from fsgen.report import headline
 from fsgen.typed import Complaint
 
 
@@ -181,7 +182,7 @@ def test_estimates_are_kept_apart_and_say_how_much_is_the_policys_own_text(numbe
 
 def test_every_view_answers_and_knows_where_its_rows_come_from(world, numbers):
     """Names of pair, model and dataset are columns, read from the path; views wait for their files."""
-    for name in (name for name, view in lake.VIEWS.items() if any(Path("data").glob(view.pattern))):
+    for name in (name for name, view in views.VIEWS.items() if any(Path("data").glob(view.pattern))):
         rows = lake.ask(f"select * from {name} limit 3")
         assert len(rows) == 3, name
         for column, expected in (("pair", "duo"), ("dataset", "toy")):
@@ -232,7 +233,7 @@ def test_the_command_line_speaks_to_people_and_programs(world, numbers):
 
 def test_the_headline_table_reads_percent_with_intervals(numbers):
     """One row a pair; speculative repeats the oracle and is left out."""
-    table = report.headline_table("toy", numbers)
+    table = headline.markdown("toy", numbers)
 
     cof = numbers["pairs"]["duo"]["cof"]["oracle"]
     assert f"{100 * cof['value']:.1f} ({100 * cof['low']:.1f} to {100 * cof['high']:.1f})" in table

@@ -5,40 +5,25 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import family_world, finish_pair
 
-from fsgen import (
-    comparison,
-    lake,
-    published,
-    report,
-    scaling,
-    settings,
-    uncertainty,
-)
+from fsgen import lake, settings, views
 from fsgen.figures import gallery, style
+from fsgen.report import writing
 from fsgen.typed import Complaint
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def frames(tiny_checkpoints, tmp_path_factory) -> dict[str, pl.DataFrame]:
-    """The result of every figure's query, over a pair of the embedded family that ran every stage."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("drawn"))
-        loaded = family_world(tiny_checkpoints)
-        finish_pair(loaded)
-        published.write_published(ROOT / "data/published/cof.csv")
-        for stage in (comparison.compare, scaling.write_scaling, uncertainty.write_uncertainty):
-            stage(loaded)
-        tables = lake.connect()
-        yield {name: tables.sql(gallery.query(name)).pl() for name in gallery.FIGURES}
+@pytest.fixture
+def frames(finished) -> dict[str, pl.DataFrame]:
+    """The result of every figure's query."""
+    tables = lake.connect()
+    return {name: tables.sql(gallery.query(name)).pl() for name in gallery.FIGURES}
 
 
 def test_every_view_answers(frames):
     """After every stage has run there is no view without rows and described columns."""
-    for name in lake.VIEWS:
+    for name in views.VIEWS | views.JOINED:
         assert len(lake.ask(f"select * from {name} limit 1")) == 1, name
         assert all(about for _, _, about in lake.columns(name))
 
@@ -128,14 +113,14 @@ def test_a_figure_does_with_a_single_row(frames, name, tmp_path):
 
 def test_the_report_draws_all_of_them_and_leaves_nothing_stale(frames, capsys):
     """plots/ holds what this run drew, one a dataset where figures are by dataset, and nothing older."""
-    stale = report.PLOTS / "of-old.svg"
+    stale = writing.PLOTS / "of-old.svg"
     stale.parent.mkdir(exist_ok=True)
     stale.write_text("")
-    report.write_report(settings.load())
-    names = {str(path.relative_to(report.PLOTS)) for path in report.PLOTS.rglob("*.*")}
+    writing.write_report(settings.load())
+    names = {str(path.relative_to(writing.PLOTS)) for path in writing.PLOTS.rglob("*.*")}
     stems = {f"{name}/toy" if entry.by_dataset else name for name, entry in gallery.FIGURES.items()}
 
-    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")}
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")} | {"report.html"}
     assert "**toy**" in capsys.readouterr().out
 
 

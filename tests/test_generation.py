@@ -69,9 +69,7 @@ def test_it_costs_what_the_policy_costs(world, monkeypatch):
 
 def test_a_budget_that_params_do_not_name_is_calibrated_on_the_spot(world, monkeypatch):
     """Any policy will do; a stricter budget calls less on the calibration prompts."""
-    cuts = [
-        open_in_memory(world, monkeypatch, f"oracle+entropy@{budget}").gate.cut for budget in (5, 15, 60)
-    ]
+    cuts = [open_in_memory(world, monkeypatch, f"oracle+entropy@{budget}").gate.cut for budget in (5, 15, 60)]
     assert cuts == sorted(cuts, reverse=True)
     assert cuts[0] > cuts[-1]
 

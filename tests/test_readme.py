@@ -11,8 +11,10 @@ import yaml
 from fsgen import (
     benchmarks,
     cli,
+    closeups,
     comparison,
     decoding,
+    evaluation,
     fusing,
     grading,
     lake,
@@ -23,6 +25,7 @@ from fsgen import (
     tallies,
     texts,
     uncertainty,
+    views,
     vocabulary,
 )
 
@@ -44,6 +47,8 @@ SCHEMAS = {
     "graded": grading.GRADED_PAIR,
     "tallies": tallies.POLICIES,
     "scores": simulation.SCORES,
+    "pairs": evaluation.PAIRS,
+    "closeups": closeups.CLOSEUPS,
     "vocabulary": vocabulary.VOCABULARY,
     **scaling.SCHEMAS,
     **uncertainty.TABLES,
@@ -62,6 +67,10 @@ def dictionary() -> str:
         else:
             rows = [f"| `{f.name}` | {f.type} | {f.metadata[b'about'].decode()} |" for f in SCHEMAS[name]]
             parts.append("\n".join(["| column | type | meaning |", "|---|---|---|", *rows]))
+    for name, view in views.JOINED.items():
+        parts.append(f"**`{name}`**: {view.about} (over {', '.join(f'`{over}`' for over in view.over)}).")
+        rows = [f"| `{column}` | {about} |" for column, about in view.columns.items()]
+        parts.append("\n".join(["| column | meaning |", "|---|---|", *rows]))
     return "\n\n".join(parts)
 
 
@@ -83,16 +92,6 @@ def test_every_stage_is_named():
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]:
         assert f"`{stage}`" in README or f"`{stage.split('_')[0]}_*`" in README
         assert re.search(rf"\b{stage}\b", README.split("```mermaid")[1].split("```")[0])
-
-
-@pytest.mark.parametrize("line", re.findall(r"^fsgen .*?(?=\s{2,}#|$)", README, flags=re.M))
-def test_shown_commands_parse(line):
-    """What the README shows, the command line takes."""
-    whole = README[README.index(line) :]
-    end = re.search(r'"\n|\n', whole) if line.count('"') != 1 else re.search(r'"\n', whole)
-    words = shlex.split(whole[: end.end()].split("  #")[0])
-
-    assert cli._parser().parse_args(words[1:]).act
 
 
 def test_every_room_stands_in_the_tree():

@@ -42,7 +42,11 @@ def explore(settings: Settings) -> dict:
 def _prompt(row: dict) -> dict:
     asked = [row["plain"], *(later["plain"] for later in row["follow_ups"])]
     gold = json.loads(row["gold"])
-    return {"id": row["prompt_id"], "asked": asked, "gold": str(gold.get("answer", gold.get("target", row["gold"])))}
+    return {
+        "id": row["prompt_id"],
+        "asked": asked,
+        "gold": str(gold.get("answer", gold.get("target", row["gold"]))),
+    }
 
 
 def _pair(settings: Settings, tables, pair: str, dataset: str, closeups: pl.DataFrame) -> dict:
@@ -65,7 +69,9 @@ def _pair(settings: Settings, tables, pair: str, dataset: str, closeups: pl.Data
     return {
         "models": settings.pairs[pair].members(),
         "speakers": {name: fusion.speaker(method) for name, method in methods.items()},
-        "policies": {n: {"method": p.method, "router": p.router, "cut": cuts[n]} for n, p in policies.items()},
+        "policies": {
+            n: {"method": p.method, "router": p.router, "cut": cuts[n]} for n, p in policies.items()
+        },
         "texts": texts,
     }
 

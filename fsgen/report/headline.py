@@ -36,12 +36,24 @@ def table(content: dict) -> tuple[list[str], list[list[str]]]:
     return ["pair", "small alone", "large alone", *(f"CoF {method}" for method in methods)], rows
 
 
+def policies(content: dict) -> str:
+    """Every policy's quality, calls and interventions, in Markdown, percent with 95 % intervals over prompts."""
+    lines = [_line(["pair", "policy", "right", "called", "changed"]), "|---" * 5 + "|"]
+    for pair, entry in content["pairs"].items():
+        for name, told in entry["policies"].items():
+            ratios = [percent(told, f"{kind}_ratio", f"{kind}_ratio_") for kind in ("call", "intervention")]
+            lines.append(_line([pair, name, _quality(told), *ratios]))
+    return "\n".join(lines)
+
+
 def sentences(content: dict) -> list[str]:
     """What asking where the small model is unsure buys, a sentence a pair that has both such policies."""
     told = []
     for name, pair in content["pairs"].items():
         policies = pair["policies"]
-        for budget in (p.removeprefix("oracle+entropy@") for p in policies if p.startswith("oracle+entropy@20")):
+        for budget in (
+            p.removeprefix("oracle+entropy@") for p in policies if p.startswith("oracle+entropy@20")
+        ):
             asked, coin = policies[f"oracle+entropy@{budget}"], policies.get(f"oracle+random@{budget}")
             if coin and "accuracy" in asked:
                 told.append(

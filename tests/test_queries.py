@@ -1,0 +1,133 @@
+"""The lake: joined views say what the tables say, the shipped questions have answers, nothing is written."""
+
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from fsgen import lake, store
+from fsgen.typed import Complaint
+
+QUERIES = Path(__file__).parent.parent / "queries"
+NAMES = sorted(path.stem for path in QUERIES.glob("*.sql"))
+MAY_BE_EMPTY = {"proxy_beyond_oracle", "routers_disagree"}  # on a dozen prompts
+
+
+def ask(name: str, **values: str) -> pl.DataFrame:
+    return lake.ask((QUERIES / f"{name}.sql").read_text(), values=values)
+
+
+def test_there_are_ten_questions_and_more():
+    """Each file begins with the question that it answers."""
+    heads = lake.questions(QUERIES)
+    assert len(heads) == len(NAMES) >= 10
+    assert all(head.endswith("?") for head in heads.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_question_has_an_answer(finished, name):
+    """On any finished run, named columns, no column without a single value."""
+    answer = ask(name)
+    assert len(answer) or name in MAY_BE_EMPTY
+    for column in answer.columns:
+        assert answer[column].null_count() < max(1, len(answer)), column
+
+
+def test_cof_by_pair_is_the_metrics_cof(finished):
+    """The same number that metrics/<dataset>.json holds, whether from a dump or a rollout."""
+    cof = store.read_metrics(Path("metrics/toy.json"))["pairs"]["duo"]["cof"]
+    answer = dict(ask("cof_by_pair").select("method", "cof_percent").iter_rows())
+    assert answer == {m: pytest.approx(100 * cof[m]["value"], abs=0.0501) for m in answer}
+    assert set(answer) == set(cof) - {"speculative"}
+
+
+def test_sides_are_both_models_records(finished):
+    """Counted anew from the dumps, with polars, on both texts."""
+    sides = lake.ask("from sides").sort("writer", "prompt_id", "pos")
+    fused = store.read("data/fused/duo/toy.parquet").filter(method="oracle")
+    reads = store.read("data/small/duo/toy/reads-*.parquet").filter(reader="small")
+    key = ["writer", "prompt_id", "turn", "pos"]
+    beside = sides.join(fused.select(*key, "default_id", "fused_id", "mismatch"), on=key, validate="1:1")
+    assert len(beside) == len(sides) == len(fused)
+    assert beside["small_id"].equals(beside["default_id"], null_equal=True)
+    assert beside["large_id"].equals(beside["fused_id"])
+    assert beside["disagree"].equals(beside["mismatch"])
+    seen = sides.join(reads.select(*key, "entropy", "max_logit", "logsumexp"), on=key, validate="1:1")
+    assert seen["small_entropy"].equals(seen["entropy"])
+    chance = (seen["max_logit"] - seen["logsumexp"]).exp()
+    assert (chance - seen["small_probability"]).abs().max() < 1e-6
+    spelt = dict(store.read("data/vocabulary/large.parquet", ["token_id", "piece"]).iter_rows())
+    assert sides["piece"].to_list() == [spelt[i] for i in sides["token_id"]]
+
+
+def test_spelt_is_rolled_with_words_and_verdicts(finished):
+    """Row by row, none lost and none doubled."""
+    spelt = lake.ask("from spelt").sort("policy", "prompt_id", "pos")
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").sort("policy", "prompt_id", "pos")
+    words = dict(store.read("data/vocabulary/large.parquet", ["token_id", "piece"]).iter_rows())
+    assert spelt["piece"].to_list() == [words[i] for i in rolled["token_id"]]
+    assert spelt["fused_piece"].to_list() == [words[i] for i in rolled["fused_id"]]
+    graded = store.read("data/graded/pairs/duo/toy.parquet")
+    verdicts = {(p, i): v for p, i, v in graded.select("policy", "prompt_id", "verdict").iter_rows()}
+    assert spelt["verdict"].to_list() == [verdicts[p, i] for p, i in spelt.select("policy", "prompt_id").rows()]
+
+
+def test_first_mismatches_are_the_first(finished):
+    """Of a prompt that is named, in order, at most ten."""
+    sides = lake.ask("from sides where writer = 'large' and in_answer and disagree").sort("prompt_id", "pos")
+    name = sides["prompt_id"][0]
+    answer = ask("first_mismatches", pair="duo", prompt_id=name)
+    assert answer["pos"].to_list() == sides.filter(prompt_id=name)["pos"].head(10).to_list()
+
+
+def test_deciles_hold_all_mismatches(finished):
+    """Ten parts of nearly equal size, whose shares add up."""
+    answer = ask("entropy_deciles")
+    assert answer["decile"].to_list() == list(range(1, 11))
+    assert answer["tokens"].max() - answer["tokens"].min() <= 1
+    assert answer["share_of_mismatches_percent"].sum() == pytest.approx(100, abs=0.5)
+    assert answer["from_nats"].is_sorted()
+
+
+def test_a_choice_is_heeded(finished):
+    """--set changes what a question is about."""
+    one, other = (ask("calls_by_position", policy=p) for p in ("oracle+always", "oracle+never"))
+    assert set(one["called_percent"]) == {100.0}
+    assert set(other["called_percent"]) == {0.0}
+
+
+def test_definitions_work_in_another_shell(finished, tmp_path, monkeypatch):
+    """What `fsgen sql --init` prints makes the same views in a bare DuckDB, in any folder."""
+    told = lake.definitions(Path("data").resolve())
+    expected = lake.ask("select count(*) as n from sides")
+    monkeypatch.chdir(tmp_path)
+    bare = duckdb.connect()
+    bare.execute(told)
+    assert bare.sql("select count(*) as n from sides").pl().equals(expected)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "copy (select 1) to 'stolen.csv'",
+        "explain analyze copy (select 1) to 'stolen.csv'",
+        "create table t as select 1",
+        "attach 'other.db'",
+        "drop view prompts",
+        "select 1; copy (select 1) to 'stolen.csv'",
+        "",
+    ],
+)
+def test_nothing_is_written(finished, query):
+    """Only a single query is run; the refusal is one sentence."""
+    with pytest.raises(Complaint, match="only read") as refusal:
+        lake.ask(query)
+    assert "\n" not in str(refusal.value)
+    assert not Path("stolen.csv").exists()
+
+
+def test_a_misspelt_view_is_told_with_the_known_ones(finished):
+    """DuckDB's first line, and what there is."""
+    with pytest.raises(Complaint, match=r"tokns.*known views: prompts"):
+        lake.ask("select * from tokns")
