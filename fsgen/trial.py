@@ -115,6 +115,8 @@ def params_of(wish: Wish) -> dict:
     policy = wish.method if draft else f"{method}+{wish.router or 'always'}"
     if draft and wish.router:
         raise Complaint(f"'{wish.method}' drafts, and takes no router; leave out '{wish.router}'.")
+    if own.get("rule", method) == "proxy" and not wish.tuned:
+        raise Complaint(f"The method '{method}' needs a tuned small model, got none; name one with --tuned.")
     return base | {
         "datasets": {wish.dataset: _dataset(wish, here.get("datasets", {}))},
         "models": models,

@@ -70,7 +70,9 @@ def test_spelt_is_rolled_with_words_and_verdicts(finished):
     assert spelt["fused_piece"].to_list() == [words[i] for i in rolled["fused_id"]]
     graded = store.read("data/graded/pairs/duo/toy.parquet")
     verdicts = {(p, i): v for p, i, v in graded.select("policy", "prompt_id", "verdict").iter_rows()}
-    assert spelt["verdict"].to_list() == [verdicts[p, i] for p, i in spelt.select("policy", "prompt_id").rows()]
+    assert spelt["verdict"].to_list() == [
+        verdicts[p, i] for p, i in spelt.select("policy", "prompt_id").rows()
+    ]
 
 
 def test_first_mismatches_are_the_first(finished):

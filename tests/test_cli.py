@@ -1,0 +1,285 @@
+"""What people type: each command on a finished run, its refusals in one sentence, its example as it stands."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PARAMS
+
+from fsgen import cli, settings, store, tidying
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)
+
+
+@pytest.fixture
+def fsgen(monkeypatch, capsys):
+    """Call the command line in this process: exit code, what it printed, what it said on stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fsgen", *words])
+        monkeypatch.setattr(cli, "screen", cli.Console(soft_wrap=True, highlight=False, width=120))
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return left.value.code or 0, out, err
+
+    return call
+
+
+def refused(answer: tuple[int, str, str]) -> str:
+    """The one sentence of a refusal."""
+    code, out, err = answer
+    assert code == 1
+    assert out == ""
+    (sentence,) = err.splitlines()
+    assert sentence.startswith("fsgen: ")
+    return sentence
+
+
+def test_every_command_has_a_page_with_an_example(fsgen):
+    """The example begins with the command it is about."""
+    for name in COMMANDS:
+        code, out, _ = fsgen(name, "--help")
+        assert code == 0
+        assert f"fsgen {name}" in re.search(r"Example:\s+(.*)", out).group(1)
+
+
+def test_sql_in_three_formats(finished, fsgen):
+    """The same rows; lists survive."""
+    query = (
+        "select prompt_id, top_ids[:2] as two from solo where model = 'small' order by prompt_id, pos limit 2"
+    )
+    code, table, _ = fsgen("sql", query)
+    assert code == 0
+    rows = json.loads(fsgen("sql", query, "--format", "json")[1])
+    lines = fsgen("sql", query, "--format", "csv")[1].splitlines()
+    assert lines[0] == "prompt_id,two"
+    assert len(lines) == 3
+    assert len(rows) == 2
+    for row in rows:
+        assert row["prompt_id"] in table
+        assert f'"{row["two"]}"' in lines[1 + rows.index(row)]
+
+
+def test_a_question_from_a_file_with_a_choice(finished, fsgen):
+    """The file's SQL, with what --set says."""
+    file = str(ROOT / "queries" / "calls_by_position.sql")
+    rows = json.loads(fsgen("sql", file, "--set", "policy=oracle+always", "--format", "json")[1])
+    assert {row["called_percent"] for row in rows} == {100.0}
+    assert "write --set pair=" in refused(fsgen("sql", file, "--set", "policy"))
+
+
+def test_sql_without_a_query_lists_the_questions(fsgen, monkeypatch):
+    """One for each file, as a sentence."""
+    monkeypatch.chdir(ROOT)
+    _, out, _ = fsgen("sql")
+    for path in Path("queries").glob("*.sql"):
+        assert str(path) in out
+    assert out.count("?") >= 10
+
+
+def test_init_prints_what_another_shell_can_read(finished, fsgen):
+    """Absolute paths, one statement a view."""
+    _, out, _ = fsgen("sql", "--init")
+    assert out.count("create or replace view") == len(out.splitlines()) > 30
+    assert str(Path("data").resolve()) in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sql", "drop view prompts"], "only read"),
+        (["sql", "select 1", "--format", "xml"], "the formats"),
+        (["tables", "sides_"], "did you mean 'sides'"),
+        (["show", "duo", "nobody"], "There is no prompt 'nobody'"),
+        (["show", "solo", "{prompt}"], "The pair 'solo' has no text"),
+        (["show", "duo", "{prompt}", "--policy", "speculative@3"], "wrote nothing"),
+        (["show", "duo", "{prompt}", "--policy", "oracle+always", "--pos", "999"], "no token 999"),
+        (["show", "duo", "{prompt}", "--pos", "1"], "name it with --policy"),
+        (["generate", "--policy", "oracle+entropi@20", "{prompt}"], "did you mean 'entropy'"),
+        (
+            ["run", "--large", "a/b", "--small", "no such", "--dataset", "toy"],
+            "neither a folder nor a hub id",
+        ),
+        (
+            ["run", "--large", "checkpoints/large", "--small", "checkpoints/small", "--dataset", "tyo"],
+            "'toy'",
+        ),
+        (["predict", "--dataset", "toy", "--large", "1e9", "--small", "2e9"], "0 < small < large"),
+        (["grade", "arit", "x"], "did you mean 'arith'"),
+        (["grade", "arith", "nofile"], "no file at nofile"),
+        (["stability", "smal"], "did you mean 'small'"),
+        (["speedup", "dou"], "did you mean 'duo'"),
+    ],
+)
+def test_a_refusal_is_one_sentence(finished, fsgen, words, said):
+    """Exit code 1, nothing on stdout, what was expected and what to do."""
+    prompt = store.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
+    assert said in refused(fsgen(*(word.format(prompt=prompt) for word in words)))
+
+
+def test_a_fault_of_ours_is_one_sentence_too(finished, fsgen, monkeypatch):
+    """And --debug shows where it was."""
+
+    def fall(*_):
+        raise ZeroDivisionError("so it goes")
+
+    monkeypatch.setattr(cli.lake, "columns", fall)
+    assert "ZeroDivisionError: so it goes" in refused(fsgen("tables", "solo"))
+    code, _, err = fsgen("--debug", "tables", "solo")
+    assert code == 1
+    assert "in fall" in err
+
+
+def test_tables_describe_views(finished, fsgen):
+    """All of them, and the columns of plain and of joined ones."""
+    _, out, _ = fsgen("tables")
+    assert {"prompts", "sides", "spelt", "speedups"} <= {line.split()[0] for line in out.splitlines()}
+    for view in ("fused", "sides"):
+        _, out, _ = fsgen("tables", view)
+        assert "prompt_id" in out
+        assert all(len(line.split()) > 2 for line in out.splitlines())
+
+
+def test_show_goes_down_to_the_token(finished, fsgen):
+    """Prompt and texts; a policy's marks; both models' words with their probabilities."""
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="oracle+threshold")
+    first = store.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
+    rows = rolled.filter(prompt_id=first).sort("pos")
+    _, out, _ = fsgen("show", "duo", first)
+    assert "small (small) alone" in out
+    assert "large (large) alone" in out
+    assert "oracle+threshold" in out
+    _, out, _ = fsgen("show", "duo", first, "--policy", "oracle+threshold")
+    assert f"{rows['called'].sum()} calls" in out
+    assert len(re.findall(r"\[[^ \]]+\]", out.splitlines()[1])) == (rows["called"] & rows["mismatch"]).sum()
+    _, out, _ = fsgen("show", "duo", first, "--policy", "oracle+threshold", "--pos", "2")
+    assert out.count("%") >= 30  # ten words of three models
+    assert "nats" in out
+
+
+def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
+    """The rolled text, marked, and the ratios; words on stdin are a conversation."""
+    name = store.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
+    texts = store.read("data/rollouts/duo/toy/texts-*.parquet").filter(
+        prompt_id=name, policy="oracle+threshold"
+    )
+    rows = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
+        prompt_id=name, policy="oracle+threshold"
+    )
+    _, out, _ = fsgen("generate", "--policy", "oracle+threshold", name)
+    plain = re.sub(r"[\[\]{}]|<end>", "", out.splitlines()[0])
+    assert plain.split() == texts["text"][0].split()
+    assert f"asked about {rows['called'].sum()} " in out
+    monkeypatch.setattr(sys, "stdin", open(os.devnull))
+    assert fsgen("generate", "--policy", "oracle+always")[0] == 0
+
+
+def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
+    """It names what params.yaml no longer does, and nothing else; a no keeps everything."""
+    kept = ["data/large/duo/toy/x", "data/dumps/small/toy/x", "data/evaluated/toy/x", "metrics/toy.json"]
+    kept += ["metrics/scaling.json", "data/family/base/x", "data/laws/dumps/x", "data/published/x"]
+    gone = ["data/large/old/toy/x", "data/dumps/older/toy/x", "data/graded/pairs/old/x", "metrics/dull.json"]
+    gone += ["data/vocabulary/older.parquet", "data/closeups/old/x", "data/prompts/dull.parquet"]
+    for path in map(Path, kept + gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("0123456789")
+    found = {str(path) for path in tidying.find_leftovers(settings.load())}
+    assert len(found) == len(gone)
+    assert all(any(path.startswith(one) for one in found) for path in gone)
+
+    monkeypatch.setattr(cli.typer, "confirm", lambda question: False)
+    _, out, _ = fsgen("tidy")
+    assert all(one in out for one in found)
+    assert all(Path(path).exists() for path in kept + gone)
+    _, out, _ = fsgen("tidy", "--yes")
+    assert "Removed 7." in out
+    assert all(Path(path).exists() for path in kept)
+    assert not any(Path(path).exists() for path in gone)
+    assert "Nothing to remove" in fsgen("tidy")[1]
+
+
+def test_run_is_the_pipeline_for_one_combination(
+    finished_home, tiny_checkpoints, tmp_path, fsgen, monkeypatch
+):
+    """Two folders and a task: the same bytes as the stages give; again, nothing is run twice."""
+    monkeypatch.chdir(tmp_path)
+    for role in ("small", "large"):
+        Path(role).symlink_to(finished_home / "checkpoints" / role)
+    words = (
+        "run --large large --small small --dataset arith --limit 16 --max-new-tokens 20 --router threshold"
+    )
+    code, out, err = fsgen(*words.split())
+    assert code == 0, err
+    (home,) = Path("runs").iterdir()
+    assert "oracle+threshold" in out
+    content = json.loads((home / "metrics/arith.json").read_text())
+    assert set(content["pairs"]) == {"small-large"}
+    assert set(content["pairs"]["small-large"]["policies"]) == {"oracle+always", "oracle+threshold"}
+    added = yaml.safe_load(out.partition("params.yaml:")[2])
+    assert added["pairs"] == {"small-large": {"small": "small", "tuned": "small", "large": "large"}}
+    assert added["routers"] == {"threshold": {"at": 0.5}}
+    moved = PARAMS | {
+        key: PARAMS[key] | value for key, value in added.items() if isinstance(PARAMS[key], dict)
+    }
+    Path("params.yaml").write_text(
+        yaml.safe_dump(
+            moved
+            | {
+                "policies": added["policies"],
+                "models": added["models"],
+                "pairs": added["pairs"],
+                "datasets": added["datasets"],
+            }
+        )
+    )
+    assert settings.load().pairs.keys() == {"small-large"}
+    Path("params.yaml").unlink()
+
+    monkeypatch.setattr(store, "_write_shard", None)  # a model's work would be written
+    code, again, err = fsgen(*words.split())
+    assert code == 0, err
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+
+
+def test_run_with_a_tuned_model_and_drafts(finished_home, tmp_path, fsgen, monkeypatch):
+    """Proxy needs a third folder; drafting takes no router; two folders of one name are told apart."""
+    monkeypatch.chdir(tmp_path)
+    folders = {role: str(finished_home / "checkpoints" / role) for role in ("small", "tuned", "large")}
+    words = [part for role, path in folders.items() for part in (f"--{role}", path)]
+    rest = ["--dataset", "arith", "--limit", "16", "--max-new-tokens", "12"]
+    code, out, err = fsgen("run", *words, *rest, "--method", "proxy")
+    assert code == 0, err
+    assert "proxy+always" in out
+    code, out, err = fsgen("run", *words, *rest, "--method", "speculative@3")
+    assert code == 0, err
+    assert "speculative@3" in out
+    assert "takes no router" in refused(
+        fsgen("run", *words, *rest, "--method", "speculative@3", "--router", "entropy@20")
+    )
+    assert "needs a tuned" in refused(fsgen("run", *words[:2], *words[4:], *rest, "--method", "proxy"))
+
+
+def examples() -> list[str]:
+    """The examples of all help pages."""
+    found = [
+        re.findall(r"Example: `(.*)`", command.callback.__doc__) for command in cli.app.registered_commands
+    ]
+    return [example for own in found for example in own]
+
+
+@pytest.mark.parametrize("line", [line for line in examples() if not line.startswith("fsgen grade")])
+def test_an_example_works_as_it_stands(line, fsgen, monkeypatch):
+    """On the default run, where it has been made."""
+    monkeypatch.chdir(ROOT)
+    if not Path("data/closeups").is_dir():
+        pytest.skip("the default run is not there: make repro")
+    code, out, err = fsgen(*shlex.split(line)[1:])
+    assert code == 0, err
+    assert out
