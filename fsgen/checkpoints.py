@@ -81,6 +81,12 @@ def describe(name: str, model: Model) -> dict:
             "this architecture is not supported."
         )
     weights = _weight_files(name, home)
+    counted = _count_parameters(weights, config)
+    if model.parameters is not None and abs(counted["total"] - model.parameters) > 0.05 * counted["total"]:
+        raise Complaint(
+            f"models.{name}.parameters says {model.parameters:.4g}, but its checkpoint holds "
+            f"{counted['total']:.4g}; correct it."
+        )
     return {
         "model": name,
         "prompt": model.prompt,
@@ -88,9 +94,15 @@ def describe(name: str, model: Model) -> dict:
         "tokenizer": _tokenizer_digest(name, tokenizer, model.prompt),
         "vocabulary": max(tokenizer.get_vocab().values()) + 1,
         "stop_ids": stop_ids(name, model, tokenizer),
-        "parameters": _count_parameters(weights, config),
+        "parameters": counted,
         "shape": _read_shape(config),
     }
+
+
+def count_parameters(name: str, model: Model) -> dict[str, int]:
+    """Parameter counts of a checkpoint at hand, from the heads of its files alone; keys as in `describe`."""
+    home = folder(name, model)
+    return _count_parameters(_weight_files(name, home), json.loads((home / "config.json").read_text()))
 
 
 def write_description(settings: Settings, name: str) -> None:

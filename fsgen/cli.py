@@ -32,9 +32,7 @@ def main() -> None:
     except Complaint as complaint:
         _fail(str(complaint))
     except Exception as error:  # a fault of ours: one line too, and where it came from if asked
-        _fail(
-            f"{type(error).__name__}: {error}; this should not happen, and 'fsgen --debug' shows where it did."
-        )
+        _fail(f"{type(error).__name__}: {error}; this should not happen; 'fsgen --debug' shows where it did.")
 
 
 def _fail(sentence: str) -> None:
@@ -54,22 +52,42 @@ Dataset = Annotated[str | None, typer.Option(help="A key of datasets in params.y
 
 
 @app.command()
-def check():
-    """Validate params.yaml as a whole; opens tokenizers, no weights.
+def check(
+    params: Annotated[
+        Path | None, typer.Argument(help="A params file that is a plan: its tokenizers are not opened.")
+    ] = None,
+    on: Annotated[str | None, typer.Option(help="Estimate hours on h100, a100, or here, measured.")] = None,
+):
+    """Validate params.yaml as a whole, and say what it will cost; opens tokenizers, no weights.
 
-    Example: `fsgen check`
+    Example: `fsgen check profiles/qwen15.yaml --on h100`
     """
+    from fsgen import estimates
+
+    loaded = settings.load(params or "params.yaml")
+    if params is None:
+        _check_tokenizers(loaded)
+    counts = ", ".join(
+        f"{len(getattr(loaded, kind))} {kind}" for kind in ("datasets", "models", "pairs", "policies")
+    )
+    print(f"{params or 'params.yaml'} holds: {counts}.")
+    if on == "here":
+        from fsgen import pace
+
+        lines = estimates.tell(loaded, measured=pace.measure_machine())
+    else:
+        lines = estimates.tell(loaded, on)
+    print("\n".join(lines))
+
+
+def _check_tokenizers(loaded: settings.Settings) -> None:
+    """Complaint where a pair cannot be fused, as far as its models have been trained."""
     from fsgen import checkpoints  # transformers takes seconds, and few commands need it
 
-    loaded = settings.load()
     trained = {name for name, model in loaded.models.items() if checkpoints.is_there(model)}
     for pair, entry in loaded.pairs.items():
         if trained.issuperset(entry.members().values()):
             checkpoints.check_tokenizers(loaded, pair)
-    counts = ", ".join(
-        f"{len(getattr(loaded, kind))} {kind}" for kind in ("datasets", "models", "pairs", "policies")
-    )
-    print(f"params.yaml holds: {counts}.")
 
 
 @app.command()

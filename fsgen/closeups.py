@@ -62,7 +62,7 @@ def first_prompts(settings: Settings, dataset: str) -> pl.DataFrame:
 
 
 def distinct_texts(pair: str, dataset: str, prompt_ids: list[str]) -> pl.DataFrame:
-    """Texts that policies wrote on these prompts, one row each: who wrote it, and the columns TEXT as lists."""
+    """Texts that policies wrote on these prompts, one row each: who wrote it, and TEXT as lists."""
     rolled = store.read(f"data/rollouts/{pair}/{dataset}/tokens-*.parquet", ["policy", "prompt_id", *TEXT])
     texts = rolled.filter(pl.col("prompt_id").is_in(prompt_ids)).group_by("policy", "prompt_id").agg(TEXT)
     alike = texts.group_by("prompt_id", *TEXT).agg(pl.col("policy").sort().alias("policies"))

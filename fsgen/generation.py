@@ -1,7 +1,7 @@
 """One text written by a pair under any policy, a token at a time, for a person who looks on.
 
-The slow twin of the closed loop: one text, no tree, the same routers, rules and endings, so in float32 the same
-tokens. Shape legend: H hidden width.
+The slow twin of the closed loop: one text, no tree, the same routers, rules and endings, so in float32 the
+same tokens. Shape legend: H hidden width.
 """
 
 from collections.abc import Iterator
@@ -130,7 +130,8 @@ def sum_up(spoken: list[Spoken], tally: Tally) -> str:
     calls, changes = sum(s.called for s in spoken), sum(s.is_changed for s in spoken)
     return (
         f"{len(spoken)} tokens; asked about {calls} ({calls / len(spoken):.1%}), changed {changes} "
-        f"({changes / len(spoken):.1%}); {tally.passes} passes of the large model over {tally.positions} positions"
+        f"({changes / len(spoken):.1%}); {tally.passes} passes of the large model over {tally.positions} "
+        "positions"
     )
 
 
@@ -166,7 +167,7 @@ class _Voice:
         return Spoken(token, int(default[0]), called, float(seen.entropy_N[0]))
 
     def draft(self) -> Iterator[Spoken]:
-        """One round of speculative decoding (arXiv 2211.17192, algorithm 1, greedy): draft K, verify in one pass."""
+        """One round of greedy speculative decoding (arXiv 2211.17192, algorithm 1)."""
         begin, drafted, entropies = len(self.ids), [], []
         for _ in range(self.duet.policy.draft):
             token, seen = heads.see(

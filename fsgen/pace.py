@@ -3,6 +3,8 @@
 The one room with a clock: its numbers are of a machine, not of a model, so no stage writes them.
 """
 
+import os
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
@@ -12,11 +14,33 @@ import numpy as np
 from fsgen import cursor, models, store
 from fsgen.compared import drafting
 from fsgen.cursor import Cursor
+from fsgen.estimates import Machine
 from fsgen.intervals import Interval
 from fsgen.settings import Settings
 from fsgen.typed import Complaint
 
 STEPS = 12  # of each kind on each text; the median of all counts
+
+
+def measure_machine() -> Machine:
+    """What this host does with large matrices in its own precision for models, in about a second.
+
+    Arithmetic from a product of float32 matrices, bandwidth from a copy; best of five each.
+    """
+    import torch
+
+    a, b = torch.ones(64, 4096), torch.ones(4096, 4096)
+    product = min(_timed(lambda: a @ b) for _ in range(5))
+    block = torch.ones(1 << 26)
+    copy = min(_timed(block.clone) for _ in range(5))
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(2 * 64 * 4096 * 4096 / product, 2 * 4 * block.numel() / copy, free)
+
+
+def _timed(work: Callable) -> float:
+    begin = perf_counter()
+    work()
+    return perf_counter() - begin
 
 
 class Pace(NamedTuple):

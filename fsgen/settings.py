@@ -45,6 +45,8 @@ class Model:
     """`float32` or `bfloat16`; without it `compute.dtype` decides."""
     stop_tokens: tuple[str, ...] | None = None
     """Tokens that end a text; without it those that the checkpoint itself names."""
+    parameters: float | None = None
+    """All of them, for estimates before the checkpoint is fetched; one that differs by 5 % is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +282,10 @@ def _check_models(settings: Settings) -> None:
             )
         if entry.prompt not in ("plain", "chat"):
             raise Complaint(f"models.{name}.prompt should be 'plain' or 'chat', got '{entry.prompt}'.")
+        if entry.parameters is not None and entry.parameters <= 0:
+            raise Complaint(
+                f"models.{name}.parameters should be above 0, got {entry.parameters}; correct it."
+            )
         if entry.dtype not in (None, "float32", "bfloat16"):
             raise Complaint(f"models.{name}.dtype should be float32 or bfloat16, got '{entry.dtype}'.")
     for name, entry in settings.tuned.items():

@@ -1,4 +1,4 @@
-"""One prompt down to the token, for a terminal: what was asked, what everyone wrote, where they part, and why."""
+"""One prompt down to the token, for a terminal: what was asked, what everyone wrote, where they part."""
 
 import polars as pl
 from rich.console import Group, RenderableType
@@ -32,9 +32,10 @@ def show_prompt(pair: str, prompt_id: str) -> Group:
     row = asked.row(0, named=True)
     alone = lake.ask(
         """select p.role, p.model, t.turn, t.text, g.verdict, g.extracted
-        from solo_texts t join (select distinct pair, dataset, role, model from pairs) p using (model, dataset)
+        from solo_texts t join pairs p using (model, dataset)
         left join graded_solo g using (model, dataset, prompt_id, turn)
-        where p.pair = getvariable('pair') and prompt_id = getvariable('prompt_id') order by p.role desc, t.turn""",
+        where p.pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
+        order by p.role desc, t.turn""",
         values=chosen,
     )
     if not len(alone):
@@ -68,7 +69,8 @@ def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
     rows = lake.ask(
         """select pos, piece, default_piece, fused_piece, called, mismatch, forced, entropy,
         score, verdict from spelt
-        where pair = getvariable('pair') and prompt_id = getvariable('prompt_id') and policy = getvariable('policy') order by pos""",
+        where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
+        and policy = getvariable('policy') order by pos""",
         values=chosen,
     )
     if not len(rows):
@@ -95,8 +97,8 @@ def show_token(pair: str, prompt_id: str, policy: str, pos: int) -> Group:
     """
     chosen = {"pair": pair, "prompt_id": prompt_id, "policy": policy, "pos": str(pos)}
     decided = lake.ask(
-        """select piece as written, default_piece as without_large, fused_piece as fused, called, mismatch, entropy,
-        score from spelt where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
+        """select piece as written, default_piece as without_large, fused_piece as fused, called, mismatch,
+        entropy, score from spelt where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
         and policy = getvariable('policy') and pos = getvariable('pos')::int""",
         values=chosen,
     )
@@ -108,8 +110,8 @@ def show_token(pair: str, prompt_id: str, policy: str, pos: int) -> Group:
         """with seen as (
             select reader, entropy, logsumexp, unnest(top_ids) as token_id, unnest(top_logits) as logit,
                    unnest(range(1, len(top_ids) + 1)) as place
-            from closeups where pair = getvariable('pair') and prompt_id = getvariable('prompt_id') and pos = getvariable('pos')::int
-            and list_contains(policies, getvariable('policy'))
+            from closeups where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
+            and pos = getvariable('pos')::int and list_contains(policies, getvariable('policy'))
         )
         select reader, entropy, place, piece, exp(logit - logsumexp) as probability from seen
         join vocabulary v using (token_id) join pairs p on p.model = v.model
@@ -118,7 +120,7 @@ def show_token(pair: str, prompt_id: str, policy: str, pos: int) -> Group:
     )
     if not len(lists):
         raise Complaint(
-            f"No model looked closely at '{prompt_id}'; raise report.prompts and run 'dvc repro' to see its tokens."
+            f"No model looked closely at '{prompt_id}'; raise report.prompts and run 'dvc repro' to see it."
         )
     tables = Table.grid(padding=(0, 3))
     readers = [role for role in ("small", "tuned", "large") if role in lists["reader"]]

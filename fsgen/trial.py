@@ -1,6 +1,6 @@
 """One combination without editing params.yaml: two models or three, a dataset, a method, a router.
 
-What FS-GEN's single script did. The same functions that the stages call run in this process, in a folder under
+What FS-GEN's single script did. The functions that the stages call run in this process, in a folder under
 runs/ that is named by everything asked, so that asking again goes on where a killed run stood.
 """
 

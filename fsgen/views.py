@@ -123,7 +123,8 @@ JOINED = {
         },
         """
         with large_says as (
-            select pair, dataset, 'large' as writer, prompt_id, turn, pos, top_ids, max_logit, logsumexp, entropy
+            select pair, dataset, 'large' as writer, prompt_id, turn, pos,
+                   top_ids, max_logit, logsumexp, entropy
             from solo join pairs using (model, dataset) where role = 'large'
             union all
             select pair, dataset, writer, prompt_id, turn, pos, top_ids, max_logit, logsumexp, entropy
@@ -137,7 +138,8 @@ JOINED = {
             from small_reads s join large_says l using (pair, dataset, writer, prompt_id, turn, pos)
             where s.reader = 'small'
         )
-        select pair, dataset, prompt_id, turn, pos, writer, in_answer, forced, token_id, here.piece, here.kind,
+        select pair, dataset, prompt_id, turn, pos, writer, in_answer, forced,
+               token_id, here.piece, here.kind,
                small_id, by_small.piece as small_piece, small_probability, small_entropy,
                large_id, by_large.piece as large_piece, large_probability, large_entropy,
                small_id <> large_id as disagree

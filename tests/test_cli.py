@@ -1,7 +1,7 @@
-"""What people type: each command on a finished run, its refusals in one sentence, its example as it stands."""
+"""What people type: each command on a finished run, its refusals, its example as it stands."""
 
+import io
 import json
-import os
 import re
 import shlex
 import sys
@@ -177,8 +177,10 @@ def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
     plain = re.sub(r"[\[\]{}]|<end>", "", out.splitlines()[0])
     assert plain.split() == texts["text"][0].split()
     assert f"asked about {rows['called'].sum()} " in out
-    monkeypatch.setattr(sys, "stdin", open(os.devnull))
-    assert fsgen("generate", "--policy", "oracle+always")[0] == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w1 w2\n"))
+    code, out, _ = fsgen("generate", "--policy", "oracle+always")
+    assert code == 0
+    assert out.count("passes of the large model") == 1
 
 
 def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from fsgen import checkpoints, decoding, evaluation, grading, judge, models, store
 from fsgen.benchmarks import PROMPTS
 from fsgen.judge import Rating
-from fsgen.texts import Ending, Text, ending, marks, text_rows, turns_of
 from fsgen.report import headline
+from fsgen.texts import Ending, Text, ending, marks, text_rows, turns_of
 from fsgen.typed import Complaint
 
 TOKENIZER = make_tokenizer(WORDS)

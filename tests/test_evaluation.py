@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from conftest import PARAMS, describe_all, run_pair, write_params, write_prompts
 
-from fsgen import checkpoints, costs, evaluation, grading, lake, store, views, tallies
+from fsgen import checkpoints, costs, evaluation, grading, lake, store, tallies, views
 from fsgen.report import headline
 from fsgen.typed import Complaint
 

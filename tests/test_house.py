@@ -39,6 +39,7 @@ FLOORS = [
         "vocabulary",
         "fusing",
         "showing",
+        "estimates",
     },
     {"compared", "discrimination", "embedding", "parameters", "routers", "cursor", "tallies", "benchmarks"},
     {"positions", "series", "prediction", "comparison", "report"},
@@ -49,7 +50,18 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-TORCH_ROOMS = {"family", "models", "records", "cursor", "decoding", "forcing", "tree", "heads", "generation"}
+TORCH_ROOMS = {
+    "family",
+    "models",
+    "records",
+    "cursor",
+    "decoding",
+    "forcing",
+    "tree",
+    "heads",
+    "generation",
+    "pace",
+}
 # params and the terminal: what they hold reaches a stage as values, or changes no byte
 UNTRACKED = {f"fsgen/{room}.py" for room in ("typed", "policies", "settings", "console")}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

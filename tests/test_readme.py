@@ -2,22 +2,18 @@
 
 import os
 import re
-import shlex
 from pathlib import Path
 
-import pytest
 import yaml
 
 from fsgen import (
     benchmarks,
-    cli,
     closeups,
     comparison,
     decoding,
     evaluation,
     fusing,
     grading,
-    lake,
     reading,
     rollout,
     scaling,

@@ -192,9 +192,8 @@ def test_the_explorer_shows_the_token_that_is_chosen(shown, browser, finished, e
     """By choice, by click and by key: text, both models' ten, the fused token, the score."""
     browser.open(shown, 1200, 900)
     select = "document.getElementById('choose').elements.policy"
-    browser.run(
-        f"{select}.value = 'oracle+entropy@20'; {select}.dispatchEvent(new Event('change', {{bubbles: true}}))"
-    )
+    change = "dispatchEvent(new Event('change', {bubbles: true}))"
+    browser.run(f"{select}.value = 'oracle+entropy@20'; {select}.{change}")
     name = browser.run(f"{CHOSEN}.prompt")
     rows = store.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     rows = rows.filter(policy="oracle+entropy@20", prompt_id=name)

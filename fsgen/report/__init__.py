@@ -1,1 +1,1 @@
-"""What a person looks at first: the headline table, the figures, and one page that tells the story of a run."""
+"""What a person looks at first: the headline table, the figures, and a page that tells a run's story."""

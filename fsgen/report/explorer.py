@@ -1,4 +1,4 @@
-"""What the token explorer shows: for some test prompts every policy's text, and what each model said along it.
+"""What the token explorer shows: every policy's text on some prompts, and what each model said along it.
 
 Texts of one prompt share prefixes, and what models say depends on the prefix alone. So a prompt's texts are
 one tree: node 0 is the empty text, every other node its parent's text and one more token. Records and fused

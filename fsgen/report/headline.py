@@ -1,4 +1,4 @@
-"""The headline: both models' accuracy and every method's CoF, by pair; and what asking where in doubt buys."""
+"""The headline: both models' accuracy and every method's CoF, by pair; what asking where in doubt buys."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def table(content: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def policies(content: dict) -> str:
-    """Every policy's quality, calls and interventions, in Markdown, percent with 95 % intervals over prompts."""
+    """Every policy's quality, calls and interventions, in Markdown, percent with 95 % intervals."""
     lines = [_line(["pair", "policy", "right", "called", "changed"]), "|---" * 5 + "|"]
     for pair, entry in content["pairs"].items():
         for name, told in entry["policies"].items():
@@ -56,11 +56,12 @@ def sentences(content: dict) -> list[str]:
         ):
             asked, coin = policies[f"oracle+entropy@{budget}"], policies.get(f"oracle+random@{budget}")
             if coin and "accuracy" in asked:
+                calls = percent(asked, "call_ratio", "call_ratio_")
+                small, large = (_quality(content["models"][pair[role]]) for role in ("small", "large"))
                 told.append(
-                    f"{name}: calls at the {budget} % most uncertain tokens ({percent(asked, 'call_ratio', 'call_ratio_')} "
-                    f"of the test tokens) give {percent(asked)} right; as many calls at random, {percent(coin)}; "
-                    f"the small model alone, {_quality(content['models'][pair['small']])}; "
-                    f"the large one, {_quality(content['models'][pair['large']])}."
+                    f"{name}: calls at the {budget} % most uncertain tokens ({calls} of the test tokens) "
+                    f"give {percent(asked)} right; as many calls at random, {percent(coin)}; the small model "
+                    f"alone, {small}; the large one, {large}."
                 )
     return told
 

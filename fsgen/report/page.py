@@ -77,8 +77,8 @@ def _figure(name: str, dataset: str | None, file: Path) -> str:
     return (
         f'<figure id="figure-{escape("-".join(filter(None, (name, dataset))))}">'
         f'<img alt="{escape(title)}" data-packed="{_packed(file.read_text())}">'
-        f"<figcaption>{escape(title[0].upper() + title[1:])}. Drawn from <code>queries/figures/{name}.sql</code>."
-        "</figcaption></figure>"
+        f"<figcaption>{escape(title[0].upper() + title[1:])}. "
+        f"Drawn from <code>queries/figures/{name}.sql</code>.</figcaption></figure>"
     )
 
 

@@ -1,0 +1,237 @@
+"""What a params file will cost before anybody runs it: passes, positions, disk, memory and, roughly, time.
+
+Counts are those of texts that all run to `max_new_tokens`, so they are bounds but for prompt lengths, which
+are assumed. A position is one token that goes through one model.
+"""
+
+import math
+from dataclasses import dataclass
+
+from fsgen import checkpoints
+from fsgen.settings import Dataset, Model, Settings
+from fsgen.typed import look_up
+
+# Prompts of a benchmark's test split, for a dataset without limit, and tokens of a zero-shot prompt: means
+# of the first 300 in the tokenizer of Qwen2.5, without a chat template; a worked example adds SHOT_TOKENS.
+PROMPTS = {
+    "gsm8k": 1319,
+    "mbpp": 500,
+    "mmlu_stem": 3018,
+    "math500": 500,
+    "bbh": 6511,
+    "mtbench": 80,
+    "arith": 200,
+}
+PROMPT_TOKENS = {
+    "gsm8k": 66,
+    "mbpp": 118,
+    "mmlu_stem": 82,
+    "math500": 73,
+    "bbh": 108,
+    "mtbench": 72,
+    "arith": 40,
+}
+SHOT_TOKENS = 150
+TURNS = {"mtbench": 2}
+SHARED = 0.13  # of the steps that policies would take one by one, what a tree took (embedded default)
+ROW_BYTES = {2: 80, 4: 160}  # of Parquet a token and model, at most, by bytes a weight (benchmarks/README.md)
+HEADROOM = 1.1  # of a card's memory, for what is neither weights nor cache
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one card, or one host, does in a second. Peaks are its maker's, the shares of them are assumed."""
+
+    flops: float
+    bandwidth: float
+    """Bytes of memory."""
+    memory: float
+    """Bytes."""
+
+
+MACHINES = {  # NVIDIA's data sheets, dense bfloat16: 40 % of the arithmetic, 60 % of the bandwidth
+    "h100": Machine(0.4 * 989e12, 0.6 * 3.35e12, 80e9),
+    "a100": Machine(0.4 * 312e12, 0.6 * 2.04e12, 80e9),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage makes one model do."""
+
+    stage: str
+    subject: str
+    """The model or pair that the stage is for."""
+    model: str
+    passes: int
+    positions: int
+    rows: int
+    """Rows of tables that it leaves."""
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """One dataset: prompts, those of them for tests, tokens of a prompt and of a text."""
+
+    prompts: int
+    tests: int
+    given: int
+    text: int
+
+    @classmethod
+    def of(cls, entry: Dataset) -> "_Volume":
+        prompts = entry.limit or PROMPTS[entry.task]
+        turns = TURNS.get(entry.task, 1)
+        given = PROMPT_TOKENS[entry.task] + SHOT_TOKENS * entry.shots
+        return cls(prompts, math.ceil(prompts * (1 - entry.calibration)), given, turns * entry.max_new_tokens)
+
+
+def list_work(settings: Settings) -> list[Work]:
+    """The work of every stage that runs models, in the pipeline's order."""
+    volumes = [_Volume.of(entry) for entry in settings.datasets.values()]
+    found = [_solo(settings, name, volumes) for name in settings.models]
+    for pair in settings.pairs:
+        found += _reads(settings, pair, volumes) + _rollout(settings, pair, volumes)
+    return found
+
+
+def _solo(settings: Settings, name: str, volumes: list[_Volume]) -> Work:
+    steps = sum(math.ceil(v.prompts / settings.compute.rows) * v.text for v in volumes)
+    positions = sum(v.prompts * (v.given + v.text) for v in volumes)
+    return Work("dump_solo", name, name, steps, positions, sum(v.prompts * v.text for v in volumes))
+
+
+def _reads(settings: Settings, pair: str, volumes: list[_Volume]) -> list[Work]:
+    """dump_large and dump_small: every reader sees a prompt once and each of its texts."""
+    members = settings.pairs[pair].members()
+    others = len(members) - 1
+    texts = {"large": others, "small": 1 + others, "tuned": 2}
+    found = []
+    for role, name in members.items():
+        positions = sum(v.prompts * (v.given + texts[role] * v.text) for v in volumes)
+        rows = sum(v.prompts * texts[role] * v.text for v in volumes)
+        stage = "dump_large" if role == "large" else "dump_small"
+        found.append(Work(stage, pair, name, _passes(settings, positions), positions, rows))
+    return sorted(found, key=lambda work: work.stage)
+
+
+def _rollout(settings: Settings, pair: str, volumes: list[_Volume]) -> list[Work]:
+    """The closed loop and the close-ups of its texts, for as many policies as write texts of their own."""
+    policies = len([policy for policy in settings.policies_of(pair) if policy.draft is None])
+    shown = settings.report.prompts
+    found = []
+    for name in settings.pairs[pair].members().values():
+        alone = sum(v.tests * policies * v.text for v in volumes)
+        positions = sum(v.tests * v.given for v in volumes) + math.ceil(SHARED * alone)
+        steps = math.ceil(SHARED * alone / settings.compute.rows)
+        rows = alone if name == settings.pairs[pair].large else 0  # one table for all models
+        found.append(Work("rollout", pair, name, steps, positions, rows))
+    for name in settings.pairs[pair].members().values():
+        rows = sum(min(shown, v.tests) * policies * v.text for v in volumes)
+        positions = rows + sum(min(shown, v.tests) * v.given for v in volumes)
+        found.append(Work("close_up", pair, name, _passes(settings, positions), positions, rows))
+    return found
+
+
+def _passes(settings: Settings, positions: int) -> int:
+    return math.ceil(positions / settings.compute.read_tokens)
+
+
+def sizes(settings: Settings) -> dict[str, int | None]:
+    """Model to its parameters, by what is at hand: description, checkpoint, or what params.yaml states."""
+    return {name: _size(settings, name, model) for name, model in settings.models.items()}
+
+
+def _size(settings: Settings, name: str, model: Model) -> int | None:
+    if (checkpoints.DESCRIPTIONS / f"{name}.json").is_file():
+        return checkpoints.read_description(name)["parameters"]["total"]
+    if model.hub is None and checkpoints.is_there(model):
+        return checkpoints.count_parameters(name, model)["total"]
+    return None if model.parameters is None else int(model.parameters)
+
+
+def weight_bytes(settings: Settings, name: str, on_card: bool) -> int:
+    """Bytes of one of the model's weights, in the precision that params.yaml asks for."""
+    dtype = settings.models[name].dtype or settings.compute.dtype
+    return 4 if dtype == "float32" or (dtype == "auto" and not on_card) else 2
+
+
+def cache_bytes(parameters: float, precision: int) -> float:
+    """Bytes of keys and values a token, at most: P = 12 L d^2 parameters with d = 128 L, all heads apart.
+
+    Grouped-query models keep a fraction of that.
+    """
+    layers = (parameters / (12 * 128**2)) ** (1 / 3)
+    return 2 * layers * 128 * layers * precision
+
+
+def memory(settings: Settings, pair: str, known: dict[str, int], on_card: bool) -> float:
+    """Bytes that a pair's closed loop holds, at most: all weights, and caches of `compute.rows` texts."""
+    volumes = [_Volume.of(entry) for entry in settings.datasets.values()]
+    longest = max(v.given + v.text for v in volumes)
+    held = 0.0
+    for name in settings.pairs[pair].members().values():
+        precision = weight_bytes(settings, name, on_card)
+        cached = settings.compute.rows * longest * cache_bytes(known[name], precision)
+        held += known[name] * precision + cached
+    return held
+
+
+def seconds(settings: Settings, work: Work, parameters: int, machine: Machine, on_card: bool) -> float:
+    """A roofline: 2 FLOPs a parameter and position, or weights read once a pass, whichever is longer."""
+    moved = work.passes * parameters * weight_bytes(settings, work.model, on_card)
+    return max(2 * parameters * work.positions / machine.flops, moved / machine.bandwidth)
+
+
+def tell(settings: Settings, machine: str | None = None, measured: Machine | None = None) -> list[str]:
+    """Lines for a person: the work of every stage, then disk, memory and time as far as sizes are known.
+
+    `machine` names one of MACHINES, or `measured` is the one that this was measured on.
+    """
+    on = measured or (look_up(MACHINES, machine, "the machines") if machine else None)
+    on_card = machine in MACHINES
+    known = {name: size for name, size in sizes(settings).items() if size}
+    work = list_work(settings)
+    lines = [f"{'stage':<12}{'passes':>14}{'positions':>18}{'hours' if on else '':>10}"]
+    for stage in dict.fromkeys(one.stage for one in work):
+        own = [one for one in work if one.stage == stage]
+        lines.append(_line(stage, own, settings, known, on, on_card))
+    lines.append(_line("all", work, settings, known, on, on_card))
+    lines += [_disk(settings, work, on_card), *_memory(settings, known, on, on_card)]
+    unknown = [name for name in settings.models if name not in known]
+    if unknown:
+        lines.append(
+            f"sizes unknown: {', '.join(unknown)}; state models.<name>.parameters to have memory and time."
+        )
+    lines.append(
+        "At most, if every text runs to max_new_tokens; prompt lengths are assumed; a rollout is taken to "
+        f"share prefixes as the default's does ({SHARED:.0%} of one run per policy). `dvc status` says what "
+        "a change will rerun."
+    )
+    return lines
+
+
+def _line(
+    name: str, work: list[Work], settings, known: dict[str, int], on: Machine | None, on_card: bool
+) -> str:
+    passes, positions = (sum(getattr(one, key) for one in work) for key in ("passes", "positions"))
+    hours = ""
+    if on and all(one.model in known for one in work):
+        spent = sum(seconds(settings, one, known[one.model], on, on_card) for one in work)
+        hours = f"{spent / 3600:.3g}"
+    return f"{name:<12}{passes:>14,}{positions:>18,}{hours:>10}"
+
+
+def _disk(settings: Settings, work: list[Work], on_card: bool) -> str:
+    size = sum(one.rows * ROW_BYTES[weight_bytes(settings, one.model, on_card)] for one in work)
+    return f"disk: {size / 1e9:.3g} GB of Parquet at most."
+
+
+def _memory(settings: Settings, known: dict[str, int], on: Machine | None, on_card: bool) -> list[str]:
+    whole = [p for p, entry in settings.pairs.items() if known.keys() >= set(entry.members().values())]
+    if not whole:
+        return []
+    widest = max(whole, key=lambda pair: memory(settings, pair, known, on_card))
+    held = memory(settings, widest, known, on_card)
+    cards = f", {math.ceil(HEADROOM * held / on.memory)} of this card" if on_card else ""
+    return [f"memory: {held / 1e9:.3g} GB at most, in the closed loop of {widest}{cards}."]

@@ -1,0 +1,204 @@
+"""What a run will cost: counted by hand, never below what really happened, and told in every profile."""
+
+import copy
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from conftest import PARAMS, make_model
+
+from fsgen import checkpoints, estimates, settings, store
+from fsgen.typed import Complaint
+
+ROOT = Path(__file__).parent.parent
+PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+
+
+def loaded_with(params: dict) -> settings.Settings:
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    return settings.load()
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch) -> dict:
+    """Two hub models that nobody has fetched, on a hundred prompts."""
+    monkeypatch.chdir(tmp_path)
+    hub = {"hub": "some/where", "revision": "main", "prompt": "plain"}
+    return copy.deepcopy(PARAMS) | {
+        "datasets": {"g": {"task": "gsm8k", "limit": 100, "max_new_tokens": 50, "calibration": 0.25}},
+        "models": {"small": hub | {"parameters": 1e9}, "large": hub | {"parameters": 8e9}},
+        "pairs": {"p": {"small": "small", "tuned": "small", "large": "large"}},
+        "policies": ["oracle+entropy@20", "oracle+never"],
+        "methods": {"oracle": {"rule": "oracle"}},
+        "compute": {"device": "auto", "dtype": "bfloat16", "rows": 20, "read_tokens": 1000},
+        "report": {"prompts": 4},
+    }
+
+
+def by_stage(loaded: settings.Settings) -> dict[tuple[str, str], estimates.Work]:
+    return {(work.stage, work.model): work for work in estimates.list_work(loaded)}
+
+
+def test_one_pair_by_hand(plan):
+    """100 prompts of 66 tokens, texts of 50, 75 of them tests, 3 policies with the always one."""
+    work = by_stage(loaded_with(plan))
+    assert work["dump_solo", "small"].positions == 100 * 116
+    assert work["dump_solo", "small"].passes == 5 * 50
+    assert work["dump_large", "large"].positions == 100 * 116
+    assert work["dump_large", "large"].passes == 12
+    assert work["dump_small", "small"].positions == 100 * (66 + 2 * 50)
+    assert work["rollout", "large"].positions == 75 * 66 + 0.13 * 75 * 3 * 50 + 0.5
+    assert work["rollout", "large"].rows == 75 * 3 * 50
+    assert work["close_up", "small"].positions == 4 * (66 + 3 * 50)
+
+
+def test_time_is_a_roofline(plan):
+    """Writing reads the weights at every pass, reading is arithmetic; twice the machine, half the time."""
+    loaded = loaded_with(plan)
+    work = by_stage(loaded)
+    machine = estimates.Machine(flops=1e15, bandwidth=1e12, memory=80e9)
+    solo = estimates.seconds(loaded, work["dump_solo", "large"], 8e9, machine, on_card=True)
+    assert solo == pytest.approx(250 * 8e9 * 2 / 1e12)
+    read = estimates.seconds(
+        loaded, work["dump_large", "large"], 8e9, replace(machine, bandwidth=1e18), on_card=True
+    )
+    assert read == pytest.approx(2 * 8e9 * 100 * 116 / 1e15)
+
+
+def test_a_tuned_model_is_a_third_reader(plan):
+    """It writes, reads three texts with the small one, and one more text is read by the large one."""
+    plan["models"]["tuned"] = dict(plan["models"]["small"])
+    plan["pairs"]["p"]["tuned"] = "tuned"
+    work = by_stage(loaded_with(plan))
+    assert work["dump_large", "large"].positions == 100 * (66 + 2 * 50)
+    assert work["dump_small", "small"].positions == 100 * (66 + 3 * 50)
+    assert work["dump_small", "tuned"].positions == 100 * (66 + 2 * 50)
+
+
+def test_another_pair_adds_its_own_and_no_writing(plan):
+    """Solo dumps are by model."""
+    plan["models"]["middle"] = dict(plan["models"]["small"])
+    before = estimates.list_work(loaded_with(plan))
+    plan["pairs"]["q"] = {"small": "middle", "tuned": "middle", "large": "large"}
+    after = estimates.list_work(loaded_with(plan))
+    assert [work for work in after if work.subject != "q"] == before
+    assert {work.stage for work in after if work.subject == "q"} == {
+        "dump_large",
+        "dump_small",
+        "rollout",
+        "close_up",
+    }
+
+
+def test_more_prompts_cost_more(plan):
+    """In every stage but the close-ups, which look at a few."""
+    few = by_stage(loaded_with(plan))
+    plan["datasets"]["g"]["limit"] = 300
+    many = by_stage(loaded_with(plan))
+    for key, work in few.items():
+        assert (
+            many[key].positions == work.positions
+            if key[0] == "close_up"
+            else many[key].positions > work.positions
+        )
+
+
+def test_it_is_never_less_than_what_happened(finished):
+    """Rows, bytes and generated positions of a run, against its bounds."""
+    work = by_stage(finished)
+    for model in finished.models:
+        rows = store.read(f"data/dumps/{model}/toy/tokens-*.parquet", ["pos"])
+        assert work["dump_solo", model].rows >= len(rows)
+    reads = store.read("data/small/duo/toy/reads-*.parquet", ["reader"])
+    for role in ("small", "tuned"):
+        assert work["dump_small", role].rows >= len(reads.filter(reader=role))
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet", ["pos"])
+    assert work["rollout", "large"].rows >= len(rolled)
+    steps = store.read("data/rollouts/duo/toy/steps-*.parquet")
+    alone = dict(steps.group_by("role").agg(pl.col("alone").sum()).iter_rows())
+    for role in ("small", "tuned", "large"):
+        prompts = 16 * estimates.PROMPT_TOKENS["arith"]
+        assert (work["rollout", role].positions + prompts) / estimates.SHARED >= alone[role]
+
+
+def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
+    """A statement, then a checkpoint, then its description; without any the estimate goes on and says so."""
+    del plan["models"]["small"]["parameters"]
+    loaded = loaded_with(plan)
+    assert estimates.sizes(loaded) == {"small": None, "large": 8_000_000_000}
+    told = "\n".join(estimates.tell(loaded, "h100"))
+    assert "sizes unknown: small" in told
+    assert re.search(r"dump_large +12 +11,600 +\d", told)
+    make_model(tmp_path / "here", 0.1, 1)
+    plan["models"]["small"] = {"path": "here", "prompt": "plain"}
+    loaded = loaded_with(plan)
+    counted = checkpoints.describe("small", loaded.models["small"])["parameters"]["total"]
+    assert estimates.sizes(loaded)["small"] == counted
+
+
+def test_a_wrong_statement_is_refused_when_the_checkpoint_is_there(plan, tmp_path):
+    """By more than a twentieth."""
+    make_model(tmp_path / "here", 0.1, 1)
+    plan["models"]["small"] = {"path": "here", "prompt": "plain", "parameters": 5e9}
+    loaded = loaded_with(plan)
+    with pytest.raises(Complaint, match=r"models\.small\.parameters says 5e\+09, but its checkpoint holds"):
+        checkpoints.describe("small", loaded.models["small"])
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_size_below_zero_is_refused(plan, value):
+    """As a setting."""
+    plan["models"]["small"]["parameters"] = value
+    with pytest.raises(Complaint, match="should be above 0"):
+        loaded_with(plan)
+
+
+def test_an_unknown_machine(plan):
+    """The nearest is offered."""
+    with pytest.raises(Complaint, match="did you mean 'h100'"):
+        estimates.tell(loaded_with(plan), "h10")
+
+
+def test_a_cache_is_bounded_from_above():
+    """Qwen1.5-72B keeps all its heads: 80 layers of 8192, two bytes, keys and values."""
+    assert 2 * 80 * 8192 * 2 <= estimates.cache_bytes(72.3e9, 2) <= 1.3 * 2 * 80 * 8192 * 2
+
+
+def told_in(path: Path) -> str:
+    """What the header of a profile should say, as comments."""
+    machine = None if "local" in path.stem else "h100"
+    command = f"fsgen check profiles/{path.name}" + (f" --on {machine}" if machine else "")
+    lines = [command, *estimates.tell(settings.load(path), machine)[:-1]]
+    return "".join(f"# {line.rstrip()}\n" for line in lines)
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_profile_says_what_it_will_cost(path, tmp_path, monkeypatch):
+    """It loads, and its header is what the command prints (FSGEN_WRITE_DOCS=1 writes it anew)."""
+    monkeypatch.chdir(tmp_path)
+    for model in re.findall(r"path: (local/checkpoints/\S+?)[,}]", path.read_text()):
+        make_model(Path(model), 0.1, 1)
+    for data in re.findall(r"path: (local/data/\S+?)[,}]", path.read_text()):
+        Path(data).mkdir(parents=True)
+    head, rest = re.split(r"(?s)(?<=# <cost>\n).*(?=# </cost>)", path.read_text())
+    if "local" in path.stem:
+        monkeypatch.setattr(estimates, "sizes", lambda settings: dict.fromkeys(settings.models, None))
+    expected = told_in(path)
+    if os.environ.get("FSGEN_WRITE_DOCS"):
+        path.write_text(head + expected + rest)
+    assert path.read_text() == head + expected + rest
+
+
+def test_the_papers_grid():
+    """Seven sizes, all their pairs, each with a tuned small model, its datasets."""
+    loaded = settings.load(ROOT / "profiles" / "qwen15.yaml")
+    assert len(loaded.pairs) == 21
+    assert all(pair.has_tuned for pair in loaded.pairs.values())
+    talking = settings.load(ROOT / "profiles" / "qwen15-mtbench.yaml")
+    assert {e.task for e in [*loaded.datasets.values(), *talking.datasets.values()]} == {
+        "gsm8k", "mmlu_stem", "mbpp", "mtbench",
+    }  # fmt: skip
