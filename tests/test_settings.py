@@ -112,7 +112,7 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
         ("dump/depth", 2.0, "dump.depth 2.0 should exceed -ln alpha = 2.303"),
         ("dump/depth", "1e-5", "dump.depth should be float, got '1e-5'; write it with a dot"),
         ("compute/device", "gpu", "compute.device should be auto, cpu or cuda"),
-        ("compute/rows", 0, "compute.rows and compute.read_tokens should be at least 1"),
+        ("compute/rows", 0, "compute.rows, compute.read_tokens and report.prompts should be at least 1"),
         ("datasets/toy/task", "mbpp", "set 'allow_code_execution: true' if this machine may do so"),
         ("sandbox", "none", "sandbox should be strict or weak, got 'none'"),
         ("allow_code_execution", "yes", "allow_code_execution should be bool, got 'yes'"),
