@@ -119,7 +119,8 @@ def _is_proven(method: Method, lists: Lists, max_N: np.ndarray, best_N: np.ndarr
         # f - s was rounded to float32: the next number up bounds what it was
         gain_N = np.nextafter(lists.max_tuned_gain_N, np.float32(np.inf)).astype(np.float64)
         return best_N > outside_N + method.parameters["alpha"] * gain_N
-    return np.ones(len(max_N), dtype=bool)
+    # the list holds the large model's top; of what another rule would choose outside it nothing is known
+    return np.full(len(max_N), rule.inputs == ("large",))
 
 
 def acceptance_bounds(
