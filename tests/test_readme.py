@@ -1,13 +1,19 @@
-"""The README says what is there: commands, views, stages, columns with their sentences."""
+"""README and docs say what is there: commands that run, numbers that were found, views, stages, columns."""
 
+import json
 import os
 import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
+import pytest
 import yaml
 
 from fsgen import (
     benchmarks,
+    cli,
     closeups,
     comparison,
     decoding,
@@ -24,9 +30,11 @@ from fsgen import (
     views,
     vocabulary,
 )
+from fsgen.report import headline
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLES = ROOT / "docs" / "tables.md"
 SCHEMAS = {
     "prompts": benchmarks.PROMPTS,
@@ -83,16 +91,123 @@ def test_the_data_dictionary_is_printed_from_the_schemas():
     assert TABLES.read_text() == dictionary() + "\n"
 
 
+GROUPS = {
+    "Tokens and texts": ("prompts", "vocabulary", "pairs"),
+    "Joined": tuple(views.JOINED),
+    "Laws": tuple(scaling.SCHEMAS),
+    "Uncertainty": tuple(uncertainty.TABLES),
+    "Comparisons": tuple(comparison.TABLES),
+}
+
+
+def list_of_views() -> str:
+    """Every view with its sentence, by what it is about; what no group names is about tokens and texts."""
+    known = views.VIEWS | views.JOINED
+    grouped = {name for group, names in GROUPS.items() if group != "Tokens and texts" for name in names}
+    groups = GROUPS | {"Tokens and texts": [name for name in views.VIEWS if name not in grouped]}
+    lines = []
+    for group, names in groups.items():
+        told = "; ".join(f"`{name}`, {known[name].about}" for name in names)
+        lines.append(textwrap.fill(f"* **{group}**: {told}.", 118, subsequent_indent="  "))
+    return "\n".join(lines) + "\n"
+
+
+def replaced(page: str, part: str, content: str) -> str:
+    """The page with another content between the marks of a part."""
+    marks = f"<!-- {part}: start -->\n", f"<!-- {part}: end -->\n"
+    before, rest = page.split(marks[0])
+    return before + marks[0] + content + marks[1] + rest.split(marks[1])[1]
+
+
+def check_part(part: str, contents: list[str]) -> None:
+    """One of these contents stands in the README; FSGEN_WRITE_DOCS=1 writes the first."""
+    page = (ROOT / "README.md").read_text()
+    if os.environ.get("FSGEN_WRITE_DOCS"):
+        page = replaced(page, part, contents[0])
+        (ROOT / "README.md").write_text(page)
+    assert page in [replaced(page, part, content) for content in contents]
+
+
+def test_the_list_of_views_is_fresh():
+    """As the lake has them."""
+    check_part("views", [list_of_views()])
+
+
+def test_the_headline_is_what_was_committed():
+    """metrics/arith.json as it lies here or, where another machine has made it anew, as git knows it."""
+    known = subprocess.run(
+        ["git", "show", "HEAD:metrics/arith.json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    metrics = [(ROOT / "metrics/arith.json").read_text(), known.stdout or "{}"]
+    contents = [headline.markdown("arith", json.loads(one)) + "\n" for one in metrics if one != "{}"]
+    check_part("headline", contents)
+
+
+def test_it_is_short_enough_to_be_read():
+    """A newcomer reads it to its end."""
+    assert 150 <= len(README.splitlines()) <= 235
+
+
 def test_every_stage_is_named():
-    """The graph and the table hold all stages of dvc.yaml."""
+    """The graph holds all stages of dvc.yaml."""
+    graph = README.split("```mermaid")[1].split("```")[0]
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]:
-        assert f"`{stage}`" in README or f"`{stage.split('_')[0]}_*`" in README
-        assert re.search(rf"\b{stage}\b", README.split("```mermaid")[1].split("```")[0])
+        assert re.search(rf"\b{stage}\b", graph), stage
 
 
 def test_every_room_stands_in_the_tree():
     """Someone who opens the tree finds it explained, files and packages."""
-    tree = README.split("## The tree")[1].split("##")[0]
+    tree = README.split("\nfsgen/\n")[1].split("```")[0]
     for path in (ROOT / "fsgen").iterdir():
-        if path.stem not in ("__init__", "cli", "console", "__pycache__"):
+        if path.stem not in ("__init__", "__pycache__"):
             assert re.search(rf"\b{path.stem}\b", tree), path.stem
+
+
+def test_links_lead_somewhere():
+    """Files of the project that a page links to are there."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def commands() -> list[str]:
+    """Every line of every shell block, quoted line breaks kept, remarks cut off."""
+    blocks = [
+        block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.S)
+    ]
+    found = [part for block in blocks for part in re.split(r"\n(?=\S)", block.strip())]
+    return [re.sub(r"\s+# .*", "", command) for command in found]
+
+
+OURS = [command for command in commands() if command.startswith(("fsgen", "duckdb"))]
+
+
+def test_all_other_commands_are_run_by_ci():
+    """From a clean checkout, to the word."""
+    script = (ROOT / ".ci" / "run").read_text()
+    others = [command for command in commands() if command not in OURS]
+    assert others[0].startswith("git clone")  # which the checkout is
+    assert others[1:] == ["make repro", "make test"]
+    assert all(command in script for command in others[1:])
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_a_shown_command_works(command):
+    """In a shell, on the default run, where it has been made."""
+    if not (ROOT / "data" / "closeups").is_dir():
+        pytest.skip("the default run is not there: make repro")
+    if command.startswith("duckdb") and not (Path(sys.executable).parent / "duckdb").exists():
+        pytest.skip("no duckdb shell here: pip install duckdb-cli")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_help_pages_and_readme_know_the_same_commands():
+    """What the README shows exists; generate, show, run and sql are shown."""
+    shown = {command.split()[1] for command in OURS if command.startswith("fsgen")}
+    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    assert {"sql", "show", "generate", "run", "tables", "predict", "speedup"} <= shown <= known

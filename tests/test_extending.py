@@ -1,0 +1,124 @@
+"""The examples of docs/extending.md, taken from the page and run through the machinery that it speaks of."""
+
+import json
+import re
+import types
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import PARAMS, run_pair, write_params
+
+from fsgen import benchmarks, fusion, grading, laws, parameters, policies, routers, settings, store
+
+PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
+
+
+def example(file: str) -> str:
+    """The block of the page that stands for (a part of) this file."""
+    (code,) = re.findall(rf"```python\n# {re.escape(file)}\n(.*?)```", PAGE, flags=re.S)
+    return code
+
+
+@pytest.fixture
+def registries():
+    """What examples add to registries is taken back."""
+    tables = (routers.ROUTERS, fusion.RULES, policies.RULE_DEFAULTS, laws.LAWS)
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
+
+
+def test_a_task(finished, monkeypatch):
+    """Rows become prompts in both splits; a text is graded as `fsgen grade` does it."""
+    task = types.ModuleType("letters")
+    exec(example("fsgen/tasks/letters.py"), vars(task))
+    monkeypatch.setitem(benchmarks.TASKS, "letters", task)
+    monkeypatch.setattr(settings, "TASK_NAMES", (*settings.TASK_NAMES, "letters"))
+
+    dataset = settings.Dataset(task="letters", max_new_tokens=8, calibration=0.4)
+    table = benchmarks.build_prompts("letters", dataset, seed=1)
+    assert set(table["split"]) == {"calibration", "test"}
+    golds = {row["prompt_id"]: json.loads(row["gold"]) for row in table.iter_rows(named=True)}
+    assert golds["letters-mississippi-s"] == {"count": "4"}
+    assert table.filter(prompt_id="letters-level-e")["plain"][0].endswith("occur in level?\nAnswer:")
+
+    said = {"It has 2.\nAnswer: 4": "right", "3, no, 4": "right", "Answer: 3": "wrong", "many": "unknown"}
+    rows = [{"count": "4", "text": text} for text in said]
+    found = grading.grade_rows(grading.Grader(finished), "letters", rows)
+    assert [row["verdict"] for row in found] == list(said.values())
+
+
+def test_a_router(registries, tiny_world, monkeypatch):
+    """It keeps a budget on calibration prompts, and the closed loop calls where its score says so."""
+    exec(example("fsgen/routers.py"), vars(routers))
+    monkeypatch.setattr(policies, "SCORED_ROUTERS", (*policies.SCORED_ROUTERS, "doubt"))
+    for module in (policies, settings):
+        monkeypatch.setattr(module, "ROUTER_NAMES", (*policies.ROUTER_NAMES, "doubt"))
+    monkeypatch.setattr(settings, "SCORED_ROUTERS", policies.SCORED_ROUTERS)
+    loaded = write_params(
+        PARAMS
+        | {"routers": PARAMS["routers"] | {"doubt": {}}, "policies": ["oracle+doubt@30", "oracle+doubt@80"]}
+    )
+    run_pair(loaded)
+    cuts = json.loads(Path("data/routes/duo/thresholds.json").read_text())["toy"]
+    assert cuts["oracle+doubt@30"] > cuts["oracle+doubt@80"]
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
+        pl.col("policy").str.contains("doubt")
+    )
+    for (policy,), rows in rolled.partition_by("policy", as_dict=True).items():
+        assert (rows["called"] == (rows["score"] > cuts[policy])).all()
+        assert rows["called"].any()
+        assert not rows["called"].all()
+
+
+def test_a_method(registries, tiny_world):
+    """Fused on the dumps with sound certificates, and in the closed loop over the full vocabulary."""
+    exec(example("fsgen/fusion.py"), vars(fusion))
+    exec(example("fsgen/policies.py"), vars(policies))
+    methods = {"oracle": {"rule": "oracle"}, "agreement": {"rule": "agreement", "weight": 2.0}}
+    loaded = write_params(PARAMS | {"methods": methods, "policies": ["agreement+threshold"]})
+    assert loaded.methods["agreement"].parameters == {"alpha": 0.1, "weight": 2.0}
+    run_pair(loaded)
+    key = ["prompt_id", "turn", "pos"]
+    fused = store.read("data/fused/duo/toy.parquet").filter(method="agreement", writer="large")
+    assert set(fused["certificate"]) == {"exact"}
+    other = store.read("data/fused/duo/toy.parquet").filter(method="oracle", writer="large")
+    assert (fused.sort(key)["fused_id"] != other.sort(key)["fused_id"]).any()
+    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="agreement+always")
+    both = rolled.join(fused, on=key, suffix="_dumped")
+    first = both.filter(pl.col("pos") == 0)  # the same prefix in any text
+    assert len(first) > 5
+    assert first["fused_id"].equals(first["fused_id_dumped"])
+
+
+def test_a_law(registries):
+    """Known parameters are found again, with an interval around them."""
+    exec(example("fsgen/laws.py"), vars(laws))
+    small_P = np.array([0.5, 0.5, 1.8, 1.8, 4.0, 7.0, 14.0])
+    large_P = np.array([7.0, 72.0, 7.0, 72.0, 72.0, 72.0, 32.0])
+    cof_P = 0.02 + 0.13 * (1 - small_P / large_P)
+    found = laws.fit("shortfall", small_P, large_P, cof_P)
+    assert found.params == pytest.approx({"c0": 0.02, "c1": 0.13})
+    assert found.r2 == pytest.approx(1.0)
+    assert found.loo_rmse == pytest.approx(0.0, abs=1e-12)
+    noisy_P = cof_P + 0.004 * np.array([1, -1, 0.5, 1, -1, -0.5, 0.2])
+    bounds = parameters.profile("shortfall", small_P, large_P, noisy_P)["c1"]
+    assert bounds.low < 0.13 < bounds.high
+
+
+def test_a_rule_that_the_proof_does_not_know_is_uncertain(registries, monkeypatch):
+    """Without a mask and reading more than the large model, nothing is proven by default."""
+    exec(example("fsgen/fusion.py"), vars(fusion))
+    exec(example("fsgen/policies.py"), vars(policies))
+    monkeypatch.setitem(fusion.RULES, "agreement", fusion.RULES["agreement"]._replace(masked=False))
+    method = policies.method_table({"agreement": {}})["agreement"]
+    lists = fusion.Lists(
+        np.array([[3, 5]]), np.array([[2.0, 1.0]]), np.array([[0.0, 0.5]]), None, None, np.zeros(1)
+    )
+    fused_N, proven_N = fusion.fuse(method, lists)
+    assert fused_N.tolist() == [3]
+    assert proven_N.tolist() == [False]
