@@ -183,6 +183,35 @@ def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
     assert out.count("passes of the large model") == 1
 
 
+def test_report_and_headline(finished, fsgen):
+    """The page appears, and the table is printed by both."""
+    _, out, _ = fsgen("report")
+    assert "report.html" in out
+    assert Path("plots/report.html").is_file()
+    assert fsgen("headline")[1] in out
+
+
+def test_grade_a_file(finished, fsgen):
+    """A verdict a line."""
+    Path("answers.jsonl").write_text(
+        '{"answer": "#### 4", "text": "#### 4"}\n{"answer": "#### 4", "text": "5"}\n'
+    )
+    _, out, _ = fsgen("grade", "gsm8k", "answers.jsonl")
+    assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["right", "wrong"]
+
+
+def test_check_tells_what_it_will_cost(finished, fsgen):
+    """Of the file here, and of another; hours where a machine is named, measured or stated."""
+    _, out, _ = fsgen("check")
+    assert "params.yaml holds: 1 datasets, 3 models" in out
+    assert "rollout" in out
+    for machine in ("here", "a100"):
+        _, out, _ = fsgen("check", "params.yaml", "--on", machine)
+        hours = re.search(r"^all .* ([\d.e-]+)$", out, flags=re.M)
+        assert float(hours.group(1)) > 0
+    assert "There is no params file" in refused(fsgen("check", "nofile.yaml"))
+
+
 def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
     """It names what params.yaml no longer does, and nothing else; a no keeps everything."""
     kept = ["data/large/duo/toy/x", "data/dumps/small/toy/x", "data/evaluated/toy/x", "metrics/toy.json"]
@@ -276,7 +305,14 @@ def examples() -> list[str]:
     return [example for own in found for example in own]
 
 
-@pytest.mark.parametrize("line", [line for line in examples() if not line.startswith("fsgen grade")])
+ELSEWHERE = (
+    "fsgen grade",
+    "fsgen report",
+    "fsgen tidy",
+)  # tested where there is a file, or something to lose
+
+
+@pytest.mark.parametrize("line", [line for line in examples() if not line.startswith(ELSEWHERE)])
 def test_an_example_works_as_it_stands(line, fsgen, monkeypatch):
     """On the default run, where it has been made."""
     monkeypatch.chdir(ROOT)
