@@ -28,7 +28,10 @@ screen = Console(soft_wrap=True, highlight=False)
 def main() -> None:
     """Entry point of the console script; any error is one line on stderr and exit code 1."""
     try:
-        app(standalone_mode=True)
+        app()
+    except SystemExit as left:
+        if left.code:
+            raise
     except Complaint as complaint:
         _fail(str(complaint))
     except Exception as error:  # a fault of ours: one line too, and where it came from if asked

@@ -24,10 +24,13 @@ def fsgen(monkeypatch, capsys):
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fsgen", *words])
         monkeypatch.setattr(cli, "screen", cli.Console(soft_wrap=True, highlight=False, width=120))
-        with pytest.raises(SystemExit) as left:
+        code = 0
+        try:
             cli.main()
+        except SystemExit as left:
+            code = left.code
         out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
+        return code, out, err
 
     return call
 

@@ -225,7 +225,7 @@ def test_the_command_line_speaks_to_people_and_programs(world, numbers):
     assert "| duo |" in fsgen("headline").stdout
     assert "1 pairs" in fsgen("check").stdout
     assert "top_ids" in fsgen("sql", "--format", "csv", "select * from solo limit 1;").stdout
-    assert "asks for no rows" in fsgen("sql", "").stderr
+    assert "is not one query" in fsgen("sql", "").stderr
     failed = fsgen("sql", "selekt 1")
     assert failed.returncode == 1
     assert len(failed.stderr.splitlines()) == 1

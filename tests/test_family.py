@@ -145,6 +145,7 @@ def settings_with(members: dict, tuned: dict) -> settings.Settings:
         policies=(),
         dump=dump,
         compute=compute,
+        report=settings.Report(prompts=1),
         curriculum=MIXED,
         family=members,
         tuned=tuned,
