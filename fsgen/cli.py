@@ -260,7 +260,7 @@ def run(
 ):
     """Run one combination without editing params.yaml, in runs/.
 
-    Example: `fsgen run --large data/family/base-451k --small data/family/base-23k --dataset arith --limit 40`
+    Example: `fsgen run --large data/family/base-451k --small data/family/base-23k --dataset arith --limit 32`
     """
     from fsgen import trial
     from fsgen.report import headline
