@@ -88,7 +88,7 @@ def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(proj
     before = (project / "data/rollouts/duo/toy/tokens-0000.parquet").stat().st_mtime_ns
     save(project, params)
 
-    own = {"dump_large", "dump_small", "fuse", "route", "rollout", "grade"}
+    own = {"dump_large", "dump_small", "fuse", "route", "rollout", "close_up", "grade"}
     assert ran(dvc(project, "repro")) == {f"{stage}@other" for stage in own} | {
         "evaluate@toy",
         "compare",
