@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from fsgen import checkpoints
 from fsgen.settings import Dataset, Model, Settings
-from fsgen.typed import look_up
 
 # Prompts of a benchmark's test split, for a dataset without limit, and tokens of a zero-shot prompt: means
 # of the first 300 in the tokenizer of Qwen2.5, without a chat template; a worked example adds SHOT_TOKENS.
@@ -47,6 +46,8 @@ class Machine:
     """Bytes of memory."""
     memory: float
     """Bytes."""
+    is_card: bool = True
+    """Whether models run in bfloat16 there unless params.yaml says otherwise."""
 
 
 MACHINES = {  # NVIDIA's data sheets, dense bfloat16: 40 % of the arithmetic, 60 % of the bandwidth
@@ -96,7 +97,8 @@ def list_work(settings: Settings) -> list[Work]:
 
 
 def _solo(settings: Settings, name: str, volumes: list[_Volume]) -> Work:
-    steps = sum(math.ceil(v.prompts / settings.compute.rows) * v.text for v in volumes)
+    together = min(settings.compute.rows, settings.dump.block)  # a shard's texts stand side by side
+    steps = sum(math.ceil(v.prompts / together) * v.text for v in volumes)
     positions = sum(v.prompts * (v.given + v.text) for v in volumes)
     return Work("dump_solo", name, name, steps, positions, sum(v.prompts * v.text for v in volumes))
 
@@ -150,10 +152,12 @@ def _size(settings: Settings, name: str, model: Model) -> int | None:
     return None if model.parameters is None else int(model.parameters)
 
 
-def weight_bytes(settings: Settings, name: str, on_card: bool) -> int:
+def weight_bytes(settings: Settings, name: str, on: Machine | None) -> int:
     """Bytes of one of the model's weights, in the precision that params.yaml asks for."""
     dtype = settings.models[name].dtype or settings.compute.dtype
-    return 4 if dtype == "float32" or (dtype == "auto" and not on_card) else 2
+    if dtype == "auto":
+        return 2 if on and on.is_card else 4
+    return 4 if dtype == "float32" else 2
 
 
 def cache_bytes(parameters: float, precision: int) -> float:
@@ -165,39 +169,34 @@ def cache_bytes(parameters: float, precision: int) -> float:
     return 2 * layers * 128 * layers * precision
 
 
-def memory(settings: Settings, pair: str, known: dict[str, int], on_card: bool) -> float:
+def memory(settings: Settings, pair: str, known: dict[str, int], on: Machine | None) -> float:
     """Bytes that a pair's closed loop holds, at most: all weights, and caches of `compute.rows` texts."""
     volumes = [_Volume.of(entry) for entry in settings.datasets.values()]
     longest = max(v.given + v.text for v in volumes)
     held = 0.0
     for name in settings.pairs[pair].members().values():
-        precision = weight_bytes(settings, name, on_card)
+        precision = weight_bytes(settings, name, on)
         cached = settings.compute.rows * longest * cache_bytes(known[name], precision)
         held += known[name] * precision + cached
     return held
 
 
-def seconds(settings: Settings, work: Work, parameters: int, machine: Machine, on_card: bool) -> float:
+def seconds(settings: Settings, work: Work, parameters: int, on: Machine) -> float:
     """A roofline: 2 FLOPs a parameter and position, or weights read once a pass, whichever is longer."""
-    moved = work.passes * parameters * weight_bytes(settings, work.model, on_card)
-    return max(2 * parameters * work.positions / machine.flops, moved / machine.bandwidth)
+    moved = work.passes * parameters * weight_bytes(settings, work.model, on)
+    return max(2 * parameters * work.positions / on.flops, moved / on.bandwidth)
 
 
-def tell(settings: Settings, machine: str | None = None, measured: Machine | None = None) -> list[str]:
-    """Lines for a person: the work of every stage, then disk, memory and time as far as sizes are known.
-
-    `machine` names one of MACHINES, or `measured` is the one that this was measured on.
-    """
-    on = measured or (look_up(MACHINES, machine, "the machines") if machine else None)
-    on_card = machine in MACHINES
+def tell(settings: Settings, on: Machine | None = None) -> list[str]:
+    """Lines for a person: every stage's work, disk and memory; hours on a machine, if sizes are known."""
     known = {name: size for name, size in sizes(settings).items() if size}
     work = list_work(settings)
     lines = [f"{'stage':<12}{'passes':>14}{'positions':>18}{'hours' if on else '':>10}"]
     for stage in dict.fromkeys(one.stage for one in work):
         own = [one for one in work if one.stage == stage]
-        lines.append(_line(stage, own, settings, known, on, on_card))
-    lines.append(_line("all", work, settings, known, on, on_card))
-    lines += [_disk(settings, work, on_card), *_memory(settings, known, on, on_card)]
+        lines.append(_line(stage, own, settings, known, on))
+    lines.append(_line("all", work, settings, known, on))
+    lines += [_disk(settings, work, on), *_memory(settings, known, on)]
     unknown = [name for name in settings.models if name not in known]
     if unknown:
         lines.append(
@@ -211,27 +210,25 @@ def tell(settings: Settings, machine: str | None = None, measured: Machine | Non
     return lines
 
 
-def _line(
-    name: str, work: list[Work], settings, known: dict[str, int], on: Machine | None, on_card: bool
-) -> str:
+def _line(name: str, work: list[Work], settings, known: dict[str, int], on: Machine | None) -> str:
     passes, positions = (sum(getattr(one, key) for one in work) for key in ("passes", "positions"))
     hours = ""
     if on and all(one.model in known for one in work):
-        spent = sum(seconds(settings, one, known[one.model], on, on_card) for one in work)
+        spent = sum(seconds(settings, one, known[one.model], on) for one in work)
         hours = f"{spent / 3600:.3g}"
     return f"{name:<12}{passes:>14,}{positions:>18,}{hours:>10}"
 
 
-def _disk(settings: Settings, work: list[Work], on_card: bool) -> str:
-    size = sum(one.rows * ROW_BYTES[weight_bytes(settings, one.model, on_card)] for one in work)
+def _disk(settings: Settings, work: list[Work], on: Machine | None) -> str:
+    size = sum(one.rows * ROW_BYTES[weight_bytes(settings, one.model, on)] for one in work)
     return f"disk: {size / 1e9:.3g} GB of Parquet at most."
 
 
-def _memory(settings: Settings, known: dict[str, int], on: Machine | None, on_card: bool) -> list[str]:
+def _memory(settings: Settings, known: dict[str, int], on: Machine | None) -> list[str]:
     whole = [p for p, entry in settings.pairs.items() if known.keys() >= set(entry.members().values())]
     if not whole:
         return []
-    widest = max(whole, key=lambda pair: memory(settings, pair, known, on_card))
-    held = memory(settings, widest, known, on_card)
-    cards = f", {math.ceil(HEADROOM * held / on.memory)} of this card" if on_card else ""
+    widest = max(whole, key=lambda pair: memory(settings, pair, known, on))
+    held = memory(settings, widest, known, on)
+    cards = f", {math.ceil(HEADROOM * held / on.memory)} of this card" if on and on.is_card else ""
     return [f"memory: {held / 1e9:.3g} GB at most, in the closed loop of {widest}{cards}."]

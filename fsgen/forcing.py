@@ -25,6 +25,7 @@ class Reading(NamedTuple):
     """Largest f - s outside the list; NaN but where this reader is the tuned model, beside the small one."""
 
     def take(self, rows: np.ndarray) -> "Reading":
+        """The reading of these rows."""
         return Reading(self.records.take(rows), self.at_logits_NK[rows], self.gain_N[rows])
 
 
@@ -38,6 +39,7 @@ class Written(NamedTuple):
 
     @property
     def length(self) -> int:
+        """Tokens of prompt and text."""
         return len(self.prompt) + len(self.ids)
 
 
@@ -102,6 +104,7 @@ def _describe(loaded: dict[str, Loaded], hidden: dict[str, torch.Tensor], at_ids
 
 
 def join(parts: list[Reading]) -> Reading:
+    """Readings one after the other, as one."""
     return Reading(
         records.join([part.records for part in parts]),
         np.concatenate([part.at_logits_NK for part in parts]),

@@ -41,6 +41,8 @@ def proxy(l, s, f, *, alpha):
 
 
 class Rule(NamedTuple):
+    """A way to fuse logits: its score, its mask, who speaks, whose logits it reads."""
+
     score: Callable
     masked: bool = False
     """Whether only ids of at least alpha times the large model's top probability may win."""

@@ -85,14 +85,17 @@ def open_duet(settings: Settings, pair: str, policy: str, dataset: str) -> Duet:
     return Duet(loaded, parsed, gate, settings, until, prompts)
 
 
-def prompt_row(duet: Duet, asked: str) -> pl.DataFrame:
-    """A prompts table of one row: the dataset's prompt of that id, or these words themselves.
+def known_prompt(duet: Duet, prompt_id: str) -> pl.DataFrame:
+    """A prompts table of one row: the dataset's prompt of that id; Complaint where it has none."""
+    found = duet.prompts.filter(prompt_id=prompt_id)
+    if not len(found):
+        near = duet.prompts["prompt_id"][0]
+        raise Complaint(f"There is no prompt '{prompt_id}' in this dataset; name one such as '{near}'.")
+    return found
 
-    A plain model reads the words as they are, a chat model as the user's message.
-    """
-    known = duet.prompts.filter(prompt_id=asked)
-    if len(known):
-        return known
+
+def own_words(duet: Duet, asked: str) -> pl.DataFrame:
+    """A prompts table of one row that asks in these words: as they are, or as a chat's user says them."""
     messages = pl.Series([[{"role": "user", "content": asked}]], dtype=duet.prompts.schema["messages"])
     return duet.prompts.head(1).with_columns(
         prompt_id=pl.lit("asked"), plain=pl.lit(asked), messages=messages

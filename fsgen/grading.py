@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from fsgen import console, judge, sandbox, store
 from fsgen.benchmarks import TASKS
+from fsgen.checks import CODE_TASKS
 from fsgen.judge import Rating
 from fsgen.sandbox import Protections
-from fsgen.settings import CODE_TASKS, Settings
+from fsgen.settings import Settings
 from fsgen.tasks.task import Verdict
 from fsgen.texts import cut
 from fsgen.typed import Complaint

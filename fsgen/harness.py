@@ -70,15 +70,18 @@ def main(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> None:
 
 
 def check(result: int, what: str) -> None:
+    """OSError where a call to libc has failed."""
     if result < 0:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
 def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def unshare(*kinds: str) -> None:
+    """Leave the namespaces of these kinds for new ones; OSError where the kernel refuses."""
     check(libc.unshare(sum(NEW[kind] for kind in kinds)), f"a new {', '.join(kinds)} namespace")
 
 
@@ -95,6 +98,7 @@ def map_ids(child: int) -> None:
 
 
 def become_nobody() -> None:
+    """Give up root for the user nobody, for good."""
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
@@ -144,11 +148,13 @@ def import_from_library() -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    """Mount as mount(2) does; OSError where the kernel refuses."""
     spelt = [x if x is None else x.encode() for x in (source, target, kind)]
     check(libc.mount(*spelt, ctypes.c_ulong(flags), options.encode()), f"a mount on {target}")
 
 
 def drop_capabilities() -> None:
+    """Give up all capabilities, and the chance to get new ones."""
     header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     check(libc.capset(header, nothing), "giving up capabilities")
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "giving up new privileges")
@@ -175,6 +181,7 @@ def supervise(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> N
 
 
 def ending(status: int) -> str:
+    """How a process ended, in words."""
     if os.WIFSIGNALED(status):
         return f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
     return f"left with exit status {os.WEXITSTATUS(status)} before its tests had ended"
@@ -257,6 +264,7 @@ def is_own(value) -> bool:
 
 
 def read_all(fd: int) -> str:
+    """Everything in an open file, from its beginning."""
     os.lseek(fd, 0, os.SEEK_SET)
     parts = []
     while part := os.read(fd, 1 << 16):

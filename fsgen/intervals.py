@@ -17,6 +17,8 @@ NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is al
 
 
 class Interval(NamedTuple):
+    """An estimate with its lower and upper end, in its own unit."""
+
     value: float
     low: float
     high: float

@@ -54,6 +54,7 @@ class Loaded:
 
     @property
     def device(self) -> torch.device:
+        """Where the network lies."""
         return self.network.device
 
     def hidden(self, ids_BL: torch.Tensor, **where) -> torch.Tensor:

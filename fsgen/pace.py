@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from fsgen import cursor, models, store
 from fsgen.compared import drafting
@@ -23,18 +24,13 @@ STEPS = 12  # of each kind on each text; the median of all counts
 
 
 def measure_machine() -> Machine:
-    """What this host does with large matrices in its own precision for models, in about a second.
-
-    Arithmetic from a product of float32 matrices, bandwidth from a copy; best of five each.
-    """
-    import torch
-
+    """What this host does, in about a second: float32 products of matrices, copies; best of five each."""
     a, b = torch.ones(64, 4096), torch.ones(4096, 4096)
     product = min(_timed(lambda: a @ b) for _ in range(5))
     block = torch.ones(1 << 26)
     copy = min(_timed(block.clone) for _ in range(5))
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(2 * 64 * 4096 * 4096 / product, 2 * 4 * block.numel() / copy, free)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(2 * 64 * 4096 * 4096 / product, 2 * 4 * block.numel() / copy, memory, is_card=False)
 
 
 def _timed(work: Callable) -> float:
@@ -104,3 +100,19 @@ def speed_ups(settings: Settings, pair: str, dataset: str, pace: Pace) -> dict[i
         )
         for k, seconds in pace.verification.items()
     }
+
+
+def tell(settings: Settings, pair: str, dataset: str, prompts: int) -> list[str]:
+    """The pace and what it means for drafting, a sentence a line."""
+    found = measure(settings, pair, dataset, prompts)
+    lines = [
+        f"{pair}, batch 1, medians: a step of the small model takes {1e3 * found.small:.2f} ms, of "
+        f"the large one {1e3 * found.large:.2f} ms; cost ratio {found.small / found.large:.3f}."
+    ]
+    for k, gain in speed_ups(settings, pair, dataset, found).items():
+        lines.append(
+            f"K = {k}: verifying takes {found.verification[k] / found.large:.2f} steps of the large model; "
+            f"expected speed-up {gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f}, 95 % over "
+            f"the test prompts of {dataset}, the pace taken as known)."
+        )
+    return lines

@@ -22,12 +22,16 @@ ROUTER_NAMES = ("always", "never", *SCORED_ROUTERS, "random", "perfect")
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
+    """A rule of fusion with its parameters."""
+
     rule: str
     parameters: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Router:
+    """A rule by which the large model is called, and its threshold."""
+
     rule: str
     at: float | None = None
     """Threshold of a policy that names no budget, in the score's own unit."""
@@ -47,6 +51,7 @@ class Policy:
 
 
 def method_table(raw: dict) -> dict[str, Method]:
+    """Methods by name, defaults filled in; Complaint where a rule or a parameter cannot be."""
     methods = {}
     for name, entry in raw.items():
         entry = dict(mapping(entry, f"methods.{name}"))
@@ -76,6 +81,7 @@ def _check_method(name: str, method: Method) -> None:
 
 
 def policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...]:
+    """All policies, sorted by name, every method's +always among them; Complaint where one cannot be."""
     if not isinstance(raw, list):
         raise Complaint(f"policies should be a list such as [oracle+entropy@20], got {raw!r}.")
     named = {str(entry): parse_policy(str(entry), methods, routers) for entry in raw}

@@ -38,6 +38,7 @@ class Records(NamedTuple):
     outside_logit_N: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Records":
+        """The records at these rows."""
         return Records(*(array[rows] for array in self))
 
     def columns(self) -> dict[str, pa.Array]:

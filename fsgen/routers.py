@@ -33,6 +33,8 @@ def entropy(seen: Speaker) -> np.ndarray:
 
 
 class Router(NamedTuple):
+    """A score, and the side of its threshold on which the large model is called."""
+
     score: Callable[..., np.ndarray]
     """From a Speaker, and the weights by name where the router has learnt any."""
     calls_below: bool

@@ -66,6 +66,7 @@ class Protections(NamedTuple):
         return ", ".join(kept) + (f"; NOT in force: {', '.join(lost)}" if lost else "")
 
     def missing(self) -> list[str]:
+        """What is not in force, in words."""
         return [said for holds, said in self._said() if not holds]
 
     def _said(self) -> list[tuple[bool, str]]:

@@ -112,6 +112,7 @@ def series_of(points: pl.DataFrame) -> Iterator[tuple[str, str, pl.DataFrame]]:
 
 
 def columns(points: pl.DataFrame) -> Columns:
+    """Sizes in billions and CoF of a series, [P] each."""
     return Columns(*(points[name].to_numpy().astype(np.float64) for name in ("small_b", "large_b", "cof")))
 
 
@@ -121,6 +122,7 @@ def others(names: np.ndarray) -> np.ndarray:
 
 
 def count_models(points: pl.DataFrame) -> int:
+    """How many models its pairs are made of."""
     return len(set(points["small"]) | set(points["large"]))
 
 

@@ -30,6 +30,16 @@ def show_prompt(pair: str, prompt_id: str) -> Group:
             f"There is no prompt '{prompt_id}'; see 'fsgen sql \"select prompt_id from prompts\"'."
         )
     row = asked.row(0, named=True)
+    head = [
+        Text(f"{prompt_id} ({row['dataset']}, {row['split']})", style="bold"),
+        Text(row["plain"]),
+        Text(f"gold: {row['gold']}\n", style="dim"),
+    ]
+    return Group(*head, *_alone(chosen), *_made_of_it(chosen))
+
+
+def _alone(chosen: dict[str, str]) -> list[RenderableType]:
+    """What each model of the pair wrote by itself, with the verdict."""
     alone = lake.ask(
         """select p.role, p.model, t.turn, t.text, g.verdict, g.extracted
         from solo_texts t join pairs p using (model, dataset)
@@ -39,25 +49,23 @@ def show_prompt(pair: str, prompt_id: str) -> Group:
         values=chosen,
     )
     if not len(alone):
+        pair, prompt_id = chosen["pair"], chosen["prompt_id"]
         raise Complaint(f"The pair '{pair}' has no text on '{prompt_id}'; see 'fsgen sql \"from pairs\"'.")
-    parts: list[RenderableType] = [
-        Text(f"{prompt_id} ({row['dataset']}, {row['split']})", style="bold"),
-        Text(row["plain"]),
-        Text(f"gold: {row['gold']}\n", style="dim"),
-    ]
+    parts = []
     for told in alone.iter_rows(named=True):
-        parts.append(
-            Text(f"{told['role']} ({told['model']}) alone: {told['verdict']}, {told['extracted']}", "bold")
-        )
-        parts.append(Text(told["text"] + "\n"))
+        title = f"{told['role']} ({told['model']}) alone: {told['verdict']}, {told['extracted']}"
+        parts += [Text(title, "bold"), Text(told["text"] + "\n")]
+    return parts
+
+
+def _made_of_it(chosen: dict[str, str]) -> list[RenderableType]:
+    """What every policy made of a test prompt; nothing of one for calibration."""
     policies = lake.ask(
         """select policy, calls, interventions, tokens, verdict from tallies
         where pair = getvariable('pair') and prompt_id = getvariable('prompt_id') order by policy""",
         values=chosen,
     )
-    if len(policies):
-        parts.append(_table(policies, f"policies of {pair}"))
-    return Group(*parts)
+    return [_table(policies, f"policies of {chosen['pair']}")] if len(policies) else []
 
 
 def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
@@ -67,7 +75,7 @@ def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
     """
     chosen = {"pair": pair, "prompt_id": prompt_id, "policy": policy}
     rows = lake.ask(
-        """select pos, piece, default_piece, fused_piece, called, mismatch, forced, entropy,
+        """select pos, piece, default_piece, fused_piece, called, mismatch, entropy,
         score, verdict from spelt
         where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
         and policy = getvariable('policy') order by pos""",
@@ -85,7 +93,7 @@ def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
         Text(f"{policy} on {prompt_id}: {rows['verdict'][0]}, {rows['called'].sum()} calls", style="bold"),
         mark(rows.to_dicts(), gap),
         Text(LEGEND + "\n", style="dim"),
-        _table(parts.drop("forced", "verdict"), "where it called, or would have had to"),
+        _table(parts.drop("verdict"), "where it called, or would have had to"),
     )
 
 

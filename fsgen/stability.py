@@ -72,3 +72,19 @@ def _compared(
             margin = float(one.top_logits_NK[i + pos, 0] - one.top_logits_NK[i + pos, 1])
             found.append(Divergence(name, pos, a.ids[pos], b.ids[pos], margin))
     return Comparison(int(starts[0][-1]), shared, shift, found)
+
+
+def tell(settings: Settings, name: str, dataset: str, count: int) -> list[str]:
+    """The comparison as sentences, the first divergence first."""
+    found = compare(settings, name, dataset, count)
+    lines = [
+        f"{name} wrote {found.tokens} tokens of {count} prompts of {dataset} alone. "
+        f"Side by side {found.shared} of them come before any difference; "
+        f"their top logits moved by at most {found.largest_shift:.2g}."
+    ]
+    for there in sorted(found.divergences, key=lambda there: there.pos):
+        lines.append(
+            f"{there.prompt_id} parts at position {there.pos}: token {there.alone_id} alone, "
+            f"{there.together_id} together, where the margin was {there.margin:.3g} nats."
+        )
+    return lines

@@ -60,6 +60,7 @@ class Text(NamedTuple):
         return self.ids[self.written :]
 
     def followed_by(self, token: int) -> "Text":
+        """The text and one more token."""
         return self._replace(ids=[*self.ids, token])
 
     def forced_before(self, pos: int) -> int:

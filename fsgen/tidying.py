@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from fsgen.settings import RESERVED, Settings
+from fsgen.checks import RESERVED
+from fsgen.settings import Settings
 
 # where each kind's outputs stand, its name being the last part of the path, without an ending
 OF_PAIRS = ("large", "small", "fused", "routes", "rollouts", "closeups", "graded/pairs")

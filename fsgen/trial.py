@@ -26,7 +26,8 @@ from fsgen import (
     store,
     vocabulary,
 )
-from fsgen.policies import RULE_DEFAULTS
+from fsgen.checks import TASK_NAMES
+from fsgen.policies import ROUTER_NAMES, RULE_DEFAULTS
 from fsgen.settings import Settings
 from fsgen.typed import Complaint, look_up, read_yaml
 
@@ -39,17 +40,7 @@ DEFAULTS = {  # of a folder without params.yaml
     "sandbox": "strict",
     "allow_code_execution": False,
 }
-ROUTERS = {
-    "always": {},
-    "never": {},
-    "threshold": {"at": 0.5},
-    "margin": {"at": 0.4},
-    "entropy": {},
-    "logistic": {},
-    "svm": {},
-    "random": {},
-    "perfect": {},
-}
+ROUTERS = {name: {} for name in ROUTER_NAMES} | {"threshold": {"at": 0.5}, "margin": {"at": 0.4}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,27 +95,35 @@ def params_of(wish: Wish) -> dict:
     here = read_yaml(Path("params.yaml")) if Path("params.yaml").is_file() else {}
     base = DEFAULTS | {key: here[key] for key in DEFAULTS if key in here}
     base["allow_code_execution"] |= wish.allow_code_execution
+    pair, models = _models(wish)
+    method, policy = _policy(wish, here.get("methods", {}))
+    return base | {
+        "datasets": {wish.dataset: _dataset(wish, here.get("datasets", {}))},
+        "models": models,
+        "pairs": {f"{pair['small']}-{pair['large']}": pair},
+        "methods": {"oracle": {"rule": "oracle"}} | method,
+        "routers": ROUTERS | {name: entry for name, entry in here.get("routers", {}).items() if entry},
+        "policies": [policy],
+    }
+
+
+def _models(wish: Wish) -> tuple[dict[str, str], dict[str, dict]]:
+    """The pair, and its models by name."""
     sources = {"small": wish.small, "tuned": wish.tuned or wish.small, "large": wish.large}
     names = _names(sources)
     models = {names[s]: _locate(s) | {"prompt": wish.prompt} for s in dict.fromkeys(sources.values())}
-    members = {role: names[source] for role, source in sources.items()}
+    return {role: names[source] for role, source in sources.items()}, models
+
+
+def _policy(wish: Wish, known: dict) -> tuple[dict[str, dict], str]:
+    """The method by its name, and the policy."""
     method, _, draft = wish.method.partition("@")
-    own = look_up(
-        {rule: {"rule": rule} for rule in RULE_DEFAULTS} | here.get("methods", {}), method, "the methods"
-    )
-    policy = wish.method if draft else f"{method}+{wish.router or 'always'}"
+    own = look_up({rule: {"rule": rule} for rule in RULE_DEFAULTS} | known, method, "the methods")
     if draft and wish.router:
         raise Complaint(f"'{wish.method}' drafts, and takes no router; leave out '{wish.router}'.")
     if own.get("rule", method) == "proxy" and not wish.tuned:
         raise Complaint(f"The method '{method}' needs a tuned small model, got none; name one with --tuned.")
-    return base | {
-        "datasets": {wish.dataset: _dataset(wish, here.get("datasets", {}))},
-        "models": models,
-        "pairs": {f"{members['small']}-{members['large']}": members},
-        "methods": {"oracle": {"rule": "oracle"}, method: own},
-        "routers": ROUTERS | {n: r for n, r in here.get("routers", {}).items() if n not in ROUTERS or r},
-        "policies": [policy],
-    }
+    return {method: own}, wish.method if draft else f"{method}+{wish.router or 'always'}"
 
 
 def moving_in(params: dict) -> str:
@@ -169,7 +168,7 @@ def _newest_commit(hub: str) -> str:
 
 
 def _dataset(wish: Wish, known: dict) -> dict:
-    tasks = {task: {"task": task, "max_new_tokens": wish.max_new_tokens} for task in settings.TASK_NAMES}
+    tasks = {task: {"task": task, "max_new_tokens": wish.max_new_tokens} for task in TASK_NAMES}
     entry = dict(look_up(tasks | known, wish.dataset, "the datasets and tasks"))
     path = wish.data or entry.get("path")
     return entry | {"limit": wish.limit} | ({"path": str(Path(path).resolve())} if path else {})

@@ -28,6 +28,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def mapping(value: object, where: str) -> dict:
+    """The value, if it is a mapping; else a Complaint that says where."""
     if not isinstance(value, dict):
         raise Complaint(f"{where} should be a mapping of names to settings, got {value!r}.")
     return value
@@ -69,6 +70,7 @@ def typed(value: object, hint: typing.Any, where: str) -> typing.Any:
 
 
 def look_up(table: typing.Mapping, name: object, where: str) -> typing.Any:
+    """What the table holds under the name, or a Complaint that offers the nearest."""
     if name in table:
         return table[name]
     near = difflib.get_close_matches(str(name), [str(key) for key in table], n=1)

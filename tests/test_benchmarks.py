@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import strategies as st
 
-from fsgen import benchmarks, grading, settings, store
+from fsgen import benchmarks, checks, grading, store
 from fsgen.settings import Dataset
 from fsgen.tasks.task import Prompt
 from fsgen.typed import Complaint
@@ -36,7 +36,7 @@ def build(count: int, seed: int = 1, **given) -> pl.DataFrame:
 
 def test_settings_and_benchmarks_know_the_same_tasks():
     """A name that params.yaml may hold is a name that can be run."""
-    assert set(benchmarks.TASKS) == set(settings.TASK_NAMES)
+    assert set(benchmarks.TASKS) == set(checks.TASK_NAMES)
 
 
 @hypothesis.settings(deadline=None)

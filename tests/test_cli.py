@@ -6,12 +6,17 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import PARAMS
+from rich.console import Console
 
-from fsgen import cli, settings, store, tidying
+from fsgen import settings, store, tidying, trial
+from fsgen.cli import __main__ as cli
+from fsgen.cli import asking, keeping, trying
+from fsgen.typed import Complaint
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)
@@ -23,7 +28,9 @@ def fsgen(monkeypatch, capsys):
 
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fsgen", *words])
-        monkeypatch.setattr(cli, "screen", cli.Console(soft_wrap=True, highlight=False, width=120))
+        screen = Console(soft_wrap=True, highlight=False, width=120)
+        for room in (asking, trying):
+            monkeypatch.setattr(room, "screen", screen)
         code = 0
         try:
             cli.main()
@@ -105,7 +112,11 @@ def test_init_prints_what_another_shell_can_read(finished, fsgen):
         (["show", "duo", "{prompt}", "--policy", "speculative@3"], "wrote nothing"),
         (["show", "duo", "{prompt}", "--policy", "oracle+always", "--pos", "999"], "no token 999"),
         (["show", "duo", "{prompt}", "--pos", "1"], "name it with --policy"),
-        (["generate", "--policy", "oracle+entropi@20", "{prompt}"], "did you mean 'entropy'"),
+        (["generate", "--policy", "oracle+entropi@20", "words"], "did you mean 'entropy'"),
+        (["generate", "--policy", "oracle+always", "--prompt-id", "nobody"], "There is no prompt 'nobody'"),
+        (["run", "--large", "a/b"], "Missing option"),
+        (["tabels"], "Did you mean 'tables'"),
+        (["check", "--on", "h10"], "did you mean 'h100'"),
         (
             ["run", "--large", "a/b", "--small", "no such", "--dataset", "toy"],
             "neither a folder nor a hub id",
@@ -133,7 +144,7 @@ def test_a_fault_of_ours_is_one_sentence_too(finished, fsgen, monkeypatch):
     def fall(*_):
         raise ZeroDivisionError("so it goes")
 
-    monkeypatch.setattr(cli.lake, "columns", fall)
+    monkeypatch.setattr(asking.lake, "columns", fall)
     assert "ZeroDivisionError: so it goes" in refused(fsgen("tables", "solo"))
     code, _, err = fsgen("--debug", "tables", "solo")
     assert code == 1
@@ -176,7 +187,7 @@ def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
     rows = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
         prompt_id=name, policy="oracle+threshold"
     )
-    _, out, _ = fsgen("generate", "--policy", "oracle+threshold", name)
+    _, out, _ = fsgen("generate", "--policy", "oracle+threshold", "--prompt-id", name)
     plain = re.sub(r"[\[\]{}]|<end>", "", out.splitlines()[0])
     assert plain.split() == texts["text"][0].split()
     assert f"asked about {rows['called'].sum()} " in out
@@ -228,7 +239,7 @@ def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
     assert len(found) == len(gone)
     assert all(any(path.startswith(one) for one in found) for path in gone)
 
-    monkeypatch.setattr(cli.typer, "confirm", lambda question: False)
+    monkeypatch.setattr(keeping.typer, "confirm", lambda question: False)
     _, out, _ = fsgen("tidy")
     assert all(one in out for one in found)
     assert all(Path(path).exists() for path in kept + gone)
@@ -283,7 +294,7 @@ def test_run_is_the_pipeline_for_one_combination(
 
 
 def test_run_with_a_tuned_model_and_drafts(finished_home, tmp_path, fsgen, monkeypatch):
-    """Proxy needs a third folder; drafting takes no router; two folders of one name are told apart."""
+    """Proxy needs a third folder; drafting takes no router."""
     monkeypatch.chdir(tmp_path)
     folders = {role: str(finished_home / "checkpoints" / role) for role in ("small", "tuned", "large")}
     words = [part for role, path in folders.items() for part in (f"--{role}", path)]
@@ -298,6 +309,35 @@ def test_run_with_a_tuned_model_and_drafts(finished_home, tmp_path, fsgen, monke
         fsgen("run", *words, *rest, "--method", "speculative@3", "--router", "entropy@20")
     )
     assert "needs a tuned" in refused(fsgen("run", *words[:2], *words[4:], *rest, "--method", "proxy"))
+
+
+def test_run_pins_a_hub_model_to_the_commit_of_today(tmp_path, monkeypatch):
+    """Looked up once, or named; an unreachable hub is one sentence."""
+    monkeypatch.chdir(tmp_path)
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "model_info", lambda hub: SimpleNamespace(sha=f"commit of {hub}"))
+    wish = trial.Wish(large="org/big-1.5B", small="org/little@abc", dataset="gsm8k")
+    assert trial.params_of(wish)["models"] == {
+        "little": {"hub": "org/little", "revision": "abc", "prompt": "plain"},
+        "big-1_5B": {"hub": "org/big-1.5B", "revision": "commit of org/big-1.5B", "prompt": "plain"},
+    }
+
+    def refuse(hub):
+        raise ConnectionError
+
+    monkeypatch.setattr(huggingface_hub, "model_info", refuse)
+    with pytest.raises(Complaint, match="could not be looked up on the hub"):
+        trial.params_of(wish)
+
+
+def test_run_tells_two_folders_of_one_name_apart(tmp_path, monkeypatch):
+    """By their roles."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("one/model", "two/model"):
+        Path(path).mkdir(parents=True)
+    wish = trial.Wish(small="one/model", large="two/model", dataset="arith")
+    assert list(trial.params_of(wish)["pairs"]) == ["model-model-large"]
 
 
 def examples() -> list[str]:

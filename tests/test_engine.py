@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import NOISE, PARAMS, describe_all, random_world, run_pair, write_params, write_prompts
 
-from fsgen import cli, cursor, decoding, fusing, models, reading, rollout, simulation, stability, store
+from fsgen import cursor, decoding, fusing, models, reading, rollout, simulation, stability, store
+from fsgen.cli import __main__ as cli
 from fsgen.typed import Complaint
 
 ENGINE = {

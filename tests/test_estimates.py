@@ -35,6 +35,7 @@ def plan(tmp_path, monkeypatch) -> dict:
         "policies": ["oracle+entropy@20", "oracle+never"],
         "methods": {"oracle": {"rule": "oracle"}},
         "compute": {"device": "auto", "dtype": "bfloat16", "rows": 20, "read_tokens": 1000},
+        "dump": PARAMS["dump"] | {"block": 64},
         "report": {"prompts": 4},
     }
 
@@ -61,11 +62,9 @@ def test_time_is_a_roofline(plan):
     loaded = loaded_with(plan)
     work = by_stage(loaded)
     machine = estimates.Machine(flops=1e15, bandwidth=1e12, memory=80e9)
-    solo = estimates.seconds(loaded, work["dump_solo", "large"], 8e9, machine, on_card=True)
+    solo = estimates.seconds(loaded, work["dump_solo", "large"], 8e9, machine)
     assert solo == pytest.approx(250 * 8e9 * 2 / 1e12)
-    read = estimates.seconds(
-        loaded, work["dump_large", "large"], 8e9, replace(machine, bandwidth=1e18), on_card=True
-    )
+    read = estimates.seconds(loaded, work["dump_large", "large"], 8e9, replace(machine, bandwidth=1e18))
     assert read == pytest.approx(2 * 8e9 * 100 * 116 / 1e15)
 
 
@@ -119,10 +118,11 @@ def test_it_is_never_less_than_what_happened(finished):
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet", ["pos"])
     assert work["rollout", "large"].rows >= len(rolled)
     steps = store.read("data/rollouts/duo/toy/steps-*.parquet")
+    tests = len(store.read("data/prompts/toy.parquet").filter(split="test"))
     alone = dict(steps.group_by("role").agg(pl.col("alone").sum()).iter_rows())
     for role in ("small", "tuned", "large"):
-        prompts = 16 * estimates.PROMPT_TOKENS["arith"]
-        assert (work["rollout", role].positions + prompts) / estimates.SHARED >= alone[role]
+        prompts = tests * estimates.PROMPT_TOKENS["arith"]
+        assert (work["rollout", role].positions - prompts) / estimates.SHARED >= alone[role] > 0
 
 
 def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
@@ -130,7 +130,7 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     del plan["models"]["small"]["parameters"]
     loaded = loaded_with(plan)
     assert estimates.sizes(loaded) == {"small": None, "large": 8_000_000_000}
-    told = "\n".join(estimates.tell(loaded, "h100"))
+    told = "\n".join(estimates.tell(loaded, estimates.MACHINES["h100"]))
     assert "sizes unknown: small" in told
     assert re.search(r"dump_large +12 +11,600 +\d", told)
     make_model(tmp_path / "here", 0.1, 1)
@@ -157,12 +157,6 @@ def test_a_size_below_zero_is_refused(plan, value):
         loaded_with(plan)
 
 
-def test_an_unknown_machine(plan):
-    """The nearest is offered."""
-    with pytest.raises(Complaint, match="did you mean 'h100'"):
-        estimates.tell(loaded_with(plan), "h10")
-
-
 def test_a_cache_is_bounded_from_above():
     """Qwen1.5-72B keeps all its heads: 80 layers of 8192, two bytes, keys and values."""
     assert 2 * 80 * 8192 * 2 <= estimates.cache_bytes(72.3e9, 2) <= 1.3 * 2 * 80 * 8192 * 2
@@ -170,8 +164,9 @@ def test_a_cache_is_bounded_from_above():
 
 def told_in(path: Path) -> str:
     """What the header of a profile should say, as comments."""
-    machine = None if "local" in path.stem else "h100"
-    command = f"fsgen check profiles/{path.name}" + (f" --on {machine}" if machine else "")
+    is_local = "local" in path.stem
+    command = f"fsgen check profiles/{path.name}" + ("" if is_local else " --on h100")
+    machine = None if is_local else estimates.MACHINES["h100"]
     lines = [command, *estimates.tell(settings.load(path), machine)[:-1]]
     return "".join(f"# {line.rstrip()}\n" for line in lines)
 

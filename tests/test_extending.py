@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from conftest import PARAMS, run_pair, write_params
 
-from fsgen import benchmarks, fusion, grading, laws, parameters, policies, routers, settings, store
+from fsgen import benchmarks, checks, fusion, grading, laws, parameters, policies, routers, settings, store
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 
@@ -37,7 +37,7 @@ def test_a_task(finished, monkeypatch):
     task = types.ModuleType("letters")
     exec(example("fsgen/tasks/letters.py"), vars(task))
     monkeypatch.setitem(benchmarks.TASKS, "letters", task)
-    monkeypatch.setattr(settings, "TASK_NAMES", (*settings.TASK_NAMES, "letters"))
+    monkeypatch.setattr(checks, "TASK_NAMES", (*checks.TASK_NAMES, "letters"))
 
     dataset = settings.Dataset(task="letters", max_new_tokens=8, calibration=0.4)
     table = benchmarks.build_prompts("letters", dataset, seed=1)
@@ -56,9 +56,9 @@ def test_a_router(registries, tiny_world, monkeypatch):
     """It keeps a budget on calibration prompts, and the closed loop calls where its score says so."""
     exec(example("fsgen/routers.py"), vars(routers))
     monkeypatch.setattr(policies, "SCORED_ROUTERS", (*policies.SCORED_ROUTERS, "doubt"))
-    for module in (policies, settings):
+    for module in (policies, checks):
         monkeypatch.setattr(module, "ROUTER_NAMES", (*policies.ROUTER_NAMES, "doubt"))
-    monkeypatch.setattr(settings, "SCORED_ROUTERS", policies.SCORED_ROUTERS)
+    monkeypatch.setattr(checks, "SCORED_ROUTERS", policies.SCORED_ROUTERS)
     loaded = write_params(
         PARAMS
         | {"routers": PARAMS["routers"] | {"doubt": {}}, "policies": ["oracle+doubt@30", "oracle+doubt@80"]}

@@ -23,7 +23,7 @@ def test_every_policy_writes_its_rolled_text(world, monkeypatch):
     for policy in rolled["policy"].unique().sort():
         duet = open_in_memory(world, monkeypatch, policy)
         for name in prompts:
-            spoken = [*generation.speak(duet, generation.prompt_row(duet, name), Tally())]
+            spoken = [*generation.speak(duet, generation.known_prompt(duet, name), Tally())]
             rows = written[policy, name]
             assert [s.token for s in spoken] == rows["token_id"].to_list(), policy
             assert [s.called for s in spoken] == rows["called"].to_list(), policy
@@ -40,7 +40,7 @@ def test_drafting_writes_the_large_models_text(world, monkeypatch, draft):
     duet = open_in_memory(world, monkeypatch, f"speculative@{draft}")
     for (name,), rows in list(texts.items())[:4]:
         tally = Tally()
-        spoken = [*generation.speak(duet, generation.prompt_row(duet, name), tally)]
+        spoken = [*generation.speak(duet, generation.known_prompt(duet, name), tally)]
         assert [s.token for s in spoken] == rows["token_id"].to_list()
         assert tally.passes == count_rounds([s.is_changed for s in spoken], draft)
         assert tally.positions == tally.passes * (draft + 1)
@@ -62,7 +62,7 @@ def test_it_costs_what_the_policy_costs(world, monkeypatch):
         duet = open_in_memory(world, monkeypatch, policy)
         name = store.read("data/prompts/toy.parquet").filter(split="test")["prompt_id"][1]
         tally = Tally()
-        called = [s.called for s in generation.speak(duet, generation.prompt_row(duet, name), tally)]
+        called = [s.called for s in generation.speak(duet, generation.known_prompt(duet, name), tally)]
         last = max((i + 1 for i, call in enumerate(called) if call), default=0)
         assert tally == Tally(sum(called), last)
 
@@ -75,13 +75,15 @@ def test_a_budget_that_params_do_not_name_is_calibrated_on_the_spot(world, monke
 
 
 def test_ones_own_words(world, monkeypatch):
-    """They are the prompt; what is no prompt's id is taken as words."""
+    """They are the prompt, as they stand; an id that the dataset has not is refused."""
     duet = open_in_memory(world, monkeypatch, "oracle+always")
-    row = generation.prompt_row(duet, "w1 w2 w3")
+    row = generation.own_words(duet, "w1 w2 w3")
     assert row["plain"].to_list() == ["w1 w2 w3"]
     (ids,) = models.prompt_ids(world.loaded["large"], row, world.limit)
     assert ids == world.loaded["large"].tokenizer("w1 w2 w3")["input_ids"]
     assert len([*generation.speak(duet, row, Tally())]) <= world.limit
+    with pytest.raises(Complaint, match="There is no prompt 'toy-999'"):
+        generation.known_prompt(duet, "toy-999")
 
 
 def test_refusals(world, monkeypatch):

@@ -8,7 +8,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fsgen import cli, grading, judge, store, texts
+from fsgen import grading, judge, store, texts
+from fsgen.cli import __main__ as cli
 from fsgen.grading import Grader
 from fsgen.judge import Rating
 from fsgen.tasks import gsm8k, math500

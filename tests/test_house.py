@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen import benchmarks, fusion, policies, routers, settings
+from fsgen import benchmarks, checks, fusion, policies, routers
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
 FLOORS = [
     {"typed", "harness"},
     {"policies", "console", "sandbox", "judge"},
-    {"settings", "store", "views"},
+    {"sections", "store", "views"},
+    {"checks"},
+    {"settings"},
     {
         "lake",
         "tasks",
@@ -63,7 +65,9 @@ TORCH_ROOMS = {
     "pace",
 }
 # params and the terminal: what they hold reaches a stage as values, or changes no byte
-UNTRACKED = {f"fsgen/{room}.py" for room in ("typed", "policies", "settings", "console")}
+UNTRACKED = {
+    f"fsgen/{room}.py" for room in ("typed", "policies", "sections", "checks", "settings", "console")
+}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -143,6 +147,21 @@ def test_inits_hold_nothing_but_a_sentence():
         assert isinstance(only, ast.Expr)
 
 
+def test_what_is_public_says_what_it_is():
+    """Every module, and every function, class and method without an underscore, has its sentence."""
+    silent = []
+    for path in PACKAGE.rglob("*.py"):
+        module = ast.parse(path.read_text())
+        bodies = (node for node in module.body if isinstance(node, ast.ClassDef))
+        classes = [node for node in bodies if not node.name.startswith("_")]
+        inside = [node for owner in [module, *classes] for node in owner.body]
+        named = [node for node in inside if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        public = [node for node in named if not node.name.startswith("_")]
+        silent += [f"{path.name}: {node.name}" for node in public if not ast.get_docstring(node)]
+        silent += [] if ast.get_docstring(module) else [path.name]
+    assert silent == []
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_declared_code_equals_imported_code(name):
     """A stage is stale exactly when code that it can run has changed."""
@@ -164,7 +183,7 @@ def test_what_tasks_read_beside_code_is_declared():
 
 def test_names_in_settings_are_the_registries():
     """What params.yaml may name is what the registries hold."""
-    assert set(settings.TASK_NAMES) == set(benchmarks.TASKS)
+    assert set(checks.TASK_NAMES) == set(benchmarks.TASKS)
     assert policies.RULE_DEFAULTS.keys() == fusion.RULES.keys()
     assert set(policies.SCORED_ROUTERS) == set(routers.ROUTERS)
     assert set(policies.ROUTER_NAMES) > set(policies.SCORED_ROUTERS)

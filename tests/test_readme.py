@@ -13,7 +13,6 @@ import yaml
 
 from fsgen import (
     benchmarks,
-    cli,
     closeups,
     comparison,
     decoding,
@@ -30,6 +29,7 @@ from fsgen import (
     views,
     vocabulary,
 )
+from fsgen.cli.__main__ import app
 from fsgen.report import headline
 
 ROOT = Path(__file__).parent.parent
@@ -209,5 +209,5 @@ def test_a_shown_command_works(command):
 def test_help_pages_and_readme_know_the_same_commands():
     """What the README shows exists; generate, show, run and sql are shown."""
     shown = {command.split()[1] for command in OURS}
-    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert {"sql", "show", "generate", "run", "tables", "predict", "speedup"} <= shown <= known

@@ -211,6 +211,11 @@ def test_the_explorer_shows_the_token_that_is_chosen(shown, browser, finished, e
     assert browser.run("document.querySelectorAll('#detail ol.large li').length") == 10
     assert browser.run("document.querySelectorAll('#detail ol.small li').length") == 10
 
+    browser.run("document.querySelectorAll('#text .token')[1].dispatchEvent(new Event('mouseenter'))")
+    assert "Token 1:" in browser.run("document.querySelector('#detail h3').innerText")
+    browser.run("document.getElementById('text').dispatchEvent(new Event('mouseleave'))")
+    assert "Token 2:" in browser.run("document.querySelector('#detail h3').innerText")
+
     browser.press("ArrowRight")
     assert "Token 3:" in browser.run("document.querySelector('#detail h3').innerText")
     browser.press("Home")

@@ -15,6 +15,8 @@ QUERIES = Path(__file__).parents[2] / "queries" / "figures"
 
 
 class Entry(NamedTuple):
+    """A figure: how it is drawn, of what, under which caption."""
+
     draw: Callable[[pl.DataFrame], Figure]
     by_dataset: bool
     """Whether there is one a dataset, else one for all."""

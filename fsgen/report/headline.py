@@ -9,6 +9,7 @@ CAPTION = (
     "accuracy and collaboration frequency (CoF: share of tokens that the large model changes when it is "
     "always asked), percent with 95 % intervals over prompts"
 )
+BESIDE = ("oracle+entropy@20", "oracle+random@20")
 EVALUATED = "data/evaluated/{}/metrics.json"  # the copy of metrics/<dataset>.json that DVC knows of
 
 
@@ -47,22 +48,18 @@ def policies(content: dict) -> str:
 
 
 def sentences(content: dict) -> list[str]:
-    """What asking where the small model is unsure buys, a sentence a pair that has both such policies."""
+    """What asking where the small model is unsure buys, a sentence for each pair that ran BESIDE."""
     told = []
     for name, pair in content["pairs"].items():
-        policies = pair["policies"]
-        for budget in (
-            p.removeprefix("oracle+entropy@") for p in policies if p.startswith("oracle+entropy@20")
-        ):
-            asked, coin = policies[f"oracle+entropy@{budget}"], policies.get(f"oracle+random@{budget}")
-            if coin and "accuracy" in asked:
-                calls = percent(asked, "call_ratio", "call_ratio_")
-                small, large = (_quality(content["models"][pair[role]]) for role in ("small", "large"))
-                told.append(
-                    f"{name}: calls at the {budget} % most uncertain tokens ({calls} of the test tokens) "
-                    f"give {percent(asked)} right; as many calls at random, {percent(coin)}; the small model "
-                    f"alone, {small}; the large one, {large}."
-                )
+        asked, coin = map(pair["policies"].get, BESIDE)
+        if asked and coin and "accuracy" in asked:
+            calls = percent(asked, "call_ratio", "call_ratio_")
+            small, large = (_quality(content["models"][pair[role]]) for role in ("small", "large"))
+            told.append(
+                f"{name}: calls at the 20 % most uncertain tokens ({calls} of the test tokens) give "
+                f"{percent(asked)} right; as many calls at random, {percent(coin)}; the small model alone, "
+                f"{small}; the large one, {large}."
+            )
     return told
 
 

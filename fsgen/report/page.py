@@ -21,22 +21,18 @@ def build(numbers: dict[str, dict], figures: list[tuple[str, str | None, Path]],
     their dataset and their SVG file, `explored` is what `explorer.explore` returned. Prompts of the
     explorer are left out, last ones first, until the page is smaller than LIMIT; it says how many.
     """
+    template = Template((ASSETS / "page.html").read_text())
+    fixed = {
+        "style": (ASSETS / "page.css").read_text(),
+        "script": (ASSETS / "explorer.js").read_text(),
+        "headlines": "\n".join(_headline(dataset, content) for dataset, content in numbers.items()),
+        "figures": "\n".join(_figure(*figure) for figure in figures),
+    }
     while True:
-        page = _fill(numbers, figures, explored)
+        told = json.dumps(explored, separators=(",", ":"), ensure_ascii=False)
+        page = template.substitute(fixed, explorer=_packed(told), shown=_shown(explored))
         if len(page.encode()) < LIMIT or not _drop_a_prompt(explored):
             return page
-
-
-def _fill(numbers: dict[str, dict], figures: list, explored: dict) -> str:
-    template = Template((ASSETS / "page.html").read_text())
-    return template.substitute(
-        style=(ASSETS / "page.css").read_text(),
-        script=(ASSETS / "explorer.js").read_text(),
-        headlines="\n".join(_headline(dataset, content) for dataset, content in numbers.items()),
-        figures="\n".join(_figure(*figure) for figure in figures),
-        explorer=_packed(json.dumps(explored, separators=(",", ":"), ensure_ascii=False)),
-        shown=_shown(explored),
-    )
 
 
 def _drop_a_prompt(explored: dict) -> bool:

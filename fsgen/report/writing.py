@@ -13,10 +13,10 @@ PLOTS = Path("plots")
 def write_report(settings: Settings) -> None:
     """Draw all figures whose query finds something, write the page, and print the headline."""
     with store.appear(PLOTS) as folder:
-        drawn = _draw(settings, folder)
         numbers = {
             name: store.read_metrics(Path(headline.EVALUATED.format(name))) for name in settings.datasets
         }
+        drawn = _draw(settings, folder)
         figures = [(name, dataset, place.with_suffix(".svg")) for name, dataset, place in drawn]
         text = page.build(numbers, figures, explorer.explore(settings))
         (folder / "report.html").write_text(text)

@@ -1,0 +1,129 @@
+"""Every complaint about settings that are well-formed: names that lead nowhere, values that cannot be."""
+
+import math
+import re
+from pathlib import Path
+
+from fsgen.policies import ROUTER_NAMES, SCORED_ROUTERS
+from fsgen.sections import Settings
+from fsgen.typed import Complaint, look_up
+
+TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench")
+RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
+CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
+
+
+def check_names(settings: Settings) -> None:
+    """DVC reads a dot as a step into a mapping, and names become folders."""
+    for section in ("datasets", "models", "pairs", "methods", "routers", "family", "tuned"):
+        for name in getattr(settings, section):
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
+                raise Complaint(f"{section} holds the name {name!r}; use letters, digits, '-' and '_' alone.")
+    for name, router in settings.routers.items():
+        look_up(dict.fromkeys(ROUTER_NAMES), router.rule, f"the rules that routers.{name} can name")
+        if name in ROUTER_NAMES and name != router.rule:
+            raise Complaint(
+                f"routers.{name} should be the rule of that name, got '{router.rule}'; rename it."
+            )
+        if router.at is not None and router.rule not in SCORED_ROUTERS:
+            raise Complaint(f"routers.{name}.at has no meaning for the rule '{router.rule}'; remove it.")
+
+
+def check_seed_and_methods(settings: Settings) -> None:
+    if settings.seed < 0:
+        raise Complaint(f"seed should be at least 0, got {settings.seed}; choose another.")
+    if all(method.rule in ("speculative", "proxy") for method in settings.methods.values()):
+        raise Complaint("methods should hold one with a rule that every pair can roll out; add oracle.")
+    if settings.sandbox not in ("strict", "weak"):
+        raise Complaint(f"sandbox should be strict or weak, got '{settings.sandbox}'.")
+    both = sorted(set(settings.family) & set(settings.tuned))
+    if both:
+        raise Complaint(f"'{both[0]}' stands in family and in tuned, which share a folder; rename one.")
+
+
+def check_datasets(settings: Settings) -> None:
+    for name in settings.datasets.keys() & RESERVED:
+        raise Complaint(f"datasets holds the name '{name}', whose metrics file is taken; rename it.")
+    for name, entry in settings.datasets.items():
+        look_up(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
+        if entry.path is not None and not Path(entry.path).exists():
+            raise Complaint(
+                f"datasets.{name}.path: there is nothing at '{entry.path}'; correct it or fetch the data."
+            )
+        if entry.max_new_tokens < 1 or entry.shots < 0 or (entry.limit is not None and entry.limit < 1):
+            raise Complaint(
+                f"datasets.{name} should have max_new_tokens and limit above 0 and shots at least 0."
+            )
+        if entry.task in CODE_TASKS and not settings.allow_code_execution:
+            raise Complaint(
+                f"datasets.{name} is graded by running code that models wrote; "
+                "set 'allow_code_execution: true' if this machine may do so, in a sandbox."
+            )
+        if not 0 < entry.calibration < 1:
+            raise Complaint(
+                f"datasets.{name}.calibration should be a share between 0 and 1, got {entry.calibration}."
+            )
+
+
+def check_models(settings: Settings) -> None:
+    known = {**settings.family, **settings.tuned}
+    for name, entry in settings.models.items():
+        sources = [s for s in ("hub", "path", "family") if getattr(entry, s) is not None]
+        if len(sources) != 1:
+            raise Complaint(f"models.{name} should name one of hub, path, family, got {sources or 'none'}.")
+        if entry.family is not None:
+            look_up(known, entry.family, f"the family members that models.{name} can name")
+        if entry.path is not None and not (Path(entry.path) / "config.json").is_file():
+            raise Complaint(
+                f"models.{name}.path: '{entry.path}' is no checkpoint folder (no config.json); correct it."
+            )
+        if (entry.hub is None) != (entry.revision is None):
+            raise Complaint(
+                f"models.{name} should pin a hub model by 'revision' (a commit), and only a hub model."
+            )
+        if entry.prompt not in ("plain", "chat"):
+            raise Complaint(f"models.{name}.prompt should be 'plain' or 'chat', got '{entry.prompt}'.")
+        if entry.parameters is not None and entry.parameters <= 0:
+            raise Complaint(
+                f"models.{name}.parameters should be above 0, got {entry.parameters}; correct it."
+            )
+        if entry.dtype not in (None, "float32", "bfloat16"):
+            raise Complaint(f"models.{name}.dtype should be float32 or bfloat16, got '{entry.dtype}'.")
+    for name, entry in settings.tuned.items():
+        look_up(settings.family, entry.base, f"the family members that tuned.{name}.base can name")
+
+
+def check_pairs(settings: Settings) -> None:
+    for name, pair in settings.pairs.items():
+        for role, model in pair.members().items():
+            look_up(settings.models, model, f"the models that pairs.{name}.{role} can name")
+        if pair.large in (pair.small, pair.tuned):
+            raise Complaint(
+                f"pairs.{name} names '{pair.large}' twice; a pair is a small and another, large model."
+            )
+        modes = {settings.models[m].prompt for m in pair.members().values()}
+        if len(modes) > 1:
+            raise Complaint(f"pairs.{name} mixes plain and chat prompts; give its models the same 'prompt'.")
+
+
+def check_dump(settings: Settings) -> None:
+    dump, compute = settings.dump, settings.compute
+    if not 2 <= dump.k_min <= dump.k_max or dump.block < 1 or dump.tail < 0:
+        raise Complaint(
+            "dump should have 2 <= k_min <= k_max, block >= 1 and tail >= 0 (two ids make a margin)."
+        )
+    for name, method in settings.methods.items():
+        alpha = method.parameters.get("alpha", 1.0)
+        if method.rule != "proxy" and dump.depth <= -math.log(alpha):
+            raise Complaint(
+                f"dump.depth {dump.depth} should exceed -ln alpha = {-math.log(alpha):.3f} of methods.{name}."
+            )
+    if compute.device not in ("auto", "cpu", "cuda") or compute.dtype not in ("auto", "float32", "bfloat16"):
+        raise Complaint(
+            "compute.device should be auto, cpu or cuda and compute.dtype auto, float32 or bfloat16."
+        )
+    if compute.rows < 1 or compute.read_tokens < 1 or settings.report.prompts < 1:
+        raise Complaint("compute.rows, compute.read_tokens and report.prompts should be at least 1.")
+
+
+CHECKS = (check_names, check_seed_and_methods, check_datasets, check_models, check_pairs, check_dump)

@@ -1,0 +1,1 @@
+"""`fsgen` for people: each command reads its words, calls one room of the house and prints."""

@@ -1,0 +1,28 @@
+"""What all commands share: the application, the screen, and words that mean the same everywhere."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="fsgen",
+    help="Study how a small and a large language model write together.",
+    rich_markup_mode="markdown",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+screen = Console(soft_wrap=True, highlight=False)
+Pair = Annotated[str, typer.Argument(help="A key of pairs in params.yaml.")]
+Dataset = Annotated[str | None, typer.Option(help="A key of datasets in params.yaml; else its first.")]
+
+
+@app.callback()
+def _begin(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False):
+    pass
+
+
+def or_first(asked: str | None, known: dict) -> str:
+    """What was asked for, else the first name of that section of params.yaml."""
+    return asked if asked is not None else next(iter(known))

@@ -1,0 +1,142 @@
+"""Commands that ask what is there: tables, prompts, numbers, predictions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from fsgen import lake, settings, views
+from fsgen.cli.app import Pair, app, screen
+from fsgen.typed import Complaint, look_up
+
+QUERIES = Path("queries")
+
+
+@app.command()
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="SQL, or a file of it; without it, the questions.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="name=value, which the query reads as getvariable('name')."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",
+    init: Annotated[
+        bool, typer.Option("--init", help="Print the views' definitions, for the duckdb shell.")
+    ] = False,
+):
+    """Ask the tables in SQL.
+
+    Example: `fsgen sql queries/first_mismatches.sql --set pair=arith-23k-451k`
+
+    Example: `fsgen sql "select pair, avg(disagree::int) from sides where writer = 'large' group by pair"`
+    """
+    look_up(dict.fromkeys(("table", "csv", "json")), format, "the formats")
+    if init:
+        print(lake.definitions(Path("data").resolve()), end="")
+        return
+    if query is None:
+        for name, question in lake.questions(QUERIES).items():
+            screen.print(Text.assemble((f"{name}\n", "bold"), f"    {question}"))
+        return
+    values = dict(_assignment(word) for word in set_ or [])
+    text = Path(query).read_text() if query.endswith(".sql") and Path(query).is_file() else query
+    _print_frame(text, values, format)
+
+
+def _assignment(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not name.isidentifier() or not equals:
+        raise Complaint(f"--set should read name=value, got '{word}'; write --set pair=arith-23k-451k.")
+    return name, value
+
+
+def _print_frame(query: str, values: dict[str, str], format: str) -> None:
+    if format == "csv":  # a CSV cell holds no list, so DuckDB spells all of them
+        inner = query.strip().rstrip(";")
+        print(lake.ask(f"select columns(*)::varchar from ({inner}\n)", values=values).write_csv(), end="")
+        return
+    frame = lake.ask(query, values=values)
+    if format == "json":
+        print(frame.write_json())
+        return
+    import polars as pl
+
+    how = {
+        "tbl_rows": -1,
+        "tbl_cols": -1,
+        "tbl_hide_dataframe_shape": True,
+        "tbl_hide_column_data_types": True,
+    }
+    with pl.Config(**how, fmt_str_lengths=120, tbl_width_chars=max(screen.width, 160)):
+        print(frame)
+
+
+@app.command()
+def tables(view: Annotated[str | None, typer.Argument(help="A view, whose columns are listed.")] = None):
+    """List the views, or the columns of one.
+
+    Example: `fsgen tables sides`
+    """
+    if view is None:
+        rows = [(name, one.about) for name, one in (views.VIEWS | views.JOINED).items()]
+    else:
+        rows = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(view)]
+    for name, about in rows:
+        print(f"{name:<32} {about}")
+
+
+@app.command()
+def show(
+    pair: Pair,
+    prompt_id: Annotated[str, typer.Argument(help="A prompt, as the view prompts names it.")],
+    policy: Annotated[str | None, typer.Option(help="Mark the tokens of this policy's text.")] = None,
+    pos: Annotated[
+        int | None, typer.Option(help="With a policy: both models' ten likeliest tokens there.")
+    ] = None,
+):
+    """Look at one prompt, down to the token.
+
+    Example: `fsgen show arith-23k-451k arith-00152 --policy oracle+entropy@20 --pos 6`
+    """
+    from fsgen import showing
+
+    if pos is not None and policy is None:
+        raise Complaint("--pos is a place in a policy's text; name it with --policy.")
+    if policy is None:
+        screen.print(showing.show_prompt(pair, prompt_id))
+    elif pos is None:
+        screen.print(showing.show_policy(pair, prompt_id, policy))
+    else:
+        screen.print(showing.show_token(pair, prompt_id, policy, pos))
+
+
+@app.command()
+def predict(
+    dataset: Annotated[str, typer.Option(help="A dataset of params.yaml or of the published table.")],
+    large: Annotated[float, typer.Option(help="Parameters of the large model.")],
+    small: Annotated[float, typer.Option(help="Parameters of the small model.")],
+    method: Annotated[
+        str, typer.Option(help="A method of params.yaml or of the published table.")
+    ] = "oracle",
+):
+    """CoF of a pair that nobody ran, with its interval.
+
+    Example: `fsgen predict --dataset gsm8k --large 70e9 --small 1.5e9`
+    """
+    from fsgen import prediction  # scipy's statistics, a second to import
+
+    print(prediction.foretell(method, dataset, large, small))
+
+
+@app.command()
+def headline():
+    """Print accuracy and collaboration frequency of every pair.
+
+    Example: `fsgen headline`
+    """
+    from fsgen.report import headline as told
+
+    told.print_headline(settings.load())

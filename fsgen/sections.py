@@ -1,0 +1,175 @@
+"""The sections of params.yaml as frozen dataclasses."""
+
+import typing
+from dataclasses import dataclass, field
+
+from fsgen.policies import Method, Policy, Router
+from fsgen.typed import look_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A benchmark, and how it is asked."""
+
+    task: str
+    """Name of the benchmark, a key of `fsgen.benchmarks.TASKS`."""
+    max_new_tokens: int
+    """Longest turn a model may write, in tokens."""
+    path: str | None = None
+    """Local file or folder with the hub's column names; without it the hub is asked."""
+    split: str = "test"
+    limit: int | None = None
+    """Number of prompts, calibration and test together, in a seeded order that a raise only extends."""
+    shots: int = 0
+    """Worked examples before the question."""
+    calibration: float = 0.25
+    """Share of the prompts on which routers are calibrated and which no result counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A checkpoint, where it lies and how it is asked."""
+
+    prompt: str
+    """`plain` text or the tokenizer's `chat` template; equal for all models of a pair."""
+    hub: str | None = None
+    revision: str | None = None
+    """Commit of the hub repository; required with `hub`, so that results can be rebuilt."""
+    path: str | None = None
+    family: str | None = None
+    """Name of a member of the embedded family."""
+    dtype: str | None = None
+    """`float32` or `bfloat16`; without it `compute.dtype` decides."""
+    stop_tokens: tuple[str, ...] | None = None
+    """Tokens that end a text; without it those that the checkpoint itself names."""
+    parameters: float | None = None
+    """All of them, for estimates before the checkpoint is fetched; one that differs by 5 % is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A small and a large model that write together."""
+
+    small: str
+    tuned: str
+    """The small model after fine-tuning; the small model's own name where there is none (no proxy then)."""
+    large: str
+
+    @property
+    def has_tuned(self) -> bool:
+        """Whether there is a fine-tuned small model."""
+        return self.tuned != self.small
+
+    def members(self) -> dict[str, str]:
+        """Role to model name, in reading order; `tuned` only where there is one."""
+        roles = {"small": self.small, "tuned": self.tuned, "large": self.large}
+        return {r: m for r, m in roles.items() if r != "tuned" or self.has_tuned}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dump:
+    """What a record keeps of the logits."""
+
+    depth: float
+    """A stored list holds every id within so many nats of the maximum ..."""
+    k_min: int
+    """... at least so many ids, ..."""
+    k_max: int
+    """... at most so many."""
+    block: int
+    """Prompts in a shard."""
+    tail: int = 0
+    """Tokens kept after a stop string, outside every ratio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where models run, in which precision, how much at once."""
+
+    device: str
+    """`auto`, `cpu` or `cuda`."""
+    dtype: str
+    """`auto` (bfloat16 on CUDA, float32 elsewhere), `float32` or `bfloat16`."""
+    rows: int
+    """Texts written side by side."""
+    read_tokens: int
+    """Tokens of a reading batch, padding included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the page shows."""
+
+    prompts: int
+    """Test prompts of a dataset whose texts the report shows token by token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Shares of answer styles in the base models' training text."""
+
+    worked: float
+    terse: float
+    wrong: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One base model of the embedded family."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """One fine-tuned model of the embedded family."""
+
+    base: str
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """params.yaml as a whole."""
+
+    seed: int
+    datasets: dict[str, Dataset]
+    models: dict[str, Model]
+    pairs: dict[str, Pair]
+    methods: dict[str, Method]
+    routers: dict[str, Router]
+    policies: tuple[Policy, ...]
+    dump: Dump
+    compute: Compute
+    report: Report
+    allow_code_execution: bool = False
+    """Whether grading may run programs that a model wrote, in a sandbox."""
+    sandbox: str = "strict"
+    """`strict`, or `weak` to go on where this machine grants less than the whole sandbox."""
+    curriculum: Curriculum | None = None
+    family: dict[str, Member] = field(default_factory=dict)
+    tuned: dict[str, Tuned] = field(default_factory=dict)
+
+    def policies_of(self, pair: str) -> list[Policy]:
+        """The policies that this pair runs: all of them, less proxy's where it has no tuned model."""
+        has_tuned = self.pairs[pair].has_tuned
+        return [p for p in self.policies if has_tuned or self.methods[p.method].rule != "proxy"]
+
+    def methods_of(self, pair: str) -> dict[str, Method]:
+        """The methods that this pair allows."""
+        has_tuned = self.pairs[pair].has_tuned
+        return {n: m for n, m in self.methods.items() if has_tuned or m.rule != "proxy"}
+
+    def named(self, kind: str, name: str) -> typing.Any:
+        """The entry `name` of the section `kind`, or a complaint that names the nearest one."""
+        return look_up(getattr(self, kind), name, f"{kind} of params.yaml")
