@@ -30,6 +30,7 @@ def check_names(settings: Settings) -> None:
 
 
 def check_seed_and_methods(settings: Settings) -> None:
+    """The seed, the sandbox, names that share a folder, and a method that every pair can roll out."""
     if settings.seed < 0:
         raise Complaint(f"seed should be at least 0, got {settings.seed}; choose another.")
     if all(method.rule in ("speculative", "proxy") for method in settings.methods.values()):
@@ -42,6 +43,7 @@ def check_seed_and_methods(settings: Settings) -> None:
 
 
 def check_datasets(settings: Settings) -> None:
+    """Tasks that exist, data that is there, counts that can be, and leave to run code."""
     for name in settings.datasets.keys() & RESERVED:
         raise Complaint(f"datasets holds the name '{name}', whose metrics file is taken; rename it.")
     for name, entry in settings.datasets.items():
@@ -66,6 +68,7 @@ def check_datasets(settings: Settings) -> None:
 
 
 def check_models(settings: Settings) -> None:
+    """One source each, pinned if it is a hub; prompt modes, sizes and precisions that exist."""
     known = {**settings.family, **settings.tuned}
     for name, entry in settings.models.items():
         sources = [s for s in ("hub", "path", "family") if getattr(entry, s) is not None]
@@ -94,6 +97,7 @@ def check_models(settings: Settings) -> None:
 
 
 def check_pairs(settings: Settings) -> None:
+    """Members that exist, differ, and are asked in one way."""
     for name, pair in settings.pairs.items():
         for role, model in pair.members().items():
             look_up(settings.models, model, f"the models that pairs.{name}.{role} can name")
@@ -107,6 +111,7 @@ def check_pairs(settings: Settings) -> None:
 
 
 def check_dump(settings: Settings) -> None:
+    """Lists that hold a margin and what the masks need; devices and amounts that can be."""
     dump, compute = settings.dump, settings.compute
     if not 2 <= dump.k_min <= dump.k_max or dump.block < 1 or dump.tail < 0:
         raise Complaint(

@@ -26,14 +26,14 @@ def check(
     """
     from fsgen import estimates
 
-    loaded = settings.load(params or "params.yaml")
+    loaded, machine = settings.load(params or "params.yaml"), _machine(on) if on else None
     if params is None:
         _check_tokenizers(loaded)
     counts = ", ".join(
         f"{len(getattr(loaded, kind))} {kind}" for kind in ("datasets", "models", "pairs", "policies")
     )
     print(f"{params or 'params.yaml'} holds: {counts}.")
-    print("\n".join(estimates.tell(loaded, _machine(on) if on else None)))
+    print("\n".join(estimates.tell(loaded, machine)))
 
 
 def _machine(name: str):
