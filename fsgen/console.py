@@ -4,9 +4,11 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from tqdm import tqdm
 
+from fsgen import timings
 from fsgen.typed import Complaint
 
 
@@ -18,6 +20,7 @@ class Bar(tqdm):
     def advance(self, done: int = 0, tokens: int = 0) -> None:
         """Note finished units and the tokens that went through a model meanwhile."""
         self.tokens += tokens
+        timings.count(tokens)
         elapsed = max(self.format_dict["elapsed"], 1e-9)
         self.set_postfix_str(f"{self.tokens / elapsed:.0f} tokens/s", refresh=False)
         self.update(done)
@@ -43,12 +46,17 @@ def warn(sentence: str) -> None:
 
 
 def run(main: Callable) -> None:
-    """Call `main` with flags read from its signature; a Complaint ends the process with code 1."""
+    """Call `main` with flags read from its signature, and keep its time in scratch/timings/.
+
+    A Complaint ends the process with code 1.
+    """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in inspect.signature(main).parameters:
         parser.add_argument(f"--{name}", required=True)
+    flags = vars(parser.parse_args())
     try:
-        main(**vars(parser.parse_args()))
+        with timings.timed("@".join([Path(sys.argv[0]).stem, *flags.values()])):
+            main(**flags)
     except Complaint as complaint:
         print(f"fsgen: {complaint}", file=sys.stderr)
         raise SystemExit(1) from None

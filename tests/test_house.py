@@ -13,7 +13,7 @@ from fsgen import benchmarks, checks, fusion, policies, routers
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
 FLOORS = [
-    {"typed", "harness"},
+    {"typed", "harness", "timings"},
     {"policies", "console", "sandbox", "judge"},
     {"sections", "store", "views"},
     {"checks"},
@@ -66,7 +66,8 @@ TORCH_ROOMS = {
 }
 # params and the terminal: what they hold reaches a stage as values, or changes no byte
 UNTRACKED = {
-    f"fsgen/{room}.py" for room in ("typed", "policies", "sections", "checks", "settings", "console")
+    f"fsgen/{room}.py"
+    for room in ("typed", "policies", "sections", "checks", "settings", "console", "timings")
 }
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
