@@ -1,6 +1,7 @@
 """From logits to the record of a position: the top list, and scalars of the full vocabulary.
 
-Shape legend: N positions, V usable vocabulary, K ids of a padded list (-1 where the list has ended).
+Shape legend: N positions, V usable vocabulary, K ids of a padded list (-1 where the list has ended),
+E entries of N rows that hold the value at which the list is cut.
 """
 
 from typing import NamedTuple
@@ -98,12 +99,22 @@ def _top(logits_NV: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tenso
     if width == logits_NV.shape[1]:
         return *logits_NV.topk(width), torch.full_like(logits_NV[:, :1], -torch.inf)
     values_NK, ids_NK = _topk(logits_NV, width + 1)
-    # topk breaks ties at its end as it likes; those rows are sorted in full
+    # topk breaks ties at its end as it likes, and in bfloat16 most rows end in one
     tied_N = values_NK[:, -2] == values_NK[:, -1]
     if tied_N.any():
-        ordered = logits_NV[tied_N].sort(dim=-1, descending=True, stable=True)
-        values_NK[tied_N], ids_NK[tied_N] = ordered.values[:, : width + 1], ordered.indices[:, : width + 1]
+        ids_NK[tied_N, :width] = _lowest_at_edge(logits_NV[tied_N], values_NK[tied_N], ids_NK[tied_N])
     return values_NK[:, :width], ids_NK[:, :width], values_NK[:, width:]
+
+
+def _lowest_at_edge(logits_NV: torch.Tensor, values_NK: torch.Tensor, ids_NK: torch.Tensor) -> torch.Tensor:
+    """The ids less the last, those that hold the last value replaced by the lowest ids that have it."""
+    ids_NK, edge_N1 = ids_NK[:, :-1].clone(), values_NK[:, -1:]
+    is_edge_NK = values_NK[:, :-1] == edge_N1
+    row_E, id_E = (logits_NV == edge_N1).nonzero(as_tuple=True)  # by row, then id
+    count_N = row_E.bincount(minlength=len(ids_NK))
+    rank_E = torch.arange(len(row_E), device=row_E.device) - (count_N.cumsum(0) - count_N)[row_E]
+    ids_NK[is_edge_NK] = id_E[rank_E < is_edge_NK.sum(-1)[row_E]]
+    return ids_NK
 
 
 def _topk(logits_NV: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
