@@ -30,6 +30,8 @@ COVERAGE = {
     "log_ratio": {6: 0.99, 7: 0.99, 10: 0.98},
 }
 
+HELD = ("method", "dataset", "pair", "small_total_b", "large_total_b", "cof", "low", "high")
+
 
 class Prediction(NamedTuple):
     """CoF of an unseen pair; low and high are None where nothing is identified."""
@@ -86,6 +88,40 @@ def predict(
     half = None if error is None else float(t.ppf((1 + level) / 2, models - 1)) * error
     low, high = (None, None) if half is None else (value - half, value + half)
     return Prediction(value, low, high, _outside(*data[:2], small_b, large_b), law, models)
+
+
+def hold_against(known: pl.DataFrame, own: pl.DataFrame, level: float = 0.95) -> list[dict]:
+    """What every law fitted to `known` says of the pairs of `own`, beside what these measured.
+
+    Both are points; a pair is held against the series with its method's and its dataset's name. The
+    published table gives nominal sizes, so its laws are asked with all parameters of the models. Rows
+    have the columns of the view `foretold`; a law that its series does not determine has none.
+    """
+    rows = []
+    for pair in own.sort("method", "dataset", "pair").to_dicts():
+        series = known.filter(method=pair["method"], dataset=pair["dataset"])
+        for law in LAWS:
+            found = predict(series, law, pair["large_total_b"], pair["small_total_b"], level)
+            if found is not None:
+                rows.append({name: pair[name] for name in HELD} | {"law": law} | _beside(found, pair))
+    return rows
+
+
+def _beside(found: Prediction, pair: dict) -> dict:
+    """A prediction, and whether what was measured agrees with it."""
+    agrees = inside = None
+    if found.low is not None and found.high is not None:
+        inside = found.low <= pair["cof"] <= found.high
+        agrees = pair["low"] <= found.high and found.low <= pair["high"]
+    return {
+        "models": found.models,
+        "predicted": found.value,
+        "predicted_low": found.low,
+        "predicted_high": found.high,
+        "inside": inside,
+        "agrees": agrees,
+        "extrapolates": " ".join(found.extrapolates),
+    }
 
 
 def touching(names_P2: np.ndarray) -> np.ndarray:

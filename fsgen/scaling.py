@@ -13,10 +13,12 @@ import pyarrow as pa
 from fsgen import console, series, store
 from fsgen.laws import LAWS, rmse
 from fsgen.parameters import IDENTIFIED_FROM
+from fsgen.prediction import hold_against
 from fsgen.settings import Settings
 from fsgen.typed import Complaint
 
 TABLES = Path("data/laws/dumps")
+PUBLISHED = Path("data/laws/published/points.parquet")
 EVALUATED = "data/evaluated/{}/metrics.json"
 PREDICTORS = {
     "sizes": ("large_b", "small_b"),
@@ -33,7 +35,27 @@ SCHEMAS = series.SCHEMAS | {
             ("loo_rmse", pa.float64(), "error of predicting a pair from the other pairs"),
             ("small_out_rmse", pa.float64(), "error of predicting a pair from those with other small models"),
         ]
-    )
+    ),
+    "foretold": store.schema(
+        [
+            ("method", pa.string(), "method of the series, in the published table and here"),
+            ("dataset", pa.string(), "its dataset, likewise"),
+            ("pair", pa.string(), "the pair, which no law saw"),
+            ("small_total_b", pa.float64(), "all parameters of its small model, in billions"),
+            ("large_total_b", pa.float64(), "all parameters of its large model, in billions"),
+            ("cof", pa.float64(), "collaboration frequency measured here"),
+            ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
+            ("high", pa.float64(), "upper end of its 95 % interval over prompts"),
+            ("law", pa.string(), "the law, fitted to the published series"),
+            ("models", pa.int64(), "distinct models of that series"),
+            ("predicted", pa.float64(), "collaboration frequency by that law, asked with all parameters"),
+            ("predicted_low", pa.float64(), "lower end of its 95 % interval for two unseen models, or null"),
+            ("predicted_high", pa.float64(), "upper end of that interval"),
+            ("inside", pa.bool_(), "whether cof lies in the prediction's interval"),
+            ("agrees", pa.bool_(), "whether the two intervals share a number"),
+            ("extrapolates", pa.string(), "sizes or ratio outside those fitted, a sentence each"),
+        ]
+    ),
 }
 
 
@@ -45,6 +67,7 @@ def write_scaling(settings: Settings) -> None:
     rows = {
         "points": points.to_dicts(),
         "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
+        "foretold": hold_against(store.read(PUBLISHED), points),
         # speculative decoding has the oracle's own CoF, which must not count twice
         "claims": series.claims(points.filter(pl.col("method") != "speculative")),
         **series.tables(points, described),

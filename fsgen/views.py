@@ -36,6 +36,7 @@ _LAWS = {
     "curves": "the fitted laws on a grid of sizes",
     "covariates": "whether the small model's entropy predicts CoF better than sizes",
     "claims": "how many points lie above 20 %",
+    "foretold": "what the published laws say of the pairs run here, beside what these measured",
 }
 _UNCERTAINTY = {
     "discrimination": "how well scores tell mismatches from matches",

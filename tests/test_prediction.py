@@ -163,6 +163,48 @@ def test_below_six_models_there_is_a_value_without_an_interval():
     assert prediction.predict(series(2), "two_size", 7.0, 1.8) is None
 
 
+def measured(cof, low, high, dataset="toy"):
+    """One pair of our own, as points.parquet holds it."""
+    sizes = {"small_total_b": 2.0, "large_total_b": 20.0}
+    names = {"pair": "mine", "method": "oracle", "dataset": dataset}
+    return pl.DataFrame([names | sizes | {"cof": cof, "low": low, "high": high}])
+
+
+def test_an_own_pair_is_held_against_every_law_of_the_series_with_its_name():
+    """Each law's value and interval are those of `predict`; other methods and datasets foretell nothing."""
+    known = pl.concat([series(), series().with_columns(method=pl.lit("proxy"))])
+    rows = prediction.hold_against(known, measured(0.1, 0.09, 0.11))
+
+    assert {row["law"] for row in rows} == set(laws.LAWS)
+    for row in rows:
+        found = prediction.predict(series(), row["law"], 20.0, 2.0)
+        told = (row["predicted"], row["predicted_low"], row["predicted_high"], row["models"])
+        assert told == (found.value, found.low, found.high, 7)
+    assert prediction.hold_against(known, measured(0.1, 0.09, 0.11, dataset="other")) == []
+
+
+def test_two_intervals_agree_where_they_share_a_number():
+    """What was measured may lie outside the prediction and yet its interval reach into it."""
+    (found,) = [prediction.predict(series(), "two_size", 20.0, 2.0)]
+    beyond = found.high + 0.01
+    cases = {
+        (found.value, found.value - 0.01, found.value + 0.01): (True, True),
+        (beyond, found.high - 0.001, beyond + 0.02): (False, True),
+        (beyond, found.high + 0.001, beyond + 0.02): (False, False),
+    }
+    for pair, expected in cases.items():
+        rows = prediction.hold_against(series(), measured(*pair))
+        (told,) = [row for row in rows if row["law"] == "two_size"]
+        assert (told["inside"], told["agrees"]) == expected
+
+
+def test_a_prediction_without_an_interval_agrees_with_nothing_and_contradicts_nothing():
+    """Five models identify no interval."""
+    rows = prediction.hold_against(series(5), measured(0.1, 0.09, 0.11))
+
+    assert {(row["predicted_low"], row["inside"], row["agrees"]) for row in rows} == {(None, None, None)}
+
+
 @pytest.mark.parametrize(
     ("large", "small", "said"),
     [

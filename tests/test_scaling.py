@@ -176,6 +176,8 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     prompts = pl.DataFrame({"prompt_id": ["t"], "split": ["test"]})
     about = [(f.name, f.type, "a column") for f in prompts.to_arrow().schema]
     store.write(tmp_path / "data/prompts/arith.parquet", prompts, store.schema(about))
+    known = scaling.pool({"arith": THREE})
+    store.write(tmp_path / scaling.PUBLISHED, known, series.SCHEMAS["points"])
     scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, pairs=pairs))
     told = store.read_metrics(Path("metrics/scaling.json"))["arith"]
     tables = {path.stem: store.read(path) for path in (tmp_path / scaling.TABLES).iterdir()}
@@ -185,6 +187,8 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     assert len(tables["points"]) == 7
     assert tables["claims"].filter(method="all")["cells"].to_list() == [4]
     assert tables["claims"].filter(method="all")["above"].to_list() == [1]
+    laws_of = tables["foretold"].group_by("method").agg(pl.col("law").n_unique())
+    assert laws_of.rows() == [("oracle", 2)]  # three points determine the laws of two parameters
 
 
 def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):
