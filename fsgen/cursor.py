@@ -132,7 +132,7 @@ class Cursor:
             ids_BL.to(device),
             attention_mask=None if place.is_fresh else self._mask(position_BL),
             position_ids=position_BL,
-            past_key_values=self._cache,
+            cache=self._cache,
             use_cache=True,
         )
         return hidden_BLH[place.batch_N, place.step_N]
