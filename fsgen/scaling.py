@@ -64,16 +64,17 @@ def write_scaling(settings: Settings) -> None:
     metrics = {name: store.read_metrics(Path(EVALUATED.format(name))) for name in settings.datasets}
     points = pool(metrics, small_entropies(settings))
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
+    foretold = hold_against(store.read(PUBLISHED), points)
     rows = {
         "points": points.to_dicts(),
         "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
-        "foretold": hold_against(store.read(PUBLISHED), points),
+        "foretold": foretold,
         # speculative decoding has the oracle's own CoF, which must not count twice
         "claims": series.claims(points.filter(pl.col("method") != "speculative")),
         **series.tables(points, described),
     }
     series.write_tables(TABLES, rows, SCHEMAS)
-    path = store.write_metrics("scaling", scaling_table(metrics, points, described))
+    path = store.write_metrics("scaling", scaling_table(metrics, points, described, foretold))
     console.wrote(f"{path} and {TABLES}/: {len(LAWS)} laws for {len(described)} series")
 
 
@@ -141,11 +142,13 @@ def _point(dataset: str, content: Mapping, name: str, method: str) -> dict:
     return names | sizes | held | {"cof": cof["value"]}
 
 
-def scaling_table(metrics: Mapping[str, Mapping], points: pl.DataFrame, described: dict) -> dict:
+def scaling_table(
+    metrics: Mapping[str, Mapping], points: pl.DataFrame, described: dict, foretold: list[dict]
+) -> dict:
     """Points and laws of every dataset and method, as metrics/scaling.json holds them.
 
     `identified` says whether at least six distinct models stand behind the points; below that a law
-    describes them and no others.
+    describes them and no others. `foretold` is what `hold_against` returned.
     """
     table: dict[str, dict] = {dataset: {} for dataset in sorted(metrics)}
     for method, dataset, group in series.series_of(points):
@@ -158,6 +161,7 @@ def scaling_table(metrics: Mapping[str, Mapping], points: pl.DataFrame, describe
             "points": shown.to_dicts(),
             "laws": described[method, dataset],
             "covariates": {row["predictor"]: row for row in covariates(method, dataset, group)},
+            "foretold": [row for row in foretold if (row["method"], row["dataset"]) == (method, dataset)],
         }
     return table
 

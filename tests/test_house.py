@@ -43,9 +43,19 @@ FLOORS = [
         "showing",
         "estimates",
     },
-    {"compared", "discrimination", "embedding", "parameters", "routers", "cursor", "tallies", "benchmarks"},
+    {
+        "compared",
+        "discrimination",
+        "embedding",
+        "parameters",
+        "routers",
+        "cursor",
+        "tallies",
+        "benchmarks",
+        "environment",
+    },
     {"positions", "series", "prediction", "comparison", "report"},
-    {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading"},
+    {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading", "results"},
     {"tree", "reading", "closeups", "stability", "pace", "uncertainty", "published", "scaling"},
     {"rollout", "generation"},
     {"trial"},
@@ -63,6 +73,7 @@ TORCH_ROOMS = {
     "heads",
     "generation",
     "pace",
+    "environment",
 }
 # params and the terminal: what they hold reaches a stage as values, or changes no byte
 UNTRACKED = {

@@ -43,7 +43,7 @@ THREE = metrics_of(
 def table_of(metrics):
     points = scaling.pool(metrics)
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
-    return scaling.scaling_table(metrics, points, described)
+    return scaling.scaling_table(metrics, points, described, [])
 
 
 def test_the_table_holds_every_point_in_billions_of_parameters():
@@ -189,6 +189,8 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     assert tables["claims"].filter(method="all")["above"].to_list() == [1]
     laws_of = tables["foretold"].group_by("method").agg(pl.col("law").n_unique())
     assert laws_of.rows() == [("oracle", 2)]  # three points determine the laws of two parameters
+    assert told["oracle"]["foretold"] == tables["foretold"].to_dicts()
+    assert told["proxy"]["foretold"] == []
 
 
 def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Commands about what was written: verdicts, the page, and what nobody needs any more."""
+"""Commands about what was written: verdicts, the page, what to keep, and what nobody needs any more."""
 
 import json
 from pathlib import Path
@@ -40,6 +40,17 @@ def report():
     from fsgen.report import writing
 
     writing.write_report(settings.load())
+
+
+@app.command()
+def keep(name: Annotated[str, typer.Argument(help="The folder under results/.")]):
+    """Keep what this run found in results/<name>/, small enough for git: numbers, figures, times, findings.
+
+    Example: `fsgen keep qwen-coder`
+    """
+    from fsgen import results  # torch, for what it finds on the machine
+
+    results.keep(settings.load(), name)
 
 
 @app.command()

@@ -22,8 +22,7 @@ def print_headline(settings: Settings, pattern: str = "metrics/{}.json") -> None
 def markdown(dataset: str, content: dict) -> str:
     """The table of a dataset, from what metrics/<dataset>.json holds, in Markdown."""
     head, rows = table(content)
-    lines = [f"**{dataset}**: {CAPTION}", "", _line(head), "|---" * len(head) + "|"]
-    return "\n".join(lines + [_line(row) for row in rows])
+    return f"**{dataset}**: {CAPTION}\n\n{grid(head, rows)}"
 
 
 def table(content: dict) -> tuple[list[str], list[list[str]]]:
@@ -32,19 +31,19 @@ def table(content: dict) -> tuple[list[str], list[list[str]]]:
     methods = [method for method in methods if method != "speculative"]  # the oracle's own numbers
     rows = []
     for name, pair in content["pairs"].items():
-        cells = [_quality(content["models"][pair[role]]) for role in ("small", "large")]
+        cells = [quality(content["models"][pair[role]]) for role in ("small", "large")]
         rows.append([name, *cells, *(percent(pair["cof"].get(method), "value") for method in methods)])
     return ["pair", "small alone", "large alone", *(f"CoF {method}" for method in methods)], rows
 
 
 def policies(content: dict) -> str:
     """Every policy's quality, calls and interventions, in Markdown, percent with 95 % intervals."""
-    lines = [_line(["pair", "policy", "right", "called", "changed"]), "|---" * 5 + "|"]
+    rows = []
     for pair, entry in content["pairs"].items():
         for name, told in entry["policies"].items():
             ratios = [percent(told, f"{kind}_ratio", f"{kind}_ratio_") for kind in ("call", "intervention")]
-            lines.append(_line([pair, name, _quality(told), *ratios]))
-    return "\n".join(lines)
+            rows.append([pair, name, quality(told), *ratios])
+    return grid(["pair", "policy", "right", "called", "changed"], rows)
 
 
 def sentences(content: dict) -> list[str]:
@@ -54,7 +53,7 @@ def sentences(content: dict) -> list[str]:
         asked, coin = map(pair["policies"].get, BESIDE)
         if asked and coin and "accuracy" in asked:
             calls = percent(asked, "call_ratio", "call_ratio_")
-            small, large = (_quality(content["models"][pair[role]]) for role in ("small", "large"))
+            small, large = (quality(content["models"][pair[role]]) for role in ("small", "large"))
             told.append(
                 f"{name}: calls at the 20 % most uncertain tokens ({calls} of the test tokens) give "
                 f"{percent(asked)} right; as many calls at random, {percent(coin)}; the small model alone, "
@@ -71,11 +70,13 @@ def percent(number: dict | None, key: str = "accuracy", prefix: str = "") -> str
     return f"{number[key]:.1%} ({low:.1%} to {high:.1%})".replace("%", "")
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def grid(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
-def _quality(model: dict) -> str:
+def quality(model: dict) -> str:
     """A model's accuracy or a judge's mean rating; a dash without either."""
     if "rating" in model:
         return f"rated {model['rating']:.2f} ({model['rating_low']:.2f} to {model['rating_high']:.2f})"
