@@ -5,6 +5,7 @@ Shape legend: B texts side by side, L positions, H hidden width, N chosen positi
 
 import gc
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ def load(settings: Settings, name: str) -> Loaded:
     """
     model = settings.named("models", name)
     device, dtype = placement(settings.compute, model.dtype)
+    if device.type == "cpu":  # where torch itself shares keys among heads, and need not be given copies
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     about = checkpoints.read_description(name)
     is_wide = device.type == "cuda" and not _fits_one_card(about["parameters"]["total"], dtype)
     network = AutoModelForCausalLM.from_pretrained(
