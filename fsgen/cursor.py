@@ -1,9 +1,10 @@
 """A model standing at the end of many texts at once, each as long as it is.
 
 Shape legend: R texts held, B of them in a pass, L tokens that the pass appends to the longest,
-N tokens that it appends in all, W columns, H hidden width, A attention heads, D their width.
-Token j of text r stands in column j of row r, so its length alone says what of a row is real: rows
-are copied, cut short, appended to and joined by others without anything else moving.
+N tokens that it appends in all, C rows of the cache, W columns, H hidden width, A attention heads, D their
+width. Token j of text r stands in column j of its row, so its length alone says what of a row is real: rows
+are copied, cut short, appended to and joined by others without anything else moving. R texts fill the first
+R rows of the cache in any order, so that a text which leaves or doubles moves one row and not all.
 """
 
 import sys
@@ -20,6 +21,7 @@ from fsgen.settings import Settings
 from fsgen.typed import Complaint
 
 COLUMNS = 64  # a row grows by so many at a time
+SLACK = 4  # rows grow by this part of themselves at least
 
 
 def load(settings: Settings, name: str) -> Loaded:
@@ -65,6 +67,7 @@ class Cursor:
     def __init__(self, loaded: Loaded, budget: int):
         self.loaded, self.budget = loaded, budget
         self.length_R = np.zeros(0, dtype=np.int64)
+        self._row_R = np.zeros(0, dtype=np.int64)
         self.positions = 0
         """Tokens that went through the model so far."""
         self._place = _Place()
@@ -72,9 +75,10 @@ class Cursor:
 
     def enter(self, texts: list[list[int]]) -> torch.Tensor | None:
         """Begin further texts, as the last rows; hidden states [N, H] that follow each of their tokens."""
-        rows = np.arange(len(self.length_R), len(self.length_R) + len(texts))
+        entering = np.arange(len(self.length_R), len(self.length_R) + len(texts))
         self.length_R = np.append(self.length_R, np.zeros(len(texts), dtype=np.int64))
-        return self.extend(texts, rows)
+        self._row_R = np.append(self._row_R, entering)
+        return self.extend(texts, entering)
 
     def begin(self, texts: list[list[int]]) -> list[int]:
         """Begin further texts as `enter` does, but for what follows them; returns the indices of those read.
@@ -104,11 +108,10 @@ class Cursor:
 
     def select(self, rows: np.ndarray, length_R: np.ndarray | None = None) -> None:
         """Go on with these rows, in this order, cut to these lengths; a row named twice becomes two."""
-        unchanged = np.array_equal(rows, np.arange(len(self.length_R)))
         self.length_R = self.length_R[rows] if length_R is None else length_R
-        if not unchanged:
-            for layer in self._cache.layers:
-                layer.select(rows, int(self.length_R.max(initial=0)))
+        wanted_R, self._row_R = self._row_R[rows], _dense(self._row_R[rows])
+        for layer in self._cache.layers:
+            layer.select(wanted_R, self._row_R, int(self.length_R.max(initial=0)))
 
     def _run(self, tokens: list[list[int]], rows: np.ndarray) -> torch.Tensor:
         """One pass over rows of like appendage, padded on the right."""
@@ -121,15 +124,22 @@ class Cursor:
         ids_BL = torch.zeros(len(tokens), longest, dtype=torch.long)
         ids_BL[is_new_BL] = torch.tensor([token for ids in tokens for token in ids])
         step_BL = np.minimum(np.arange(longest), count_B[:, None] - 1)
-        position_BL = torch.from_numpy(begin_B[:, None] + step_BL).to(device)
-        place.batch_N, place.step_N = (index.to(device) for index in is_new_BL.nonzero(as_tuple=True))
-        place.row_N = torch.from_numpy(rows).to(device)[place.batch_N]
-        place.column_N = position_BL[place.batch_N, place.step_N]
+        position_BL = torch.from_numpy(begin_B[:, None] + step_BL)
+        own_N, step_N = is_new_BL.nonzero(as_tuple=True)
+        row_B = self._row_R[rows]
+        order_B = (
+            row_B.argsort()
+        )  # the pass goes by rows of the cache, so that one over all of them copies none
+        place.batch_N = torch.from_numpy(order_B.argsort())[own_N].to(device)
+        place.step_N = step_N.to(device)
+        place.row_N = torch.from_numpy(row_B)[own_N].to(device)
+        place.column_N = position_BL[own_N, step_N].to(device)
         place.rows, place.width = len(self.length_R), int(self.length_R[rows].max())
         place.is_fresh = not begin_B.any()
-        place.row_B = None if np.array_equal(rows, np.arange(place.rows)) else torch.from_numpy(rows)
+        place.row_B = None if len(rows) == place.rows else torch.from_numpy(row_B[order_B]).to(device)
+        position_BL = position_BL[order_B].to(device)
         hidden_BLH = self.loaded.hidden(
-            ids_BL.to(device),
+            ids_BL[order_B].to(device),
             attention_mask=None if place.is_fresh else self._mask(position_BL),
             position_ids=position_BL,
             cache=self._cache,
@@ -161,7 +171,7 @@ class _Place:
 
 
 class _Rows(DynamicLayer):
-    """Keys and values of one layer, [R, A, W, D] each; columns past a text's length hold leftovers."""
+    """Keys and values of one layer, [C, A, W, D] each; columns past a text's length hold leftovers."""
 
     def __init__(self, place: _Place):
         super().__init__()
@@ -176,11 +186,17 @@ class _Rows(DynamicLayer):
             return keys_BALD, values_BALD
         return self._seen(self.keys), self._seen(self.values)
 
-    def select(self, rows: np.ndarray, width: int) -> None:
-        """Keep these rows, as wide as the longest of them."""
-        width = _rounded_up(width)
-        index = torch.from_numpy(rows.clip(max=len(self.keys) - 1)).to(self.device)  # rows yet to be filled
-        self.keys, self.values = self.keys[index, :, :width], self.values[index, :, :width]
+    def select(self, wanted_R: np.ndarray, row_R: np.ndarray, width: int) -> None:
+        """Let text r, which stands in row wanted_R[r], stand in row_R[r]; no text is longer than `width`."""
+        moves = (wanted_R != row_R) & (wanted_R < len(self.keys))  # other rows are yet to be filled
+        if moves.any():
+            source, target = (torch.from_numpy(row[moves]).to(self.device) for row in (wanted_R, row_R))
+            self.keys, self.values = (_grown(x, len(row_R), 0) for x in (self.keys, self.values))
+            for held_CAWD in (self.keys, self.values):
+                held_CAWD[target] = held_CAWD[source]
+        rows, columns = len(row_R), _rounded_up(width)
+        if 2 * rows * columns < self.keys.shape[0] * self.keys.shape[2]:
+            self.keys, self.values = (x[:rows, :, :columns].clone() for x in (self.keys, self.values))
 
     def get_seq_length(self) -> int:
         return 0  # positions and masks come with every pass
@@ -188,22 +204,39 @@ class _Rows(DynamicLayer):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
 
-    def _put(self, held_RAWD: torch.Tensor, new_BALD: torch.Tensor) -> torch.Tensor:
+    def _put(self, held_CAWD: torch.Tensor, new_BALD: torch.Tensor) -> torch.Tensor:
         at = self.place
-        rows, columns = held_RAWD.shape[0], held_RAWD.shape[2]
-        if rows < at.rows or columns < at.width:
-            more = max(0, _rounded_up(at.width) - columns)
-            held_RAWD = torch.nn.functional.pad(held_RAWD, (0, 0, 0, more, 0, 0, 0, at.rows - rows))
+        held_CAWD = _grown(held_CAWD, at.rows, at.width)
         row_N, column_N, batch_N, step_N = (
             index.to(self.device) for index in (at.row_N, at.column_N, at.batch_N, at.step_N)
         )
-        held_RAWD[row_N, :, column_N] = new_BALD[batch_N, :, step_N]
-        return held_RAWD
+        held_CAWD[row_N, :, column_N] = new_BALD[batch_N, :, step_N]
+        return held_CAWD
 
-    def _seen(self, held_RAWD: torch.Tensor) -> torch.Tensor:
-        row_B = self.place.row_B
-        chosen = held_RAWD if row_B is None else held_RAWD[row_B.to(self.device)]
-        return chosen[:, :, : self.place.width]
+    def _seen(self, held_CAWD: torch.Tensor) -> torch.Tensor:
+        at = self.place
+        chosen = held_CAWD[: at.rows] if at.row_B is None else held_CAWD[at.row_B.to(self.device)]
+        return chosen[:, :, : at.width]
+
+
+def _grown(held_CAWD: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """With so many rows and columns at least, the new ones zero."""
+    more_rows, more_columns = rows - held_CAWD.shape[0], _rounded_up(columns) - held_CAWD.shape[2]
+    if more_rows > 0:
+        more_rows = max(more_rows, held_CAWD.shape[0] // SLACK)
+    if more_rows <= 0 and more_columns <= 0:
+        return held_CAWD
+    return torch.nn.functional.pad(held_CAWD, (0, 0, 0, max(0, more_columns), 0, 0, 0, max(0, more_rows)))
+
+
+def _dense(row_R: np.ndarray) -> np.ndarray:
+    """A row among the first R for each text, its own where that is one and no text before it has it."""
+    found_R = np.full(len(row_R), -1)
+    row, first = np.unique(row_R, return_index=True)
+    stays = first[row < len(row_R)]
+    found_R[stays] = row_R[stays]
+    found_R[found_R < 0] = np.setdiff1d(np.arange(len(row_R)), row_R[stays])
+    return found_R
 
 
 def _cover(texts: list[list[int]]) -> tuple[list[int], list[int]]:

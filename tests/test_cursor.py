@@ -41,7 +41,7 @@ def test_any_sequence_of_moves_leaves_what_one_pass_would(loaded, data):
     texts: list[list[int]] = []
     reader = Cursor(loaded, budget=data.draw(st.sampled_from([1, 20, 1000])))
     with torch.inference_mode():
-        for _ in range(data.draw(st.integers(1, 5))):
+        for _ in range(data.draw(st.integers(1, 9))):
             move = data.draw(st.sampled_from(["enter", "begin", "extend", "select"] if texts else ["enter"]))
             if move in ("enter", "begin"):
                 new = data.draw(st.lists(TOKENS, min_size=1, max_size=4))
