@@ -15,6 +15,7 @@ from fsgen.forcing import Reading, Written
 from fsgen.models import Budget
 from fsgen.settings import Settings
 
+ROOMS = ("closeups", "forcing")
 TOP = 10
 CLOSEUPS = store.schema(
     [
@@ -72,7 +73,7 @@ def distinct_texts(pair: str, dataset: str, prompt_ids: list[str]) -> pl.DataFra
 def _shard(
     settings: Settings, role: str, model: str, dataset: str, prompts: pl.DataFrame, written: pl.DataFrame, bar
 ) -> store.Shard:
-    facts = models.run_facts(settings, model) | {
+    facts = models.run_facts(settings, ROOMS, model) | {
         "what": "closeups",
         "read_tokens": settings.compute.read_tokens,
         "prompts": prompts.select("prompt_id", "plain", "messages").to_dicts(),

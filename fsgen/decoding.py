@@ -16,6 +16,7 @@ from fsgen.models import Loaded
 from fsgen.settings import Dump, Settings
 from fsgen.texts import TEXTS, Ending, Text, ending, marks, prompt_digest, text_rows
 
+ROOMS = ("decoding",)
 TOKENS = store.schema(
     [
         ("prompt_id", pa.string(), "prompt that the text answers"),
@@ -152,7 +153,7 @@ def _solo_shard(
     settings: Settings, loaded: Loaded, block: pl.DataFrame, until: Ending, budget: models.Budget, bar
 ) -> store.Shard:
     ids = models.prompt_ids(loaded, block, until.max_new_tokens)
-    facts = models.run_facts(settings, loaded.name) | {
+    facts = models.run_facts(settings, ROOMS, loaded.name) | {
         "what": "solo",
         "dump": vars(settings.dump),
         "compute": [settings.compute.rows, settings.compute.read_tokens],

@@ -21,20 +21,7 @@ from fsgen.settings import Compute, Settings
 from fsgen.typed import Complaint
 
 T = TypeVar("T")
-ROOMS = (
-    "models",
-    "records",
-    "texts",
-    "cursor",
-    "decoding",
-    "forcing",
-    "reading",
-    "trunks",
-    "nodes",
-    "tree",
-    "rollout",
-)
-ROOMS += ("fusion", "routers")
+SHARED = ("models", "records", "texts", "cursor")  # rooms whose code decides what any model run leaves
 # logits alive at once; in float32 just over 32 MiB, above which malloc gives freed memory back at once
 HEAD_ELEMENTS = 10_000_000
 transformers.utils.logging.disable_progress_bar()  # a stage has its own
@@ -128,10 +115,13 @@ def placement(compute: Compute, dtype: str | None) -> tuple[torch.device, torch.
     return torch.device("cuda" if cuda else "cpu"), getattr(torch, chosen)
 
 
-def run_facts(settings: Settings, *names: str) -> dict:
-    """What a fingerprint must hold about running models: their files, precision, device kind, and code."""
+def run_facts(settings: Settings, rooms: tuple[str, ...], *names: str) -> dict:
+    """What a fingerprint must hold about running models: their files, precision, device kind, and code.
+
+    The code is that of SHARED and of `rooms`.
+    """
     here = Path(__file__).parent
-    code = [hashlib.sha256((here / f"{room}.py").read_bytes()).hexdigest() for room in ROOMS]
+    code = [hashlib.sha256((here / f"{room}.py").read_bytes()).hexdigest() for room in SHARED + rooms]
     facts = {"torch": torch.__version__, "transformers": transformers.__version__, "code": code}
     for name in names:
         device, dtype = placement(settings.compute, settings.models[name].dtype)

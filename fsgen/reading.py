@@ -18,6 +18,7 @@ from fsgen.settings import Settings
 from fsgen.texts import prompt_digest
 from fsgen.typed import Complaint
 
+ROOMS = ("forcing", "reading")
 READS = store.schema(
     [
         ("writer", pa.string(), "role of the model that wrote the text: small, tuned or large"),
@@ -145,7 +146,7 @@ class _Part(NamedTuple):
 
 
 def _read_shard(settings: Settings, loaded: dict, parts: list[_Part], budget: Budget, bar) -> store.Shard:
-    facts = models.run_facts(settings, *(model.name for model in loaded.values())) | {
+    facts = models.run_facts(settings, ROOMS, *(model.name for model in loaded.values())) | {
         "what": f"reads by {', '.join(loaded)}",
         "dump": vars(settings.dump),
         "read_tokens": settings.compute.read_tokens,

@@ -4,6 +4,7 @@ Shape legend: N rows (positions of texts).
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from fsgen import console, cursor, fusion, models, routers, speakers, store, trunks
 from fsgen.models import Budget, Loaded
+from fsgen.policies import Method
 from fsgen.settings import Settings
 from fsgen.speakers import Speaker
 from fsgen.texts import TEXTS, Ending, ending, marks, prompt_digest, text_rows
@@ -54,6 +56,8 @@ STEPS = store.schema(
         ("taken_prompt", pa.int64(), "prompt positions that its model processed"),
     ]
 )
+ROOMS = ("fusion", "heads", "learned", "nodes", "rollout", "routers", "speakers", "tree", "trunks")
+SCHEMAS = {"tokens": ROLLED, "texts": ROLLED_TEXTS, "steps": STEPS}
 ORDER = [(name, "ascending") for name in ("policy", "prompt_id", "turn", "pos")]
 
 
@@ -105,33 +109,79 @@ def _shard(
     prompts = dict(zip(block["prompt_id"], ids, strict=True))
     mine = pl.col("prompt_id").is_in(block["prompt_id"].to_list())
     known = {method: own._replace(rows=own.rows.filter(mine)) for method, own in known.items()}
-    facts = models.run_facts(settings, *(model.name for model in loaded.values())) | {
+    facts = {
         "what": "rollout",
         "compute": [settings.compute.rows, settings.compute.read_tokens],
         "seed": settings.seed,
         "prompts": [*zip(prompts, map(prompt_digest, ids), strict=True)],
         "until": [*until.facts(), [until.bridges.get(name) for name in prompts]],
-        "riders": [[r.policy.name, r.method.rule, r.method.parameters, r.gate.facts()] for r in riders],
         "k_min": settings.dump.k_min,
-        "trunks": trunks.digest(known),
     }
+    methods = {rider.policy.method: rider.method for rider in riders}
+    told = {name: _method_facts(settings, loaded, method, known[name]) for name, method in methods.items()}
+    parts = {r.policy.name: [told[r.policy.method], r.gate.facts()] for r in riders}
 
     def make() -> dict[str, pa.Table]:
-        along, starts, ends = _follow_trunks(settings, riders, known, [*prompts], until)
-        bar.advance(len(ends))
-        grown = budget.spend(
-            lambda rows: Tree(loaded, prompts, riders, until, settings, rows).grow(starts, bar)
-        )
-        told = along
-        if grown.decisions:
-            told = {name: np.concatenate([along[name], grown.decisions[name]]) for name in along}
-        return {
-            "tokens": _tokens(told, ends + grown.ends, riders, [*prompts]),
-            "texts": _texts(ends + grown.ends, riders, prompts, until),
-            "steps": _steps(told, riders, grown),
-        }
+        kept = store.find_parts(facts, parts)
+        bar.advance(len(prompts) * len(kept))
+        fresh = [rider for rider in riders if rider.policy.name not in kept]
+        grown = [_roll(settings, loaded, fresh, known, prompts, until, budget, bar)] if fresh else []
+        return _joined([*grown, *_kept_tables(kept)])
 
-    return store.Shard(facts, make, len(ids) * len(riders))
+    return store.Shard(facts, make, len(ids) * len(riders), parts)
+
+
+def _method_facts(settings: Settings, loaded: dict[str, Loaded], method: Method, known: Trunks) -> list:
+    """What of a method decides the texts of its policies: rule, models that it asks, trunks."""
+    rule = fusion.RULES[method.rule]
+    names = [loaded[role].name for role in loaded if role in {rule.speaker, *rule.inputs}]
+    return [method.rule, method.parameters, models.run_facts(settings, ROOMS, *names), trunks.digest(known)]
+
+
+def _roll(
+    settings: Settings,
+    loaded: dict[str, Loaded],
+    riders: list[Rider],
+    known: dict[str, Trunks],
+    prompts: dict[str, list[int]],
+    until: Ending,
+    budget: Budget,
+    bar,
+) -> dict[str, pa.Table]:
+    """The tables of these riders, which share one tree."""
+    along, starts, ends = _follow_trunks(settings, riders, known, [*prompts], until)
+    bar.advance(len(ends))
+    grown = budget.spend(lambda rows: Tree(loaded, prompts, riders, until, settings, rows).grow(starts, bar))
+    told = along
+    if grown.decisions:
+        told = {name: np.concatenate([along[name], grown.decisions[name]]) for name in along}
+    return {
+        "tokens": _tokens(told, ends + grown.ends, riders, [*prompts]),
+        "texts": _texts(ends + grown.ends, riders, prompts, until),
+        "steps": _steps(told, riders, grown),
+    }
+
+
+def _kept_tables(kept: dict[str, Path]) -> Iterator[dict[str, pa.Table]]:
+    """The tables of policies that shards hold already, shard by shard; steps are those of its whole tree."""
+    for home in sorted(set(kept.values())):
+        mine = pl.col("policy").is_in([name for name, place in kept.items() if place == home])
+        rows = {name: store.read(home / f"{name}.parquet") for name in SCHEMAS}
+        rows = {name: frame.filter(mine) if name != "steps" else frame for name, frame in rows.items()}
+        yield {name: frame.to_arrow().cast(SCHEMAS[name]) for name, frame in rows.items()}
+
+
+def _joined(shares: list[dict[str, pa.Table]]) -> dict[str, pa.Table]:
+    """Tables of several trees as those of one, in the order of one."""
+    if len(shares) == 1:
+        return shares[0]
+    tables = {name: pa.concat_tables([share[name] for share in shares]) for name in SCHEMAS}
+    summed = pl.from_arrow(tables["steps"]).group_by("role", maintain_order=True).sum()
+    return {
+        "tokens": tables["tokens"].sort_by(ORDER),
+        "texts": tables["texts"].sort_by(ORDER[:3]),
+        "steps": summed.to_arrow().cast(STEPS),
+    }
 
 
 def _follow_trunks(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,18 @@ class Shard(NamedTuple):
     facts: dict
     make: Callable[[], dict[str, pa.Table]]
     texts: int
+    parts: Mapping[str, list] = {}
+    """Name to facts of parts that other shards of the same `facts` may hold too; see `find_parts`."""
+
+    @property
+    def home(self) -> Path:
+        """Where it lies once it is finished."""
+        return SCRATCH / "shards" / fingerprint(self.facts | ({"parts": self.parts} if self.parts else {}))
+
+    @property
+    def note(self) -> Path:
+        """Where it says which parts it holds."""
+        return _kin(self.facts) / f"{self.home.name}.json"
 
 
 def schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
@@ -151,7 +163,7 @@ def finish_shards(folder: Path, shards: list[Shard], bar) -> int:
     shard is written while the next is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    homes = [SCRATCH / "shards" / fingerprint(shard.facts) for shard in shards]
+    homes = [shard.home for shard in shards]
     made = 0
     with ThreadPoolExecutor(max_workers=1) as writer:
         writing: Future | None = None
@@ -162,7 +174,7 @@ def finish_shards(folder: Path, shards: list[Shard], bar) -> int:
             tables = shard.make()
             if writing:
                 writing.result()  # so that two shards at most are in memory
-            writing = writer.submit(_write_shard, home, tables)
+            writing = writer.submit(_write_shard, shard, tables)
             made += 1
         if writing:
             writing.result()
@@ -184,13 +196,40 @@ def _is_whole(home: Path) -> bool:
     return home.exists()
 
 
-def _write_shard(home: Path, tables: dict[str, pa.Table]) -> None:
+def find_parts(facts: dict, parts: Mapping[str, list]) -> dict[str, Path]:
+    """Part to the folder of a finished shard that holds it under the same facts, where there is one."""
+    wanted, found = {name: fingerprint({"part": told}) for name, told in parts.items()}, {}
+    for note in sorted(_kin(facts).glob("*.json")):
+        held = json.loads(note.read_text())
+        shared = [name for name in wanted if name not in found and held.get(name) == wanted[name]]
+        if shared and _is_whole(home := SCRATCH / "shards" / note.stem):
+            found |= dict.fromkeys(shared, home)
+    return found
+
+
+def _kin(facts: dict) -> Path:
+    """Folder of the notes that shards of the same facts leave."""
+    return SCRATCH / "kin" / fingerprint(facts)
+
+
+def _write_shard(shard: Shard, tables: dict[str, pa.Table]) -> None:
+    home = shard.home
     part = home.with_name(home.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name, table in tables.items():
         write(part / f"{name}.parquet", table, table.schema)
     part.replace(home)
+    if shard.parts:
+        _note_parts(shard)
+
+
+def _note_parts(shard: Shard) -> None:
+    """Say which parts a finished shard holds; a kill before this costs their reuse alone."""
+    shard.note.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = shard.note.with_suffix(".part")
+    unfinished.write_text(json.dumps({n: fingerprint({"part": told}) for n, told in shard.parts.items()}))
+    unfinished.replace(shard.note)
 
 
 def ragged(values_NK: np.ndarray, held_NK: np.ndarray) -> pa.ListArray:

@@ -89,15 +89,14 @@ def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -
     return found
 
 
-def digest(known: dict[str, Trunks]) -> str:
-    """What of the trunks decides how policies ride on them."""
+def digest(known: Trunks) -> str:
+    """What of a method's trunks decides how policies ride on them."""
     columns = ["prompt_id", "token_id", "default_id", "small_id", "fused_id", "proven", "forced"]
-    columns += speakers.COLUMNS
-    found = hashlib.sha256()
-    for name in sorted(known):
-        found.update(name.encode())
-        found.update(known[name].rows.select(columns).hash_rows(seed=0).to_numpy().tobytes())
-        found.update(repr(known[name].turns).encode())
+    found = hashlib.sha256(
+        known.rows.select(columns + speakers.COLUMNS).hash_rows(seed=0).to_numpy().tobytes()
+    )
+    prompts = sorted(set(known.rows["prompt_id"]))
+    found.update(repr([[turns.get(name) for name in prompts] for turns in known.turns]).encode())
     return found.hexdigest()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen import benchmarks, checks, fusion, policies, routers
+from fsgen import benchmarks, checks, closeups, decoding, fusion, models, policies, reading, rollout, routers
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
@@ -182,6 +182,24 @@ def test_declared_code_equals_imported_code(name):
     declared = {dep for dep in stage["deps"] if dep.startswith(("fsgen/", "stages/")) and dep.endswith(".py")}
 
     assert import_closure(ROOT / entry) | {entry} == declared
+
+
+@pytest.mark.parametrize(
+    ("stage", "module"),
+    {
+        "dump_solo": decoding,
+        "dump_large": reading,
+        "dump_small": reading,
+        "rollout": rollout,
+        "close_up": closeups,
+    }.items(),
+)
+def test_a_shard_is_made_anew_exactly_when_code_that_it_runs_has_changed(stage, module):
+    """Its facts hold the digest of every room but those whose values are facts themselves."""
+    closure = {Path(file).stem for file in import_closure(ROOT / f"stages/{stage}.py")}
+    told = {"store", "checkpoints"}  # the format's version, the model's description and the prompts' ids
+
+    assert set(models.SHARED) | set(module.ROOMS) | told == closure | set(models.SHARED)
 
 
 def test_what_tasks_read_beside_code_is_declared():
