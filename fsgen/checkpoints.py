@@ -105,6 +105,14 @@ def count_parameters(name: str, model: Model) -> dict[str, int]:
     return _count_parameters(_weight_files(name, home), json.loads((home / "config.json").read_text()))
 
 
+def count_cached(name: str, model: Model) -> int:
+    """Keys and values that one token leaves in the cache of a checkpoint at hand, from its config.json."""
+    config = json.loads((folder(name, model) / "config.json").read_text())
+    heads = config["num_attention_heads"]
+    width = config.get("head_dim") or config["hidden_size"] // heads
+    return 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * width
+
+
 def write_description(settings: Settings, name: str) -> None:
     """Write data/models/<name>.json, unless a pair of the model cannot be fused."""
     model = settings.named("models", name)

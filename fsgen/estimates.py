@@ -160,13 +160,21 @@ def weight_bytes(settings: Settings, name: str, on: Machine | None) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def cache_bytes(parameters: float, precision: int) -> float:
-    """Bytes of keys and values a token, at most: P = 12 L d^2 parameters with d = 128 L, all heads apart.
+def cached_values(settings: Settings, name: str, parameters: float) -> float:
+    """Keys and values of a token: as the checkpoint at hand says, else the most there can be."""
+    model = settings.models[name]
+    if model.hub is None and checkpoints.is_there(model):
+        return checkpoints.count_cached(name, model)
+    return most_cached(parameters)
+
+
+def most_cached(parameters: float) -> float:
+    """Keys and values of a token where P = 12 L d^2 parameters have d = 128 L and all heads apart.
 
     Grouped-query models keep a fraction of that.
     """
     layers = (parameters / (12 * 128**2)) ** (1 / 3)
-    return 2 * layers * 128 * layers * precision
+    return 2 * layers * 128 * layers
 
 
 def memory(settings: Settings, pair: str, known: dict[str, int], on: Machine | None) -> float:
@@ -176,8 +184,8 @@ def memory(settings: Settings, pair: str, known: dict[str, int], on: Machine | N
     held = 0.0
     for name in settings.pairs[pair].members().values():
         precision = weight_bytes(settings, name, on)
-        cached = settings.compute.rows * longest * cache_bytes(known[name], precision)
-        held += known[name] * precision + cached
+        cached = settings.compute.rows * longest * cached_values(settings, name, known[name])
+        held += (known[name] + cached) * precision
     return held
 
 

@@ -1,6 +1,7 @@
 """What a run will cost: counted by hand, never below what really happened, and told in every profile."""
 
 import copy
+import json
 import os
 import re
 from dataclasses import replace
@@ -159,7 +160,24 @@ def test_a_size_below_zero_is_refused(plan, value):
 
 def test_a_cache_is_bounded_from_above():
     """Qwen1.5-72B keeps all its heads: 80 layers of 8192, two bytes, keys and values."""
-    assert 2 * 80 * 8192 * 2 <= estimates.cache_bytes(72.3e9, 2) <= 1.3 * 2 * 80 * 8192 * 2
+    assert 2 * 80 * 8192 <= estimates.most_cached(72.3e9) <= 1.3 * 2 * 80 * 8192
+
+
+def test_a_cache_is_counted_where_the_checkpoint_is_at_hand(plan, tmp_path):
+    """Two layers of a random Llama, heads sharing no keys, 24 wide: weights and 16 texts of 48 tokens."""
+    make_model(tmp_path / "here", 0.1, 1)
+    for name in ("small", "large"):
+        plan["models"][name] = {"path": "here", "prompt": "plain"}
+    loaded = loaded_with(plan)
+    config = json.loads((tmp_path / "here/config.json").read_text())
+    shared = config["num_key_value_heads"] / config["num_attention_heads"]
+    total = estimates.sizes(loaded)["small"]
+    volume = max(e.max_new_tokens + estimates.PROMPT_TOKENS[e.task] for e in loaded.datasets.values())
+
+    assert estimates.cached_values(loaded, "small", total) == 2 * 2 * 24 * shared
+    held = 2 * 2 * (total + loaded.compute.rows * volume * 2 * 2 * 24 * shared)
+    (pair,) = loaded.pairs
+    assert estimates.memory(loaded, pair, estimates.sizes(loaded), None) == held
 
 
 def told_in(path: Path) -> str:
