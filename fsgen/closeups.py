@@ -14,6 +14,7 @@ from fsgen import console, cursor, forcing, models, store
 from fsgen.forcing import Reading, Written
 from fsgen.models import Budget
 from fsgen.settings import Settings
+from fsgen.shards import Shard, finish_shards
 
 ROOMS = ("closeups", "forcing")
 TOP = 10
@@ -51,7 +52,7 @@ def close_up(settings: Settings, pair: str) -> None:
             label = f"{pair} looks closely at {dataset}"
             with console.progress(len(written) * len(members), "texts", label) as bar:
                 shards = [_shard(settings, r, m, dataset, prompts, written, bar) for r, m in members.items()]
-                store.finish_shards(folder / dataset, shards, bar)
+                finish_shards(folder / dataset, shards, bar)
             texts += len(written)
     console.wrote(f"{out}: {', '.join(members)} on {texts} texts of the report's prompts")
 
@@ -72,7 +73,7 @@ def distinct_texts(pair: str, dataset: str, prompt_ids: list[str]) -> pl.DataFra
 
 def _shard(
     settings: Settings, role: str, model: str, dataset: str, prompts: pl.DataFrame, written: pl.DataFrame, bar
-) -> store.Shard:
+) -> Shard:
     facts = models.run_facts(settings, ROOMS, model) | {
         "what": "closeups",
         "read_tokens": settings.compute.read_tokens,
@@ -96,7 +97,7 @@ def _shard(
         parts = [_rows(row, role, own[role]) for row, own in zip(written.to_dicts(), found, strict=True)]
         return {"reads": pa.concat_tables(parts)}
 
-    return store.Shard(facts, make, len(written))
+    return Shard(facts, make, len(written))
 
 
 def _rows(text: dict, role: str, reading: Reading) -> pa.Table:

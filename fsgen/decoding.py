@@ -14,6 +14,7 @@ from fsgen import console, cursor, models, records, store
 from fsgen.cursor import Cursor
 from fsgen.models import Loaded
 from fsgen.settings import Dump, Settings
+from fsgen.shards import Shard, finish_shards
 from fsgen.texts import TEXTS, Ending, Text, ending, marks, prompt_digest, text_rows
 
 ROOMS = ("decoding",)
@@ -44,7 +45,7 @@ def dump_solo(settings: Settings, name: str) -> None:
             with console.progress(len(prompts), "texts", f"{name} writes {dataset}") as bar:
                 until = ending(loaded, prompts, entry.max_new_tokens, settings.dump.tail)
                 shards = [_solo_shard(settings, loaded, block, until, budget, bar) for block in blocks]
-                store.finish_shards(folder / dataset, shards, bar)
+                finish_shards(folder / dataset, shards, bar)
     console.wrote(
         f"{out}: the texts of {name} on {', '.join(settings.datasets)} with a record of every token"
     )
@@ -151,7 +152,7 @@ def _goes_on(name: str, text: Text, until: Ending) -> bool:
 
 def _solo_shard(
     settings: Settings, loaded: Loaded, block: pl.DataFrame, until: Ending, budget: models.Budget, bar
-) -> store.Shard:
+) -> Shard:
     ids = models.prompt_ids(loaded, block, until.max_new_tokens)
     facts = models.run_facts(settings, ROOMS, loaded.name) | {
         "what": "solo",
@@ -166,7 +167,7 @@ def _solo_shard(
         texts, rows = budget.spend(lambda size: write(loaded, prompts, until, settings, size, bar))
         return tables(until, prompts, texts, rows)
 
-    return store.Shard(facts, make, len(block))
+    return Shard(facts, make, len(block))
 
 
 def tables(

@@ -15,6 +15,7 @@ from fsgen import checkpoints, console, cursor, forcing, models, records, store
 from fsgen.forcing import Reading, Written
 from fsgen.models import Budget, Loaded
 from fsgen.settings import Settings
+from fsgen.shards import Shard, finish_shards
 from fsgen.texts import prompt_digest
 from fsgen.typed import Complaint
 
@@ -83,7 +84,7 @@ def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out:
                     block = prompts[start : start + settings.dump.block]
                     parts = [_Part.open(w, texts[w], tables[w], block, loaded, entry) for w in texts]
                     shards.append(_read_shard(settings, loaded, parts, budget, bar))
-                store.finish_shards(folder / dataset, shards, bar)
+                finish_shards(folder / dataset, shards, bar)
     console.wrote(f"{out}: {', '.join(members[r] for r in roles)} read the texts of {', '.join(texts)}")
 
 
@@ -145,7 +146,7 @@ class _Part(NamedTuple):
         ]
 
 
-def _read_shard(settings: Settings, loaded: dict, parts: list[_Part], budget: Budget, bar) -> store.Shard:
+def _read_shard(settings: Settings, loaded: dict, parts: list[_Part], budget: Budget, bar) -> Shard:
     facts = models.run_facts(settings, ROOMS, *(model.name for model in loaded.values())) | {
         "what": f"reads by {', '.join(loaded)}",
         "dump": vars(settings.dump),
@@ -163,7 +164,7 @@ def _read_shard(settings: Settings, loaded: dict, parts: list[_Part], budget: Bu
             bar.advance(len(part.texts), tokens=len(part.rows) * len(part.readers))
         return {"reads": pa.concat_tables(tables)}
 
-    return store.Shard(facts, make, sum(len(part.texts) for part in parts))
+    return Shard(facts, make, sum(len(part.texts) for part in parts))
 
 
 def _prompts_of(texts: pl.DataFrame, block: pl.DataFrame, readers: list[Loaded], entry) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Parquet on disk: described columns, same bytes for same input, shards that survive a kill.
+"""Parquet on disk: described columns, same bytes for same input, nothing half-written.
 
 Shape legend: N rows, K ids of the longest list.
 """
@@ -7,44 +7,20 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fsgen import console
 from fsgen.typed import Complaint
 
 FORMAT_VERSION = "2"
 SCRATCH = Path("scratch")
 ROW_GROUP = 1 << 17
-
-
-class Shard(NamedTuple):
-    """A piece of a stage's output: what determines its bytes, and how to make its tables."""
-
-    facts: dict
-    make: Callable[[], dict[str, pa.Table]]
-    texts: int
-    parts: Mapping[str, list] = {}
-    """Name to facts of parts that other shards of the same `facts` may hold too; see `find_parts`."""
-
-    @property
-    def home(self) -> Path:
-        """Where it lies once it is finished."""
-        return SCRATCH / "shards" / fingerprint(self.facts | ({"parts": self.parts} if self.parts else {}))
-
-    @property
-    def note(self) -> Path:
-        """Where it says which parts it holds."""
-        return _kin(self.facts) / f"{self.home.name}.json"
 
 
 def schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
@@ -153,83 +129,6 @@ def appear(out: Path) -> Iterator[Path]:
     yield part
     shutil.rmtree(out, ignore_errors=True)
     part.replace(out)
-
-
-def finish_shards(folder: Path, shards: list[Shard], bar) -> int:
-    """Make the shards that scratch lacks and link all of them into `folder`; returns how many were made.
-
-    Shard i's table t becomes `t-<i>.parquet`. A shard lives in scratch under its fingerprint, so
-    a killed stage makes only what is missing, and a larger `limit` adds to what is there. One
-    shard is written while the next is made.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    homes = [shard.home for shard in shards]
-    made = 0
-    with ThreadPoolExecutor(max_workers=1) as writer:
-        writing: Future | None = None
-        for home, shard in zip(homes, shards, strict=True):
-            if _is_whole(home):
-                bar.advance(shard.texts)
-                continue
-            tables = shard.make()
-            if writing:
-                writing.result()  # so that two shards at most are in memory
-            writing = writer.submit(_write_shard, shard, tables)
-            made += 1
-        if writing:
-            writing.result()
-    for index, home in enumerate(homes):
-        for path in sorted(home.glob("*.parquet")):
-            os.link(path, folder / f"{path.stem}-{index:04d}.parquet")
-    return made
-
-
-def _is_whole(home: Path) -> bool:
-    """Whether a finished shard stands there; one with a damaged file is removed, saying so."""
-    for path in home.glob("*.parquet"):
-        try:
-            pq.ParquetFile(path).close()
-        except (pa.ArrowInvalid, OSError):
-            console.warn(f"{path} is not a whole Parquet file; making its shard again")
-            shutil.rmtree(home)
-            return False
-    return home.exists()
-
-
-def find_parts(facts: dict, parts: Mapping[str, list]) -> dict[str, Path]:
-    """Part to the folder of a finished shard that holds it under the same facts, where there is one."""
-    wanted, found = {name: fingerprint({"part": told}) for name, told in parts.items()}, {}
-    for note in sorted(_kin(facts).glob("*.json")):
-        held = json.loads(note.read_text())
-        shared = [name for name in wanted if name not in found and held.get(name) == wanted[name]]
-        if shared and _is_whole(home := SCRATCH / "shards" / note.stem):
-            found |= dict.fromkeys(shared, home)
-    return found
-
-
-def _kin(facts: dict) -> Path:
-    """Folder of the notes that shards of the same facts leave."""
-    return SCRATCH / "kin" / fingerprint(facts)
-
-
-def _write_shard(shard: Shard, tables: dict[str, pa.Table]) -> None:
-    home = shard.home
-    part = home.with_name(home.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name, table in tables.items():
-        write(part / f"{name}.parquet", table, table.schema)
-    part.replace(home)
-    if shard.parts:
-        _note_parts(shard)
-
-
-def _note_parts(shard: Shard) -> None:
-    """Say which parts a finished shard holds; a kill before this costs their reuse alone."""
-    shard.note.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = shard.note.with_suffix(".part")
-    unfinished.write_text(json.dumps({n: fingerprint({"part": told}) for n, told in shard.parts.items()}))
-    unfinished.replace(shard.note)
 
 
 def ragged(values_NK: np.ndarray, held_NK: np.ndarray) -> pa.ListArray:

@@ -13,7 +13,7 @@ import yaml
 from conftest import PARAMS
 from rich.console import Console
 
-from fsgen import settings, store, tidying, trial
+from fsgen import settings, shards, store, tidying, trial
 from fsgen.cli import __main__ as cli
 from fsgen.cli import asking, keeping, trying
 from fsgen.typed import Complaint
@@ -287,7 +287,7 @@ def test_run_is_the_pipeline_for_one_combination(
     assert settings.load().pairs.keys() == {"small-large"}
     Path("params.yaml").unlink()
 
-    monkeypatch.setattr(store, "_write_shard", None)  # a model's work would be written
+    monkeypatch.setattr(shards, "_write_shard", None)  # a model's work would be written
     code, again, err = fsgen(*words.split())
     assert code == 0, err
     assert again.splitlines()[-1] == out.splitlines()[-1]

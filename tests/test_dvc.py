@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,12 +47,27 @@ def save(home: Path, params: dict) -> None:
 
 def dvc(home: Path, *words: str) -> str:
     """What a DVC command prints; fails the test where the command fails."""
+    return shell(home, shlex.join(["dvc", *words]))
+
+
+def blocks() -> list[str]:
+    """The shell blocks of docs/machines.md: stages side by side, a remote, a clone of it."""
+    return re.findall(r"```sh\n(.*?)```", (ROOT / "docs/machines.md").read_text(), flags=re.S)
+
+
+def shell(home: Path, script: str) -> str:
+    """What a script prints, its lines run one after the other; fails the test where one fails."""
     environment = os.environ | {
         "PYTHONPATH": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        ["dvc", *words], cwd=home, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -98,3 +114,31 @@ def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(proj
     }
     assert (project / "data/rollouts/duo/toy/tokens-0000.parquet").stat().st_mtime_ns == before
     assert "up to date" in dvc(project, "status")
+
+
+def test_stages_that_do_not_read_each_other_run_side_by_side(project):
+    """The page's lines run every stale stage once, and leave nothing to do."""
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["compute"]["rows"] = 3
+    save(project, params)
+    stages = ran(shell(project, blocks()[0]))
+
+    assert {f"dump_solo@{model}" for model in params["models"]} <= stages
+    assert "up to date" in dvc(project, "status")
+
+
+def test_a_clone_that_pulls_runs_nothing(project, tmp_path):
+    """What one machine pushed, another has, to the byte."""
+    shutil.copy(ROOT / ".gitignore", project)
+    push, pull = blocks()[1:]
+    shell(project, push.replace("../store", str(tmp_path / "store")))
+    git = "git -c user.name=me -c user.email=me@here -c commit.gpgsign=false"
+    shell(project, f"git init --quiet && git add --all && {git} commit --quiet --message all")
+    clone = tmp_path / "clone"
+    shell(tmp_path, f"git clone --quiet {shlex.quote(str(project))} clone")
+    assert not (clone / "data/dumps").exists()
+
+    assert ran(shell(clone, pull)) == set()
+    ours, theirs = (sorted((home / "data").rglob("*.parquet")) for home in (project, clone))
+    assert len(ours) > 20
+    assert [path.read_bytes() for path in ours] == [path.read_bytes() for path in theirs]

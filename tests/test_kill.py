@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import PARAMS, describe_all, random_world, write_params
 
-from fsgen import console, decoding, fusing, reading, rollout, settings, simulation, store
+from fsgen import console, decoding, fusing, reading, rollout, settings, shards, simulation
 
 STAGES = {
     "dump_solo": ("large", "dumps/large"),
@@ -145,9 +145,9 @@ def test_two_kills_and_a_rerun_leave_the_same_bytes(stage, seed, undisturbed, tm
 
     kept = {home.name for home in Path("scratch/shards").glob("*") if home.suffix != ".part"}
     made = []
-    honest = store._write_shard
+    honest = shards._write_shard
     monkeypatch.setattr(
-        store, "_write_shard", lambda home, tables: (made.append(home.name), honest(home, tables))
+        shards, "_write_shard", lambda shard, tables: (made.append(shard.home.name), honest(shard, tables))
     )
     ROOMS[stage](settings.load(), name)
     assert bytes_under(Path("data", output)) == bytes_under(whole / "data" / output)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsgen import store
+from fsgen.shards import Shard, finish_shards
 from fsgen.typed import Complaint
 
 COLUMNS = store.schema(
@@ -50,7 +51,7 @@ def make_shard(number, made, texts=2, fails=False):
         table = pa.table({"number": np.full(50, number, dtype=np.int32)}, schema=schema)
         return {"tokens": table, "texts": table[:1]}
 
-    return store.Shard({"what": "test", "number": number}, make, texts)
+    return Shard({"what": "test", "number": number}, make, texts)
 
 
 def bar_into(counted):
@@ -58,7 +59,7 @@ def bar_into(counted):
 
 
 def finish(folder, shards):
-    return store.finish_shards(Path(folder), shards, bar_into([]))
+    return finish_shards(Path(folder), shards, bar_into([]))
 
 
 def typed_table():
@@ -218,7 +219,7 @@ def test_finished_shards_are_linked_and_not_made_again():
     shards = [make_shard(number, made, texts=number) for number in (5, 3)]
     finish("one", shards)
 
-    count = store.finish_shards(Path("two"), shards, bar_into(counted))
+    count = finish_shards(Path("two"), shards, bar_into(counted))
 
     assert count == 0
     assert made == [5, 3]

@@ -1,0 +1,142 @@
+"""The tables of texts that policies wrote: rows with what decided them, texts, and the steps they took.
+
+Shape legend: N rows (positions of texts).
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from fsgen import fusion, routers, store, texts
+from fsgen.speakers import Speaker
+from fsgen.texts import TEXTS, Ending
+from fsgen.tree import End
+from fsgen.trunks import Rider
+
+POLICY = ("policy", pa.string(), "policy that wrote the text")
+ROLLED = store.schema(
+    [
+        POLICY,
+        ("prompt_id", pa.string(), "prompt that the text answers"),
+        ("turn", pa.int32(), "turn of the conversation, from 1"),
+        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
+        ("token_id", pa.int32(), "the token written: fused_id if called, else default_id"),
+        ("in_answer", pa.bool_(), "whether ratios count this row"),
+        ("forced", pa.bool_(), "whether the token was given, not chosen; such a row has no decision"),
+        ("default_id", pa.int32(), "argmax of the model that speaks when the large one is not called"),
+        ("small_id", pa.int32(), "argmax of the small model, which FS-GEN compares proxy with"),
+        ("fused_id", pa.int32(), "argmax of the fused score over the full vocabulary"),
+        ("called", pa.bool_(), "whether the router called the large model"),
+        ("mismatch", pa.bool_(), "whether fused_id differs from default_id"),
+        ("max_probability", pa.float32(), "top probability of the model that would speak"),
+        ("margin", pa.float32(), "its top probability less its second"),
+        ("entropy", pa.float32(), "its entropy, nats"),
+        ("score", pa.float32(), "what the policy's router compares with its threshold; null without one"),
+    ]
+)
+ROLLED_TEXTS = store.schema([POLICY, *((f.name, f.type, f.metadata[b"about"].decode()) for f in TEXTS)])
+STEPS = store.schema(
+    [
+        ("role", pa.string(), "small, tuned or large"),
+        ("taken", pa.int64(), "generated positions that its model processed, unasked ones included"),
+        ("alone", pa.int64(), "those that its model would process if every policy wrote by itself"),
+        ("taken_prompt", pa.int64(), "prompt positions that its model processed"),
+    ]
+)
+ORDER = [(name, "ascending") for name in ("policy", "prompt_id", "turn", "pos")]
+
+
+class Share(NamedTuple):
+    """Rows of some policies, and the steps of the trees that they come from."""
+
+    tokens: pa.Table
+    texts: pa.Table
+    taken: pl.DataFrame
+    """Columns role, taken and taken_prompt."""
+
+
+def read_share(home: Path, policies: list[str]) -> Share:
+    """What a finished shard holds of these policies, with the steps of all that it holds."""
+    mine = pl.col("policy").is_in(policies)
+    tokens, spelt = (store.read(home / f"{name}.parquet").filter(mine) for name in ("tokens", "texts"))
+    steps = store.read(home / "steps.parquet").drop("alone")
+    return Share(tokens.to_arrow().cast(ROLLED), spelt.to_arrow().cast(ROLLED_TEXTS), steps)
+
+
+def tables(riders: list[Rider], shares: list[Share]) -> dict[str, pa.Table]:
+    """The shard's tables, in an order that does not tell the shares apart."""
+    tokens = pa.concat_tables([share.tokens for share in shares]).sort_by(ORDER)
+    spelt = pa.concat_tables([share.texts for share in shares]).sort_by(ORDER[:3])
+    taken = pl.concat([share.taken for share in shares]).group_by("role", maintain_order=True).sum()
+    alone = _alone(tokens, riders)
+    steps = taken.with_columns(alone=pl.col("role").replace_strict(alone, default=0)).select(STEPS.names)
+    return {"tokens": tokens, "texts": spelt, "steps": steps.to_arrow().cast(STEPS)}
+
+
+def token_rows(told: dict, ends: list[End], riders: list[Rider], names: list[str]) -> pa.Table:
+    """Every row of the finished texts, those that policies chose with what decided them."""
+    lengths = np.array([len(end.text.ids) for end in ends])
+    first = np.zeros((len(riders), len(names)), dtype=np.int64)  # of a text, among all rows
+    first[[end.rider for end in ends], [end.prompt for end in ends]] = lengths.cumsum() - lengths
+    row_N = first[told["rider"], told["prompt"]] + told["pos"]
+    marked = texts.marks([end.text for end in ends])
+    own = Speaker(*(told[name] for name in Speaker._fields))
+    decided = {name: told[name] for name in ("default_id", "small_id", "fused_id", "called")} | {
+        "mismatch": told["fused_id"] != told["default_id"],
+        "max_probability": routers.max_probability(own),
+        "margin": routers.margin(own),
+        "entropy": own.entropy_N,
+        "score": _scores(told["rider"], own, riders),
+    }
+    columns = marked._asdict() | {name: _spread(row_N, x, marked.forced) for name, x in decided.items()}
+    columns |= {
+        "policy": np.repeat([riders[end.rider].policy.name for end in ends], lengths),
+        "prompt_id": np.repeat([names[end.prompt] for end in ends], lengths),
+        "pos": np.concatenate([np.arange(n) for n in lengths]),
+        "token_id": np.concatenate([end.text.ids for end in ends]),
+    }
+    return pa.table({name: columns[name] for name in ROLLED.names}).cast(ROLLED)
+
+
+def _scores(rider_N: np.ndarray, own: Speaker, riders: list[Rider]) -> np.ndarray:
+    """What each decision's router made of it, nan of a router that scores nothing, [N]."""
+    score_N = np.full(len(rider_N), np.nan, dtype=np.float32)
+    for index in np.unique(rider_N):
+        mine = np.flatnonzero(rider_N == index)
+        found = riders[index].gate.score(own.take(mine))
+        if found is not None:
+            score_N[mine] = found
+    return score_N
+
+
+def _spread(row_N: np.ndarray, values_N: np.ndarray, forced: np.ndarray) -> pa.Array:
+    """The values at their rows, null at forced ones and where there is none (nan)."""
+    spread = np.zeros(len(forced), dtype=values_N.dtype)
+    spread[row_N] = values_N
+    return pa.array(spread, mask=forced | (spread != spread))
+
+
+def text_rows(ends: list[End], riders: list[Rider], prompts: dict[str, list[int]], until: Ending) -> pa.Table:
+    """The finished texts, a row a turn."""
+    names, rows = [*prompts], []
+    for end in ends:
+        name, policy = names[end.prompt], riders[end.rider].policy.name
+        rows += [{"policy": policy, **row} for row in texts.text_rows(until, name, prompts[name], end.text)]
+    return pa.Table.from_pylist(rows, schema=ROLLED_TEXTS)
+
+
+def _alone(tokens: pa.Table, riders: list[Rider]) -> dict[str, int]:
+    """Role to model steps of one run per policy, in which helpers go as far as the last call."""
+    reached = (pl.col("pos") <= pl.col("pos").filter("called").max()).sum()  # 0 where none is called
+    rows = pl.from_arrow(tokens.select(["policy", "prompt_id", "pos", "called", "forced"]))
+    chosen = rows.filter(~pl.col("forced")).group_by("policy", "prompt_id")
+    lengths = chosen.agg(tokens=pl.len(), reached=reached).group_by("policy").agg(pl.sum("tokens", "reached"))
+    methods, alone = {rider.policy.name: rider.method for rider in riders}, {}
+    for policy, written, asked in lengths.iter_rows():
+        rule = fusion.RULES[methods[policy].rule]
+        for role in {rule.speaker, *rule.inputs}:
+            alone[role] = alone.get(role, 0) + (written if role == rule.speaker else asked)
+    return alone
