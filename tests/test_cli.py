@@ -226,6 +226,17 @@ def test_check_tells_what_it_will_cost(finished, fsgen):
     assert "There is no params file" in refused(fsgen("check", "nofile.yaml"))
 
 
+def test_keep_says_where_a_run_is_kept(finished, fsgen):
+    """A second time too; a name with a folder in it is refused."""
+    assert fsgen("report")[0] == 0
+    for _ in range(2):
+        code, out, err = fsgen("keep", "mine")
+        assert code == 0, err
+        assert out.startswith("results/mine: findings of toy")
+    assert Path("results/mine/README.md").is_file()
+    assert "plain name" in refused(fsgen("keep", "../mine"))
+
+
 def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
     """It names what params.yaml no longer does, and nothing else; a no keeps everything."""
     kept = ["data/large/duo/toy/x", "data/dumps/small/toy/x", "data/evaluated/toy/x", "metrics/toy.json"]
@@ -350,6 +361,7 @@ def examples() -> list[str]:
 
 ELSEWHERE = (
     "fsgen grade",
+    "fsgen keep",
     "fsgen report",
     "fsgen tidy",
 )  # tested where there is a file, or something to lose
