@@ -6,6 +6,8 @@ Shape legend: B texts side by side, L positions, H hidden width, N chosen positi
 import gc
 import hashlib
 import os
+import re
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,6 +76,7 @@ def load(settings: Settings, name: str) -> Loaded:
     device, dtype = placement(settings.compute, model.dtype)
     if device.type == "cpu":  # where torch itself shares keys among heads, and need not be given copies
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+        _limit_memory()
     about = checkpoints.read_description(name)
     is_wide = device.type == "cuda" and not _fits_one_card(about["parameters"]["total"], dtype)
     network = AutoModelForCausalLM.from_pretrained(
@@ -96,6 +99,19 @@ def load(settings: Settings, name: str) -> Loaded:
     )
     _check_head(loaded)
     return loaded
+
+
+def _limit_memory() -> None:
+    """Let what exceeds four fifths of the free memory fail, which a Budget answers; Linux would kill instead.
+
+    The rest is for weights, which are mapped and not counted. A limit that is set already stays.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    told = Path("/proc/meminfo")
+    if soft == resource.RLIM_INFINITY and told.is_file():
+        free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", told.read_text()).group(1))
+        held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (held + free * 4 // 5, hard))
 
 
 def _fits_one_card(parameters: int, dtype: torch.dtype) -> bool:

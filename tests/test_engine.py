@@ -214,6 +214,28 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error, reference_run, tiny_
         assert_same(table, tables(Path())[name], name)
 
 
+GREEDY = """
+import torch
+from fsgen import models, settings
+models.load(settings.load(), "large")
+total = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal")) << 10
+try:
+    torch.empty(total, dtype=torch.uint8)  # never touched, so that nothing is really used
+except RuntimeError as error:
+    print(models.is_out_of_memory(error))
+torch.empty(total // 16, dtype=torch.uint8)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux kills for memory")
+def test_more_than_the_machine_has_is_refused_and_not_killed(tiny_world):
+    """In a process of its own, since the limit stays: all memory is too much, a sixteenth is not."""
+    done = subprocess.run([sys.executable, "-c", GREEDY], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "True"
+
+
 def test_memory_that_suffices_for_nothing_is_a_complaint(tiny_world, monkeypatch):
     """One sentence with the remedy; other errors are not taken for a shortage."""
     loaded = cursor.load(tiny_world, "small")
