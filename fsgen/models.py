@@ -222,4 +222,5 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, on a card or (where torch has no class of its own) on the host."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return "allocate memory" in str(error)
+    # the words of torch's allocator on the host, and of oneDNN where it gets no workspace
+    return any(words in str(error) for words in ("allocate memory", "could not create a primitive"))

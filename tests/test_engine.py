@@ -185,6 +185,7 @@ class Scarce:
 SHORTAGES = [
     torch.OutOfMemoryError("CUDA out of memory."),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+    RuntimeError("could not create a primitive"),
     MemoryError(),
 ]
 
