@@ -53,7 +53,7 @@ def test_one_pair_by_hand(plan):
     assert work["dump_large", "large"].positions == 100 * 116
     assert work["dump_large", "large"].passes == 12
     assert work["dump_small", "small"].positions == 100 * (66 + 2 * 50)
-    assert work["rollout", "large"].positions == 75 * 66 + 0.13 * 75 * 3 * 50 + 0.5
+    assert work["rollout", "large"].positions == 75 * 66 + 0.43 * 75 * 3 * 50 + 0.5
     assert work["rollout", "large"].rows == 75 * 3 * 50
     assert work["close_up", "small"].positions == 4 * (66 + 3 * 50)
 

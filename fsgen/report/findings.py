@@ -264,7 +264,8 @@ SECTIONS = {
     ),
     "Routers against a coin": (
         "Accuracy less that of `random` at the same achieved call ratio, in percentage points with a 95 % "
-        "interval over the same prompts, then the share of resampled prompt sets on which the router wins.",
+        "interval over the same prompts, then the share of resampled prompt sets on which the router wins. "
+        "Where a router ran at fewer budgets, its accuracy is read off the line between its policies.",
         _coin,
     ),
     "Estimates beside the closed loop": (
