@@ -71,16 +71,17 @@ def page(name: str, folder: Path) -> str:
 def brief(folder: Path) -> str:
     """The run in one table: accuracies and CoF of every dataset, and what asking where in doubt buys."""
     run, rows = Run.read(folder), []
+    shown = [name for name in BRIEF if any(name in entry["policies"] for _, _, entry in run.pairs())]
     for dataset, _, entry in run.pairs():
         alone = [
             headline.quality(run.datasets[dataset]["models"][entry[role]]) for role in ("small", "large")
         ]
-        asked = [headline.quality(entry["policies"].get(name, {})) for name in BRIEF]
+        asked = [headline.quality(entry["policies"].get(name, {})) for name in shown]
         prompts = run.datasets[dataset]["models"][entry["small"]]["prompts"]
         rows.append(
             [dataset, str(prompts), *alone, *asked, headline.percent(entry["cof"]["oracle"], "value")]
         )
-    head = ["", "test prompts", "small alone", "large alone", *(f"`{name}`" for name in BRIEF), "CoF"]
+    head = ["", "test prompts", "small alone", "large alone", *(f"`{name}`" for name in shown), "CoF"]
     return grid(head, rows)
 
 
@@ -135,6 +136,8 @@ def _of(scores: dict, name: str, measure: str) -> str:
 
 def _by_router(run: Run, cell) -> str:
     """A table whose rows are routers of a dataset and method, whose columns are budgets."""
+    if not run.budgets():
+        return "No policy of this run names a budget."
     rows = []
     for dataset, pair, entry in run.pairs():
         aimed = [name for name in entry["policies"] if "+" in name and "@" in name]
