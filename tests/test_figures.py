@@ -22,9 +22,12 @@ def frames(finished) -> dict[str, pl.DataFrame]:
 
 
 def test_every_view_answers(frames):
-    """After every stage has run there is no view without rows and described columns."""
+    """After every stage has run there is no view without rows and described columns.
+
+    But for what the published laws foretell: none was fitted to this dataset.
+    """
     for name in views.VIEWS | views.JOINED:
-        assert len(lake.ask(f"select * from {name} limit 1")) == 1, name
+        assert len(lake.ask(f"select * from {name} limit 1")) == (name != "foretold"), name
         assert all(about for _, _, about in lake.columns(name))
 
 
