@@ -79,7 +79,9 @@ def test_the_page_tells_the_numbers_of_the_metrics(kept):
     assert share(greedy) in told["Drafting"]
     assert f"{drafted['accepted']:.2f} ({drafted['low']:.2f} to" in told["Drafting"]
     assert "1,234" in told["Time"]
-    assert "no accelerator" in told["Made with"] or "GiB;" in told["Made with"]
+    environment = json.loads((kept / "environment.json").read_text())
+    assert f"torch {environment['versions']['torch']}" in told["Made with"]
+    assert f"{environment['machine']['cores']} cores" in told["Made with"]
 
 
 def test_what_laws_foretold_is_said_with_both_intervals(kept):

@@ -85,14 +85,13 @@ def brief(folder: Path) -> str:
     return grid(head, rows)
 
 
-def interval(number: dict | None, key: str, low: str = "low", high: str = "high", digits: int = 1) -> str:
-    """A share in percent with its interval: 12.3 (10.1 to 14.9); a dash where there is none."""
+def interval(number: dict | None, key: str, prefix: str = "") -> str:
+    """A share as `headline.percent` has it; alone where it has no interval, a dash where there is none."""
     if not number or number.get(key) is None:
         return "-"
-    value = f"{100 * number[key]:.{digits}f}"
-    if number.get(low) is None or number.get(high) is None:
-        return value
-    return f"{value} ({100 * number[low]:.{digits}f} to {100 * number[high]:.{digits}f})"
+    if number.get(f"{prefix}low") is None:
+        return f"{number[key]:.1%}".removesuffix("%")
+    return headline.percent(number, key, prefix)
 
 
 def _alone(run: Run) -> str:
@@ -171,7 +170,7 @@ def _coin(run: Run) -> str:
 def _estimates(run: Run) -> str:
     def cell(dataset: str, pair: str, _entry: dict, policy: str) -> str:
         told = run.comparisons[dataset][pair]["call_ratio_estimates"].get(policy)
-        return interval(told, "difference", "difference_low", "difference_high")
+        return interval(told, "difference", "difference_")
 
     return _by_router(run, cell)
 
@@ -197,7 +196,7 @@ def _foretold(run: Run) -> str:
             row["method"],
             row["law"],
             interval(row, "cof"),
-            interval(row, "predicted", "predicted_low", "predicted_high"),
+            interval(row, "predicted", "predicted_"),
             {True: "yes", False: "no", None: "no interval"}[row["agrees"]],
             row["extrapolates"] or "-",
         ]
