@@ -18,10 +18,12 @@ from fsgen.settings import Settings
 from fsgen.shards import Shard, find_kin, finish_shards
 from fsgen.speakers import Speaker
 from fsgen.texts import Ending, ending, prompt_digest
-from fsgen.tree import End, Start, Tree
+from fsgen.tree import End, Tree
 from fsgen.trunks import Rider, Trunks
+from fsgen.waiting import Start
 
 ROOMS = ("fusion", "heads", "learned", "nodes", "rolled", "rollout", "routers", "speakers", "tree", "trunks")
+ROOMS += ("waiting",)
 
 
 def roll_out(settings: Settings, pair: str) -> None:

@@ -7,7 +7,6 @@ that they have missed, where a rider calls, where a branch splits and where one 
 node once, and what the large model would have said where nobody asked it is known as well.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -24,14 +23,7 @@ from fsgen.settings import Settings
 from fsgen.speakers import Speaker
 from fsgen.texts import Ending, Text
 from fsgen.trunks import Rider
-
-
-class Start(NamedTuple):
-    """A rider that the models have to take on: which one, on which prompt, and its text so far."""
-
-    rider: int
-    prompt: int
-    text: Text
+from fsgen.waiting import Start, Waiting
 
 
 class End(NamedTuple):
@@ -98,8 +90,8 @@ class Tree:
     @torch.inference_mode()
     def grow(self, starts: list[Start], bar: console.Bar) -> Grown:
         """Run every rider to its end."""
-        starts = sorted(starts, key=lambda start: (start.prompt, start.text.ids[:-1], start.text.ids))
-        waiting = deque([*group] for _, group in groupby(starts, key=lambda start: start.prompt))
+        widths = [len(prompt) + self.until.max_new_tokens for prompt in self.prompts]
+        waiting = Waiting(starts, widths, self.rows)
         while waiting or self.branches:
             self._admit(waiting)
             bar.advance(tokens=len(self.branches))
@@ -109,15 +101,12 @@ class Tree:
         decisions = self.nodes.decisions(self.method_of, self.speaker_of)
         return Grown(decisions, self.ends, generated, self.prompt_positions)
 
-    def _admit(self, waiting: deque[list[Start]]) -> None:
-        """Let prompts enter, all branches of one at once, where a quarter of the rows is free."""
-        room = self.rows - len(self.branches)
-        if self.branches and room < max(1, self.rows // 4):
-            return
-        groups, held = [], len(self.branches)
-        while waiting and room > 0:
-            groups.append(waiting.popleft())
-            room -= self._board(groups[-1])
+    def _admit(self, waiting: Waiting) -> None:
+        """Let prompts enter, all branches of one at once."""
+        held = len(self.branches)
+        groups = waiting.enter([branch.prompt for branch in self.branches])
+        for group in groups:
+            self._board(group)
         if groups:
             for role in self.cursors:
                 self._enter(role, held)
@@ -151,8 +140,8 @@ class Tree:
         is_user_M = np.array([role in {rule.speaker, *rule.inputs} for rule in rules])
         return self._rides()[:, is_user_M].any(axis=1)
 
-    def _board(self, group: list[Start]) -> int:
-        """Put the riders of one prompt on new branches; returns how many these are."""
+    def _board(self, group: list[Start]) -> None:
+        """Put the riders of one prompt on new branches."""
         texts = [
             next(same) for _, same in groupby((start.text for start in group), key=lambda text: text.ids)
         ]
@@ -160,7 +149,6 @@ class Tree:
         self.branches += [_Branch(group[0].prompt, text) for text in texts]
         self.rider_R = np.append(self.rider_R, [start.rider for start in group])
         self.branch_R = np.append(self.branch_R, [place[tuple(start.text.ids)] for start in group])
-        return len(texts)
 
     def _look(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Speaker]]:
         """Step the speakers onto new nodes; the nodes [B], the speakers' tokens there, what routers see."""

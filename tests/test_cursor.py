@@ -1,5 +1,8 @@
 """Claims about fsgen.cursor: however texts enter, grow, split and leave, each is read as if alone."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -81,16 +84,31 @@ def test_texts_that_others_begin_with_are_not_read_twice(loaded):
     assert reader.positions == 7 + len(texts)
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200))
-def test_passes_hold_every_text_once_within_the_budget(lengths, budget):
-    """Padding included, and at most as much padding as text; one text alone may exceed the budget."""
-    batches = list(passes(lengths, budget))
+def cheapest(lengths: list[int], budget: int) -> float:
+    """Least cost of all ways to cut the sorted lengths into passes, tried one by one."""
+    ordered, found = sorted(lengths), math.inf
+    for is_cut in itertools.product([False, True], repeat=len(ordered) - 1):
+        ends = [i + 1 for i, cut in enumerate(is_cut) if cut] + [len(ordered)]
+        batches = [ordered[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        if all(len(batch) == 1 or len(batch) * batch[-1] <= budget for batch in batches):
+            found = min(found, cost_of(batches))
+    return found
+
+
+def cost_of(batches: list[list[int]]) -> int:
+    """What passes over texts of these lengths cost, in tokens."""
+    return sum(cursor.READING + len(batch) * max(batch) for batch in batches)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(1, 2000))
+def test_passes_hold_every_text_once_within_the_budget_at_the_least_cost(lengths, budget):
+    """Padding included; one text alone may exceed the budget."""
+    batches = passes(lengths, budget)
 
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
-        longest, shortest = (pick(lengths[i] for i in batch) for pick in (max, min))
-        assert len(batch) == 1 or len(batch) * longest <= budget
-        assert longest <= 2 * shortest
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+    assert cost_of([[lengths[i] for i in batch] for batch in batches]) == cheapest(lengths, budget)
 
 
 def test_a_model_whose_states_depend_on_more_than_its_tokens_is_refused(tiny_world, monkeypatch):

@@ -53,6 +53,7 @@ FLOORS = [
         "tallies",
         "benchmarks",
         "environment",
+        "waiting",
     },
     {"positions", "series", "prediction", "comparison", "report"},
     {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading", "results"},

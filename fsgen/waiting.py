@@ -1,0 +1,52 @@
+"""Prompts that wait for rows of the caches: how many may enter beside those there, and in what order.
+
+Shape legend: B branches side by side.
+A model's cache holds all rows as wide as the widest, so that one long prompt would widen those of all others.
+Prompts therefore enter by width, the narrow first, and none beside one of less than half its width.
+"""
+
+import math
+from collections import deque
+from itertools import groupby
+from typing import NamedTuple
+
+from fsgen.texts import Text
+
+
+class Start(NamedTuple):
+    """A rider that the models have to take on: which one, on which prompt, and its text so far."""
+
+    rider: int
+    prompt: int
+    text: Text
+
+
+class Waiting:
+    """Riders that wait, all of one prompt together; `widths` are tokens of every prompt and its answer."""
+
+    def __init__(self, starts: list[Start], widths: list[int], rows: int):
+        def turn(start: Start) -> tuple:
+            text = start.text.ids  # beside those that begin alike
+            return widths[start.prompt], start.prompt, text[:-1], text
+
+        ordered = sorted(starts, key=turn)
+        self._groups = deque([*group] for _, group in groupby(ordered, key=lambda start: start.prompt))
+        self._widths, self._rows = widths, rows
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def enter(self, prompt_B: list[int]) -> list[list[Start]]:
+        """Riders of the prompts that may enter beside branches of these, once a quarter of the rows is free.
+
+        One prompt enters whole, also where it takes more rows than there are.
+        """
+        room, found = self._rows - len(prompt_B), []
+        if prompt_B and room < max(1, self._rows // 4):
+            return found
+        narrowest = min((self._widths[prompt] for prompt in prompt_B), default=math.inf)
+        while self._groups and room > 0 and self._widths[self._groups[0][0].prompt] <= 2 * narrowest:
+            found.append(self._groups.popleft())
+            room -= len({tuple(start.text.ids) for start in found[-1]})
+            narrowest = min(narrowest, self._widths[found[-1][0].prompt])
+        return found
