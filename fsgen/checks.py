@@ -10,6 +10,7 @@ from fsgen.typed import Complaint, look_up
 
 TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench")
 RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
+ENGINE_NAMES = ("local", "ray")
 CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
 
 
@@ -129,6 +130,14 @@ def check_dump(settings: Settings) -> None:
         )
     if compute.rows < 1 or compute.read_tokens < 1 or settings.report.prompts < 1:
         raise Complaint("compute.rows, compute.read_tokens and report.prompts should be at least 1.")
+    look_up(dict.fromkeys(ENGINE_NAMES), compute.engine, "the engines that compute.engine can name")
+    if compute.replicas < 1 or compute.gpus_per_replica < 0:
+        raise Complaint("compute.replicas should be at least 1 and compute.gpus_per_replica at least 0.")
+    if compute.engine == "local" and (compute.replicas, compute.gpus_per_replica) != (1, 0):
+        raise Complaint(
+            "compute.replicas and gpus_per_replica mean something to the engine ray alone; remove them or "
+            "set compute.engine: ray."
+        )
 
 
 CHECKS = (check_names, check_seed_and_methods, check_datasets, check_models, check_pairs, check_dump)

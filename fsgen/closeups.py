@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import console, cursor, forcing, models, store
+from fsgen import console, forcing, models, store
+from fsgen.engines import open_crew
 from fsgen.forcing import Reading, Written
-from fsgen.models import Budget
+from fsgen.outlines import outline, prompt_ids
 from fsgen.settings import Settings
-from fsgen.shards import Shard, finish_shards
+from fsgen.shards import Hands, Shard, finish_shards
 
 ROOMS = ("closeups", "forcing")
 TOP = 10
@@ -45,14 +46,14 @@ def close_up(settings: Settings, pair: str) -> None:
     """
     members = settings.named("pairs", pair).members()
     out, texts = Path("data/closeups") / pair, 0
-    with store.appear(out) as folder:
+    with store.appear(out) as folder, open_crew(settings) as crew:
         for dataset in settings.datasets:
             prompts = first_prompts(settings, dataset)
             written = distinct_texts(pair, dataset, prompts["prompt_id"].to_list())
             label = f"{pair} looks closely at {dataset}"
             with console.progress(len(written) * len(members), "texts", label) as bar:
-                shards = [_shard(settings, r, m, dataset, prompts, written, bar) for r, m in members.items()]
-                finish_shards(folder / dataset, shards, bar)
+                shards = [_shard(settings, r, m, dataset, prompts, written) for r, m in members.items()]
+                finish_shards(folder / dataset, shards, crew, bar)
             texts += len(written)
     console.wrote(f"{out}: {', '.join(members)} on {texts} texts of the report's prompts")
 
@@ -63,18 +64,19 @@ def first_prompts(settings: Settings, dataset: str) -> pl.DataFrame:
     return prompts.head(settings.report.prompts)
 
 
-def distinct_texts(pair: str, dataset: str, prompt_ids: list[str]) -> pl.DataFrame:
+def distinct_texts(pair: str, dataset: str, names: list[str]) -> pl.DataFrame:
     """Texts that policies wrote on these prompts, one row each: who wrote it, and TEXT as lists."""
     rolled = store.read(f"data/rollouts/{pair}/{dataset}/tokens-*.parquet", ["policy", "prompt_id", *TEXT])
-    texts = rolled.filter(pl.col("prompt_id").is_in(prompt_ids)).group_by("policy", "prompt_id").agg(TEXT)
+    texts = rolled.filter(pl.col("prompt_id").is_in(names)).group_by("policy", "prompt_id").agg(TEXT)
     alike = texts.group_by("prompt_id", *TEXT).agg(pl.col("policy").sort().alias("policies"))
     return alike.sort("prompt_id", "policies")
 
 
 def _shard(
-    settings: Settings, role: str, model: str, dataset: str, prompts: pl.DataFrame, written: pl.DataFrame, bar
+    settings: Settings, role: str, name: str, dataset: str, prompts: pl.DataFrame, written: pl.DataFrame
 ) -> Shard:
-    facts = models.run_facts(settings, ROOMS, model) | {
+    model = outline(settings, name)
+    facts = models.run_facts(settings, ROOMS, name) | {
         "what": "closeups",
         "read_tokens": settings.compute.read_tokens,
         "prompts": prompts.select("prompt_id", "plain", "messages").to_dicts(),
@@ -82,22 +84,21 @@ def _shard(
         "reader": role,
     }
 
-    def make() -> dict[str, pa.Table]:
-        loaded = cursor.load(settings, model)
-        given = models.prompt_ids(loaded, prompts, settings.datasets[dataset].max_new_tokens)
+    def make(hands: Hands) -> dict[str, pa.Table]:
+        given = prompt_ids(model, prompts, settings.datasets[dataset].max_new_tokens)
         ids_of = dict(zip(prompts["prompt_id"], given, strict=True))
         texts = [
             Written(ids_of[name], ids, np.full((len(ids), 1), -1, np.int32), (role,))
             for name, ids in written.select("prompt_id", "token_id").iter_rows()
         ]
         shallow = replace(settings, dump=replace(settings.dump, k_min=TOP, k_max=TOP))
-        budget = Budget(settings.compute.read_tokens, "tokens in a batch")
-        found = budget.spend(lambda size: forcing.read({role: loaded}, texts, shallow, size))
-        bar.advance(len(texts), tokens=sum(len(text.ids) for text in texts))
+        found = hands.budget.spend(lambda size: forcing.read(hands.loaded, texts, shallow, size))
+        hands.bar.advance(len(texts), tokens=sum(len(text.ids) for text in texts))
         parts = [_rows(row, role, own[role]) for row, own in zip(written.to_dicts(), found, strict=True)]
         return {"reads": pa.concat_tables(parts)}
 
-    return Shard(facts, make, len(written))
+    limit = (settings.compute.read_tokens, "tokens in a batch")
+    return Shard(facts, {role: model}, limit, make, len(written))
 
 
 def _rows(text: dict, role: str, reading: Reading) -> pa.Table:

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from fsgen import models
 from fsgen.models import Loaded
+from fsgen.outlines import Outline, outline
 from fsgen.settings import Settings
 from fsgen.typed import Complaint
 
@@ -27,8 +28,13 @@ READING = 100
 
 
 def load(settings: Settings, name: str) -> Loaded:
-    """The model `name`, on trial: Complaint unless it reads in pieces as it reads in one."""
-    loaded = models.load(settings, name)
+    """The model `name`, on trial as `load_weights` puts it."""
+    return load_weights(settings, outline(settings, name))
+
+
+def load_weights(settings: Settings, model: Outline) -> Loaded:
+    """A model in memory, on trial: Complaint unless it reads in pieces as it reads in one."""
+    loaded, name = models.load_weights(settings, model), model.name
     ids = list(range(min(8, loaded.vocabulary)))
     with torch.inference_mode():
         whole_LH = loaded.hidden(torch.tensor([ids], device=loaded.device))[0]

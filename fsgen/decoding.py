@@ -10,11 +10,13 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from fsgen import console, cursor, models, records, store
+from fsgen import console, models, records, store
 from fsgen.cursor import Cursor
+from fsgen.engines import open_crew
 from fsgen.models import Loaded
+from fsgen.outlines import Outline, outline, prompt_ids
 from fsgen.settings import Dump, Settings
-from fsgen.shards import Shard, finish_shards
+from fsgen.shards import Hands, Shard, finish_shards
 from fsgen.texts import TEXTS, Ending, Text, ending, marks, prompt_digest, text_rows
 
 ROOMS = ("decoding",)
@@ -33,19 +35,18 @@ TOKENS = store.schema(
 
 def dump_solo(settings: Settings, name: str) -> None:
     """Let the model `name` answer every prompt of every dataset; writes data/dumps/<name>/."""
-    loaded = cursor.load(settings, name)
-    budget = models.Budget(settings.compute.rows, "texts side by side")
+    model = outline(settings, name)
     out = Path("data/dumps") / name
-    with store.appear(out) as folder:
+    with store.appear(out) as folder, open_crew(settings) as crew:
         for dataset, entry in settings.datasets.items():
             prompts = store.read(f"data/prompts/{dataset}.parquet")
             blocks = [
                 prompts[i : i + settings.dump.block] for i in range(0, len(prompts), settings.dump.block)
             ]
             with console.progress(len(prompts), "texts", f"{name} writes {dataset}") as bar:
-                until = ending(loaded, prompts, entry.max_new_tokens, settings.dump.tail)
-                shards = [_solo_shard(settings, loaded, block, until, budget, bar) for block in blocks]
-                finish_shards(folder / dataset, shards, bar)
+                until = ending(model, prompts, entry.max_new_tokens, settings.dump.tail)
+                shards = [_solo_shard(settings, model, block, until) for block in blocks]
+                finish_shards(folder / dataset, shards, crew, bar)
     console.wrote(
         f"{out}: the texts of {name} on {', '.join(settings.datasets)} with a record of every token"
     )
@@ -150,11 +151,9 @@ def _goes_on(name: str, text: Text, until: Ending) -> bool:
     return turn.finish_reason == "stop" and text.ids[-1] not in until.stop_ids and len(text.ids) < longest
 
 
-def _solo_shard(
-    settings: Settings, loaded: Loaded, block: pl.DataFrame, until: Ending, budget: models.Budget, bar
-) -> Shard:
-    ids = models.prompt_ids(loaded, block, until.max_new_tokens)
-    facts = models.run_facts(settings, ROOMS, loaded.name) | {
+def _solo_shard(settings: Settings, model: Outline, block: pl.DataFrame, until: Ending) -> Shard:
+    ids = prompt_ids(model, block, until.max_new_tokens)
+    facts = models.run_facts(settings, ROOMS, model.name) | {
         "what": "solo",
         "dump": vars(settings.dump),
         "compute": [settings.compute.rows, settings.compute.read_tokens],
@@ -162,12 +161,15 @@ def _solo_shard(
         "until": [*until.facts(), [until.bridges.get(name) for name in block["prompt_id"]]],
     }
 
-    def make() -> dict[str, pa.Table]:
-        prompts = dict(zip(block["prompt_id"], ids, strict=True))
-        texts, rows = budget.spend(lambda size: write(loaded, prompts, until, settings, size, bar))
+    def make(hands: Hands) -> dict[str, pa.Table]:
+        prompts, (loaded,) = dict(zip(block["prompt_id"], ids, strict=True)), hands.loaded.values()
+        texts, rows = hands.budget.spend(
+            lambda size: write(loaded, prompts, until, settings, size, hands.bar)
+        )
         return tables(until, prompts, texts, rows)
 
-    return Shard(facts, make, len(block))
+    limit = (settings.compute.rows, "texts side by side")
+    return Shard(facts, {"writer": model}, limit, make, len(block))
 
 
 def tables(

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from fsgen import cursor, fusion, heads, models, routers, simulation, store, texts
+from fsgen import cursor, fusion, heads, outlines, routers, simulation, store, texts
 from fsgen.cursor import Cursor
 from fsgen.models import Loaded
 from fsgen.policies import Policy, parse_policy
@@ -105,7 +105,7 @@ def own_words(duet: Duet, asked: str) -> pl.DataFrame:
 @torch.inference_mode()
 def speak(duet: Duet, asked: pl.DataFrame, tally: Tally) -> Iterator[Spoken]:
     """The text's tokens as they are chosen, to its end; `asked` is a table of one prompt."""
-    ids = models.prompt_ids(duet.loaded["large"], asked, duet.until.max_new_tokens)[0]
+    ids = outlines.prompt_ids(duet.loaded["large"], asked, duet.until.max_new_tokens)[0]
     voice = _Voice(duet, asked["prompt_id"][0], ids, tally)
     text = Text([])
     while True:

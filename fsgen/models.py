@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import resource
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from fsgen import checkpoints, console
+from fsgen.outlines import Outline, outline
 from fsgen.settings import Compute, Settings
 from fsgen.typed import Complaint
 
@@ -30,17 +30,10 @@ transformers.utils.logging.disable_progress_bar()  # a stage has its own
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model in memory with what the loops need to know of it."""
+class Loaded(Outline):
+    """A model in memory."""
 
-    name: str
     network: PreTrainedModel
-    tokenizer: object
-    prompt: str
-    vocabulary: int
-    """Ids of the tokenizer; a larger output matrix is padding and is cut off."""
-    stop_ids: tuple[int, ...]
-    context: int
 
     @property
     def device(self) -> torch.device:
@@ -68,19 +61,22 @@ class Loaded:
 
 
 def load(settings: Settings, name: str) -> Loaded:
-    """The model `name` of params.yaml on the device and in the precision that they ask for.
+    """The model `name` of params.yaml, as `load_weights` does."""
+    return load_weights(settings, outline(settings, name))
+
+
+def load_weights(settings: Settings, model: Outline) -> Loaded:
+    """A model on the device and in the precision that params.yaml asks for.
 
     Complaint where its output is more than a linear head on hidden states, which `logits` assumes.
     """
-    model = settings.named("models", name)
-    device, dtype = placement(settings.compute, model.dtype)
+    device, dtype = placement(settings.compute, model.source.dtype)
     if device.type == "cpu":  # where torch itself shares keys among heads, and need not be given copies
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         _limit_memory()
-    about = checkpoints.read_description(name)
-    is_wide = device.type == "cuda" and not _fits_one_card(about["parameters"]["total"], dtype)
+    is_wide = device.type == "cuda" and not _fits_one_card(model.parameters, dtype)
     network = AutoModelForCausalLM.from_pretrained(
-        checkpoints.folder(name, model),
+        checkpoints.folder(model.name, model.source),
         dtype=dtype,
         use_safetensors=True,
         device_map="auto" if is_wide else None,  # over all cards, by accelerate
@@ -88,15 +84,7 @@ def load(settings: Settings, name: str) -> Loaded:
     if not is_wide:
         network.to(device)
     network.eval().requires_grad_(False)
-    loaded = Loaded(
-        name=name,
-        network=network,
-        tokenizer=checkpoints.load_tokenizer(name, model),
-        prompt=model.prompt,
-        vocabulary=about["vocabulary"],
-        stop_ids=tuple(about["stop_ids"]),
-        context=min(about["shape"]["context"], _window(name, network.config.get_text_config(decoder=True))),
-    )
+    loaded = Loaded(**vars(model), network=network)
     _check_head(loaded)
     return loaded
 
@@ -121,10 +109,16 @@ def _fits_one_card(parameters: int, dtype: torch.dtype) -> bool:
 
 
 def placement(compute: Compute, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """Device and precision: CUDA if present, bfloat16 there and float32 on a CPU, unless told otherwise."""
-    if compute.device == "cuda" and not torch.cuda.is_available():
-        raise Complaint("compute.device is cuda, but torch finds no CUDA device; use auto or cpu.")
-    cuda = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
+    """Device and precision: CUDA if present, bfloat16 there and float32 on a CPU, unless told otherwise.
+
+    Under `ray` CUDA is present where replicas have cards, whatever this machine has.
+    """
+    is_far = compute.engine == "ray"
+    has_cuda = compute.gpus_per_replica > 0 if is_far else torch.cuda.is_available()
+    if compute.device == "cuda" and not has_cuda:
+        lacks = "compute.gpus_per_replica is 0" if is_far else "torch finds no CUDA device"
+        raise Complaint(f"compute.device is cuda, but {lacks}; use auto or cpu.")
+    cuda = compute.device != "cpu" and has_cuda
     chosen = dtype or compute.dtype
     if chosen == "auto":
         chosen = "bfloat16" if cuda else "float32"
@@ -143,39 +137,6 @@ def run_facts(settings: Settings, rooms: tuple[str, ...], *names: str) -> dict:
         device, dtype = placement(settings.compute, settings.models[name].dtype)
         facts[name] = [checkpoints.read_description(name), device.type, str(dtype)]
     return facts
-
-
-def prompt_ids(loaded: Loaded, prompts, max_new_tokens: int) -> list[list[int]]:
-    """Prompt ids of every row of a prompts table; Complaint if prompt and text exceed the context.
-
-    `max_new_tokens` are those of a turn.
-    """
-    ids = checkpoints.encode(loaded.name, loaded.prompt, loaded.tokenizer, prompts)
-    given = {name: list(own) for name, own in zip(prompts["prompt_id"], ids, strict=True)}
-    turns = 1
-    for name, between in checkpoints.bridges(loaded.name, loaded.prompt, loaded.tokenizer, prompts).items():
-        given[name] += loaded.tokenizer("".join(between), add_special_tokens=False)["input_ids"]
-        turns = max(turns, len(between) + 1)
-    longest = max(map(len, given.values()))
-    if longest + turns * max_new_tokens > loaded.context:
-        raise Complaint(
-            f"{loaded.name} has a context of {loaded.context} tokens, but a prompt of {longest} tokens and "
-            f"{turns * max_new_tokens} new ones need more; lower shots or max_new_tokens."
-        )
-    return ids
-
-
-def _window(name: str, config) -> int:
-    """Tokens that every layer sees at once; longer texts would need a mask of their own for some layers."""
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds - {"full_attention", "sliding_attention"}:
-        raise Complaint(
-            f"{name} has layers of {', '.join(sorted(kinds))}; only full and sliding attention is supported."
-        )
-    window = getattr(config, "sliding_window", None) if kinds != {"full_attention"} else None
-    if not hasattr(config, "layer_types") and getattr(config, "use_sliding_window", True):
-        window = getattr(config, "sliding_window", None)
-    return window or sys.maxsize
 
 
 def _check_head(loaded: Loaded) -> None:

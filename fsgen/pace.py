@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fsgen import cursor, models, store
+from fsgen import cursor, outlines, store
 from fsgen.compared import drafting
 from fsgen.cursor import Cursor
 from fsgen.estimates import Machine
@@ -56,7 +56,7 @@ def measure(settings: Settings, pair: str, dataset: str, prompts: int) -> Pace:
     settings.named("datasets", dataset)
     small, large = (cursor.load(settings, members[role]) for role in ("small", "large"))
     asked = store.read(f"data/prompts/{dataset}.parquet").filter(split="test").sort("order").head(prompts)
-    ids = models.prompt_ids(large, asked, settings.datasets[dataset].max_new_tokens)
+    ids = outlines.prompt_ids(large, asked, settings.datasets[dataset].max_new_tokens)
     texts = store.read(f"data/dumps/{members['large']}/{dataset}/tokens-*.parquet").sort("prompt_id", "pos")
     written = dict(texts.group_by("prompt_id").agg("token_id").iter_rows())
     taken: dict = {kind: [] for kind in ("small", "large", *drafting.TIMED)}

@@ -11,11 +11,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import checkpoints, console, cursor, forcing, models, records, store
+from fsgen import checkpoints, console, forcing, models, records, store
+from fsgen.engines import open_crew
 from fsgen.forcing import Reading, Written
-from fsgen.models import Budget, Loaded
+from fsgen.outlines import Outline, outline, prompt_ids
 from fsgen.settings import Settings
-from fsgen.shards import Shard, finish_shards
+from fsgen.shards import Hands, Shard, finish_shards
 from fsgen.texts import prompt_digest
 from fsgen.typed import Complaint
 
@@ -72,9 +73,8 @@ def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out:
     """`texts`: writer -> readers; `partners`: writer -> (folder of the lists, their writer there)."""
     members = settings.pairs[pair].members()
     roles = sorted({reader for readers in texts.values() for reader in readers})
-    loaded = {role: cursor.load(settings, members[role]) for role in roles}
-    budget = Budget(settings.compute.read_tokens, "tokens in a batch")
-    with store.appear(out) as folder:
+    readers = {role: outline(settings, members[role]) for role in roles}
+    with store.appear(out) as folder, open_crew(settings) as crew:
         for dataset, entry in settings.datasets.items():
             prompts = store.read(f"data/prompts/{dataset}.parquet")
             tables = {w: _TextTables.open(members[w], *partners[w], dataset) for w in texts}
@@ -82,9 +82,9 @@ def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out:
                 shards = []
                 for start in range(0, len(prompts), settings.dump.block):
                     block = prompts[start : start + settings.dump.block]
-                    parts = [_Part.open(w, texts[w], tables[w], block, loaded, entry) for w in texts]
-                    shards.append(_read_shard(settings, loaded, parts, budget, bar))
-                finish_shards(folder / dataset, shards, bar)
+                    parts = [_Part.open(w, texts[w], tables[w], block, readers, entry) for w in texts]
+                    shards.append(_read_shard(settings, readers, parts))
+                finish_shards(folder / dataset, shards, crew, bar)
     console.wrote(f"{out}: {', '.join(members[r] for r in roles)} read the texts of {', '.join(texts)}")
 
 
@@ -123,11 +123,11 @@ class _Part(NamedTuple):
     prompts: list[list[int]]
 
     @classmethod
-    def open(cls, writer, readers, tables: _TextTables, block: pl.DataFrame, loaded: dict, entry) -> "_Part":
+    def open(cls, writer, readers, tables: _TextTables, block: pl.DataFrame, models: dict, entry) -> "_Part":
         mine = block.select("prompt_id")
         texts = tables.texts.filter(turn=1).join(mine, on="prompt_id").sort("prompt_id")
         rows = tables.rows.join(mine, on="prompt_id").sort("prompt_id", "pos")
-        prompts = _prompts_of(texts, block, [loaded[reader] for reader in readers], entry)
+        prompts = _prompts_of(texts, block, [models[reader] for reader in readers], entry)
         return cls(writer, tuple(readers), texts, rows, prompts)
 
     def facts(self) -> dict:
@@ -146,37 +146,38 @@ class _Part(NamedTuple):
         ]
 
 
-def _read_shard(settings: Settings, loaded: dict, parts: list[_Part], budget: Budget, bar) -> Shard:
-    facts = models.run_facts(settings, ROOMS, *(model.name for model in loaded.values())) | {
-        "what": f"reads by {', '.join(loaded)}",
+def _read_shard(settings: Settings, readers: dict[str, Outline], parts: list[_Part]) -> Shard:
+    facts = models.run_facts(settings, ROOMS, *(model.name for model in readers.values())) | {
+        "what": f"reads by {', '.join(readers)}",
         "dump": vars(settings.dump),
         "read_tokens": settings.compute.read_tokens,
         "parts": [part.facts() for part in parts],
     }
 
-    def make() -> dict[str, pa.Table]:
+    def make(hands: Hands) -> dict[str, pa.Table]:
         written = [text for part in parts for text in part.written(settings.dump.k_max)]
-        readings = budget.spend(lambda size: forcing.read(loaded, written, settings, size))
+        readings = hands.budget.spend(lambda size: forcing.read(hands.loaded, written, settings, size))
         tables = []
         for part in parts:
             mine, readings = readings[: len(part.texts)], readings[len(part.texts) :]
             tables.append(_table(part, mine))
-            bar.advance(len(part.texts), tokens=len(part.rows) * len(part.readers))
+            hands.bar.advance(len(part.texts), tokens=len(part.rows) * len(part.readers))
         return {"reads": pa.concat_tables(tables)}
 
-    return Shard(facts, make, sum(len(part.texts) for part in parts))
+    limit = (settings.compute.read_tokens, "tokens in a batch")
+    return Shard(facts, readers, limit, make, sum(len(part.texts) for part in parts))
 
 
-def _prompts_of(texts: pl.DataFrame, block: pl.DataFrame, readers: list[Loaded], entry) -> list[list[int]]:
+def _prompts_of(texts: pl.DataFrame, block: pl.DataFrame, readers: list[Outline], entry) -> list[list[int]]:
     """Prompt ids in the order of `texts`; Complaint unless every reader spells them as the writer did."""
     places = {prompt: place for place, prompt in enumerate(block["prompt_id"])}
-    for loaded in readers:
-        spelt = models.prompt_ids(loaded, block, entry.max_new_tokens)
+    for model in readers:
+        spelt = prompt_ids(model, block, entry.max_new_tokens)
         prompts = [spelt[places[prompt]] for prompt in texts["prompt_id"]]
         for prompt, ids, digest in zip(texts["prompt_id"], prompts, texts["prompt_digest"], strict=True):
             if prompt_digest(ids) != digest:
                 raise Complaint(
-                    f"{loaded.name} spells prompt '{prompt}' with other ids than the text's writer; "
+                    f"{model.name} spells prompt '{prompt}' with other ids than the text's writer; "
                     "a pair's models need the same chat template, or 'prompt: plain'."
                 )
     return prompts

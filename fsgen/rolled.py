@@ -52,6 +52,7 @@ ORDER = [(name, "ascending") for name in ("policy", "prompt_id", "turn", "pos")]
 class Share(NamedTuple):
     """Rows of some policies, and the steps of the trees that they come from."""
 
+    policies: list[str]
     tokens: pa.Table
     texts: pa.Table
     taken: pl.DataFrame
@@ -63,7 +64,7 @@ def read_share(home: Path, policies: list[str]) -> Share:
     mine = pl.col("policy").is_in(policies)
     tokens, spelt = (store.read(home / f"{name}.parquet").filter(mine) for name in ("tokens", "texts"))
     steps = store.read(home / "steps.parquet").drop("alone")
-    return Share(tokens.to_arrow().cast(ROLLED), spelt.to_arrow().cast(ROLLED_TEXTS), steps)
+    return Share(policies, tokens.to_arrow().cast(ROLLED), spelt.to_arrow().cast(ROLLED_TEXTS), steps)
 
 
 def tables(riders: list[Rider], shares: list[Share]) -> dict[str, pa.Table]:

@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import console, cursor, fusion, models, rolled, routers, speakers, store, trunks
-from fsgen.models import Budget, Loaded
+from fsgen import console, fusion, models, rolled, routers, speakers, store, trunks
+from fsgen.engines import open_crew
+from fsgen.outlines import Outline, outline, prompt_ids
 from fsgen.policies import Method
 from fsgen.rolled import Share
 from fsgen.settings import Settings
-from fsgen.shards import Shard, find_kin, finish_shards
+from fsgen.shards import Hands, Shard, find_kin, finish_shards
 from fsgen.speakers import Speaker
 from fsgen.texts import Ending, ending, prompt_digest
 from fsgen.tree import End, Tree
@@ -32,12 +33,11 @@ def roll_out(settings: Settings, pair: str) -> None:
     policies = [policy for policy in settings.policies_of(pair) if policy.draft is None]
     speakers = {fusion.speaker(settings.methods[policy.method]) for policy in policies}
     roles = [role for role in members if role in speakers | {"small", "large"}]
-    loaded = {role: cursor.load(settings, members[role]) for role in roles}
+    outlines = {role: outline(settings, members[role]) for role in roles}
     routes = Path("data/routes") / pair
     calibrated = json.loads((routes / "thresholds.json").read_text())
-    budget = Budget(settings.compute.rows, "branches side by side")
     out = Path("data/rollouts") / pair
-    with store.appear(out) as folder:
+    with store.appear(out) as folder, open_crew(settings) as crew:
         for dataset, entry in settings.datasets.items():
             told = json.loads((routes / "learned" / f"{dataset}.json").read_text())
             weights = {name: entry["weights"] for name, entry in told.items()}
@@ -47,12 +47,12 @@ def roll_out(settings: Settings, pair: str) -> None:
             ]
             prompts = store.read(f"data/prompts/{dataset}.parquet").filter(pl.col("split") == "test")
             known = trunks.open_trunks(settings, pair, dataset, prompts["prompt_id"].to_list())
-            until = ending(loaded["large"], prompts, entry.max_new_tokens)
+            until = ending(outlines["large"], prompts, entry.max_new_tokens)
             step = settings.dump.block
             blocks = [prompts[start : start + step] for start in range(0, len(prompts), step)]
             with console.progress(len(prompts) * len(riders), "texts", f"{pair} rolls out {dataset}") as bar:
-                shards = [_shard(settings, loaded, riders, b, known, until, budget, bar) for b in blocks]
-                finish_shards(folder / dataset, shards, bar)
+                shards = [_shard(settings, outlines, riders, b, known, until) for b in blocks]
+                finish_shards(folder / dataset, shards, crew, bar)
     steps = pl.concat(store.read(out / dataset / "steps-*.parquet") for dataset in settings.datasets)
     console.wrote(
         f"{out}: {len(policies)} policies on the test prompts of {', '.join(settings.datasets)}; "
@@ -62,15 +62,13 @@ def roll_out(settings: Settings, pair: str) -> None:
 
 def _shard(
     settings: Settings,
-    loaded: dict[str, Loaded],
+    outlines: dict[str, Outline],
     riders: list[Rider],
     block: pl.DataFrame,
     known: dict[str, Trunks],
     until: Ending,
-    budget: Budget,
-    bar,
 ) -> Shard:
-    ids = models.prompt_ids(loaded["large"], block, until.max_new_tokens)
+    ids = prompt_ids(outlines["large"], block, until.max_new_tokens)
     prompts = dict(zip(block["prompt_id"], ids, strict=True))
     mine = pl.col("prompt_id").is_in(block["prompt_id"].to_list())
     known = {method: own._replace(rows=own.rows.filter(mine)) for method, own in known.items()}
@@ -83,48 +81,55 @@ def _shard(
         "k_min": settings.dump.k_min,
     }
     methods = {rider.policy.method: rider.method for rider in riders}
-    told = {name: _method_facts(settings, loaded, method, known[name]) for name, method in methods.items()}
+    told = {name: _method_facts(settings, outlines, method, known[name]) for name, method in methods.items()}
     parts = {r.policy.name: [told[r.policy.method], r.gate.facts()] for r in riders}
 
-    def make() -> dict[str, pa.Table]:
-        kin = find_kin(facts, parts)
-        kept = kin.parts if kin else []
-        bar.advance(len(prompts) * len(kept))
+    def make(hands: Hands) -> dict[str, pa.Table]:
+        kept = hands.kept.policies if hands.kept else []
+        hands.bar.advance(len(prompts) * len(kept))
         fresh = [rider for rider in riders if rider.policy.name not in kept]
-        shares = [_roll(settings, loaded, fresh, known, prompts, until, budget, bar)] if fresh else []
-        return rolled.tables(riders, shares + ([rolled.read_share(kin.home, kept)] if kin else []))
+        shares = [_roll(settings, hands, fresh, known, prompts, until)] if fresh else []
+        return rolled.tables(riders, shares + ([hands.kept] if hands.kept else []))
 
-    return Shard(facts, make, len(ids) * len(riders), parts)
+    limit = (settings.compute.rows, "branches side by side")
+    return Shard(facts, outlines, limit, make, len(ids) * len(riders), parts, _bring_share)
 
 
-def _method_facts(settings: Settings, loaded: dict[str, Loaded], method: Method, known: Trunks) -> list:
+def _bring_share(shard: Shard) -> Share | None:
+    """What of the shard another run has rolled out before."""
+    kin = find_kin(shard)
+    return rolled.read_share(kin.home, kin.parts) if kin else None
+
+
+def _method_facts(settings: Settings, outlines: dict[str, Outline], method: Method, known: Trunks) -> list:
     """What of a method decides the texts of its policies: rule, models that it asks, trunks."""
     rule = fusion.RULES[method.rule]
-    names = [loaded[role].name for role in loaded if role in {rule.speaker, *rule.inputs}]
+    names = [outlines[role].name for role in outlines if role in {rule.speaker, *rule.inputs}]
     return [method.rule, method.parameters, models.run_facts(settings, ROOMS, *names), trunks.digest(known)]
 
 
 def _roll(
     settings: Settings,
-    loaded: dict[str, Loaded],
+    hands: Hands,
     riders: list[Rider],
     known: dict[str, Trunks],
     prompts: dict[str, list[int]],
     until: Ending,
-    budget: Budget,
-    bar,
 ) -> Share:
     """Let these riders write, on one tree."""
     told, starts, ends = _follow_trunks(settings, riders, known, [*prompts], until)
-    bar.advance(len(ends))
-    grown = budget.spend(lambda rows: Tree(loaded, prompts, riders, until, settings, rows).grow(starts, bar))
+    hands.bar.advance(len(ends))
+    grown = hands.budget.spend(
+        lambda rows: Tree(hands.loaded, prompts, riders, until, settings, rows).grow(starts, hands.bar)
+    )
     if grown.decisions:
         told = {name: np.concatenate([told[name], grown.decisions[name]]) for name in told}
     ends += grown.ends
     taken = {"taken": grown.positions, "taken_prompt": grown.prompt_positions}
     columns = {"role": [*grown.positions]} | {name: [*of.values()] for name, of in taken.items()}
     tokens = rolled.token_rows(told, ends, riders, [*prompts])
-    return Share(tokens, rolled.text_rows(ends, riders, prompts, until), pl.DataFrame(columns))
+    mine = [rider.policy.name for rider in riders]
+    return Share(mine, tokens, rolled.text_rows(ends, riders, prompts, until), pl.DataFrame(columns))
 
 
 def _follow_trunks(

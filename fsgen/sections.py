@@ -84,7 +84,7 @@ class Dump:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Where models run, in which precision, how much at once."""
+    """Where models run, in which precision, how much at once, and on how many machines."""
 
     device: str
     """`auto`, `cpu` or `cuda`."""
@@ -94,6 +94,12 @@ class Compute:
     """Texts written side by side."""
     read_tokens: int
     """Tokens of a reading batch, padding included."""
+    engine: str = "local"
+    """`local` (this process) or `ray` (the cluster at RAY_ADDRESS); no byte of a result depends on it."""
+    replicas: int = 1
+    """With `ray`, actors at most, each with the models of its stage."""
+    gpus_per_replica: int = 0
+    """With `ray`, cards of an actor; 0 runs it on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,25 +7,50 @@ parts says which it holds, so that a shard that wants other ones too need not ma
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fsgen import console, store
+from fsgen import console, depot, store
+from fsgen.outlines import Outline
+
+
+class Kin(NamedTuple):
+    """A finished shard that holds some wanted parts."""
+
+    home: Path
+    parts: list[str]
+
+
+class Hands(NamedTuple):
+    """What a shard is made with."""
+
+    loaded: dict
+    """Role to its model in memory."""
+    budget: Any
+    bar: Any
+    kept: Any
+    """What the shard's `bring` returned."""
 
 
 class Shard(NamedTuple):
     """A piece of a stage's output: what determines its bytes, and how to make its tables."""
 
     facts: dict
-    make: Callable[[], dict[str, pa.Table]]
+    members: Mapping[str, Outline]
+    """Role to model, of all that must be in memory to make it."""
+    limit: tuple[int, str]
+    """How much a pass may hold at once, and of what."""
+    make: Callable[[Hands], dict[str, pa.Table]]
     texts: int
     parts: Mapping[str, list] = {}
     """Name to facts of parts that other shards of the same `facts` may hold too; see `find_kin`."""
+    bring: Callable[["Shard"], Any] = lambda shard: None
+    """Fetches what `make` takes from scratch, which lies where the stage runs and not with every worker."""
 
     @property
     def home(self) -> Path:
@@ -39,58 +64,51 @@ class Shard(NamedTuple):
         return _kin(self.facts) / f"{self.home.name}.json"
 
 
-def finish_shards(folder: Path, shards: list[Shard], bar) -> int:
-    """Make the shards that scratch lacks and link all of them into `folder`; returns how many were made.
+# Makes the tables of shards, in any order, as an engine does; see fsgen.engines.
+Crew = Callable[[list[Shard], Any], Iterator[tuple[Shard, dict[str, pa.Table]]]]
+
+
+def finish_shards(folder: Path, shards: list[Shard], crew: Crew, bar) -> int:
+    """Have the crew make the shards that scratch lacks, link all into `folder`; returns how many were made.
 
     Shard i's table t becomes `t-<i>.parquet`. A shard lives in scratch under its fingerprint, so
     a killed stage makes only what is missing, and a larger `limit` adds to what is there. One
     shard is written while the next is made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    homes = [shard.home for shard in shards]
-    made = 0
+    missing = {shard.home: shard for shard in shards if not _is_whole(shard.home)}
+    bar.advance(sum(shard.texts for shard in shards if shard.home not in missing))
     with ThreadPoolExecutor(max_workers=1) as writer:
         writing: Future | None = None
-        for home, shard in zip(homes, shards, strict=True):
-            if _is_whole(home):
-                bar.advance(shard.texts)
-                continue
-            tables = shard.make()
+        for shard, tables in crew([*missing.values()], bar):
             if writing:
                 writing.result()  # so that two shards at most are in memory
             writing = writer.submit(_write_shard, shard, tables)
-            made += 1
         if writing:
             writing.result()
-    for index, home in enumerate(homes):
-        for path in sorted(home.glob("*.parquet")):
+    for index, shard in enumerate(shards):
+        for path in sorted(shard.home.glob("*.parquet")):
             os.link(path, folder / f"{path.stem}-{index:04d}.parquet")
-    return made
+    return len(missing)
 
 
 def _is_whole(home: Path) -> bool:
-    """Whether a finished shard stands there; one with a damaged file is removed, saying so."""
+    """Whether a finished shard stands there, or came from the depot; a damaged one is removed, saying so."""
     for path in home.glob("*.parquet"):
         try:
             pq.ParquetFile(path).close()
         except (pa.ArrowInvalid, OSError):
             console.warn(f"{path} is not a whole Parquet file; making its shard again")
             shutil.rmtree(home)
-            return False
-    return home.exists()
+            break
+    return home.exists() or depot.fetch(home)
 
 
-class Kin(NamedTuple):
-    """A finished shard that holds some wanted parts."""
-
-    home: Path
-    parts: list[str]
-
-
-def find_kin(facts: dict, parts: Mapping[str, list]) -> Kin | None:
-    """The finished shard of the same facts that holds the most of these parts; None where none holds any."""
-    wanted, known = _digests(parts), []
-    for note in sorted(_kin(facts).glob("*.json")):
+def find_kin(shard: Shard) -> Kin | None:
+    """The finished shard of the same facts that holds the most of its parts; None where none holds any."""
+    wanted, known = _digests(shard.parts), []
+    depot.fetch_notes(_kin(shard.facts))
+    for note in sorted(_kin(shard.facts).glob("*.json")):
         held = json.loads(note.read_text())
         known.append(Kin(_home(note.stem), [n for n in wanted if held.get(n) == wanted[n]]))
     whole = (
@@ -120,6 +138,7 @@ def _write_shard(shard: Shard, tables: dict[str, pa.Table]) -> None:
     for name, table in tables.items():
         store.write(part / f"{name}.parquet", table, table.schema)
     part.replace(home)
+    depot.put(home)
     if shard.parts:
         _note_parts(shard)
 
@@ -130,3 +149,4 @@ def _note_parts(shard: Shard) -> None:
     unfinished = shard.note.with_suffix(".part")
     unfinished.write_text(json.dumps(_digests(shard.parts)))
     unfinished.replace(shard.note)
+    depot.put_note(shard.note)

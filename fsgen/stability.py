@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from fsgen import cursor, decoding, models, store
+from fsgen import cursor, decoding, outlines, store
 from fsgen.records import Records
 from fsgen.settings import Settings
 from fsgen.texts import Text, ending
@@ -42,7 +42,7 @@ def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparis
     loaded = cursor.load(settings, name)
     entry = settings.named("datasets", dataset)
     prompts = store.read(f"data/prompts/{dataset}.parquet").sort("order").head(count)
-    ids = models.prompt_ids(loaded, prompts, entry.max_new_tokens)
+    ids = outlines.prompt_ids(loaded, prompts, entry.max_new_tokens)
     until = ending(loaded, prompts, entry.max_new_tokens)
     asked = dict(zip(prompts["prompt_id"], ids, strict=True))
     alone, together = (decoding.write(loaded, asked, until, settings, rows, _Silent()) for rows in (1, count))

@@ -21,7 +21,7 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsgen import checkpoints, decoding, evaluation, grading, judge, models, store
+from fsgen import checkpoints, decoding, evaluation, grading, judge, models, outlines, store
 from fsgen.benchmarks import PROMPTS
 from fsgen.judge import Rating
 from fsgen.report import headline
@@ -264,7 +264,7 @@ def test_all_turns_have_to_fit_the_context(talk):
     loaded = models.load(talk, "large")
     prompts = store.read("data/prompts/toy.parquet")
 
-    assert len(models.prompt_ids(loaded, prompts, 30)) == len(prompts)
+    assert len(outlines.prompt_ids(loaded, prompts, 30)) == len(prompts)
     with pytest.raises(Complaint, match="120 new ones need more"):
-        models.prompt_ids(loaded, prompts, 40)
+        outlines.prompt_ids(loaded, prompts, 40)
     assert len(ending(loaded, prompts, 7).bridges) == sum(i % 3 != 2 for i in range(11))

@@ -240,7 +240,7 @@ def test_more_than_the_machine_has_is_refused_and_not_killed(tiny_world):
 def test_memory_that_suffices_for_nothing_is_a_complaint(tiny_world, monkeypatch):
     """One sentence with the remedy; other errors are not taken for a shortage."""
     loaded = cursor.load(tiny_world, "small")
-    monkeypatch.setattr(cursor, "load", lambda *_: loaded)
+    monkeypatch.setattr(cursor, "load_weights", lambda *_: loaded)
     with monkeypatch.context() as patch:
         Scarce(0, MemoryError(), math.inf).installed(patch)
         with pytest.raises(Complaint, match="Memory ran out with texts side by side at 1; use bfloat16"):
@@ -257,13 +257,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from fsgen import forcing, models
+from fsgen.sections import Model
 from fsgen.settings import Dump
 torch.set_num_threads(1)
 length = int(sys.argv[1])
 config = Qwen2Config(vocab_size=150_000, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                      num_key_value_heads=2, intermediate_size=16, max_position_embeddings=4096)
 network = Qwen2ForCausalLM(config).eval().requires_grad_(False)
-loaded = models.Loaded("wide", network, None, "plain", 150_000, (0,), 4096)
+source = Model(prompt="plain", path="wide")
+loaded = models.Loaded("wide", source, None, "plain", 150_000, (0,), 4096, 0, network)
 settings = SimpleNamespace(dump=Dump(depth=3.0, k_min=8, k_max=64, block=1))
 ids = torch.randint(0, 150_000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 text = forcing.Written([1, 2], ids, np.zeros((length, 4), np.int32), ("large",))

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from fsgen import generation, models, store
+from fsgen import generation, outlines, store
 from fsgen.generation import Duet, Tally
 from fsgen.policies import parse_policy
 from fsgen.typed import Complaint
@@ -79,7 +79,7 @@ def test_ones_own_words(world, monkeypatch):
     duet = open_in_memory(world, monkeypatch, "oracle+always")
     row = generation.own_words(duet, "w1 w2 w3")
     assert row["plain"].to_list() == ["w1 w2 w3"]
-    (ids,) = models.prompt_ids(world.loaded["large"], row, world.limit)
+    (ids,) = outlines.prompt_ids(world.loaded["large"], row, world.limit)
     assert ids == world.loaded["large"].tokenizer("w1 w2 w3")["input_ids"]
     assert len([*generation.speak(duet, row, Tally())]) <= world.limit
     with pytest.raises(Complaint, match="There is no prompt 'toy-999'"):

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen import benchmarks, checks, closeups, decoding, fusion, models, policies, reading, rollout, routers
+from fsgen import (
+    benchmarks,
+    checks,
+    closeups,
+    decoding,
+    engines,
+    fusion,
+    models,
+    policies,
+    reading,
+    rollout,
+    routers,
+)
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
@@ -16,7 +28,7 @@ FLOORS = [
     {"typed", "harness", "timings"},
     {"policies", "console", "sandbox", "judge"},
     {"sections", "store", "views"},
-    {"checks", "shards"},
+    {"checks", "depot"},
     {"settings"},
     {
         "lake",
@@ -30,9 +42,11 @@ FLOORS = [
         "figures",
         "tidying",
     },
+    {"outlines"},
     {
         "family",
         "models",
+        "shards",
         "records",
         "texts",
         "nodes",
@@ -55,7 +69,9 @@ FLOORS = [
         "environment",
         "waiting",
     },
-    {"positions", "series", "prediction", "comparison", "report"},
+    {"positions", "series", "prediction", "comparison", "report", "workers"},
+    {"cluster"},
+    {"engines"},
     {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading", "results"},
     {"tree", "reading", "closeups", "stability", "pace", "uncertainty", "published", "scaling"},
     {"rolled", "generation"},
@@ -76,11 +92,15 @@ TORCH_ROOMS = {
     "generation",
     "pace",
     "environment",
+    "cluster",
 }
-# params and the terminal: what they hold reaches a stage as values, or changes no byte
+# params, the terminal, who makes a shard, where it is kept: it reaches a stage as a value, or changes no byte
 UNTRACKED = {
     f"fsgen/{room}.py"
-    for room in ("typed", "policies", "sections", "checks", "settings", "console", "timings")
+    for room in (
+        *("typed", "policies", "sections", "checks", "settings", "console", "timings"),
+        *("workers", "cluster", "engines", "depot"),
+    )
 }
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -199,7 +219,12 @@ def test_declared_code_equals_imported_code(name):
 def test_a_shard_is_made_anew_exactly_when_code_that_it_runs_has_changed(stage, module):
     """Its facts hold the digest of every room but those whose values are facts themselves."""
     closure = {Path(file).stem for file in import_closure(ROOT / f"stages/{stage}.py")}
-    told = {"store", "shards", "checkpoints"}  # what these hold reaches the facts as values, or no byte
+    told = {
+        "store",
+        "shards",
+        "checkpoints",
+        "outlines",
+    }  # what these hold reaches the facts as values, or no byte
 
     assert set(models.SHARED) | set(module.ROOMS) | told == closure | set(models.SHARED)
 
@@ -218,4 +243,5 @@ def test_names_in_settings_are_the_registries():
     assert set(checks.TASK_NAMES) == set(benchmarks.TASKS)
     assert policies.RULE_DEFAULTS.keys() == fusion.RULES.keys()
     assert set(policies.SCORED_ROUTERS) == set(routers.ROUTERS)
+    assert set(checks.ENGINE_NAMES) == set(engines.ENGINES)
     assert set(policies.ROUTER_NAMES) > set(policies.SCORED_ROUTERS)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import reference
 
-from fsgen import costs, models, routers, store
+from fsgen import costs, outlines, routers, store
 
 LONGEST = 64  # tokens of any text here, given ones included
 
@@ -20,7 +20,7 @@ def talk(world, name: str) -> reference.Talk:
 
 
 def prompt_ids(world) -> dict[str, list[int]]:
-    ids = models.prompt_ids(world.loaded["large"], world.prompts, world.limit)
+    ids = outlines.prompt_ids(world.loaded["large"], world.prompts, world.limit)
     return dict(zip(world.prompts["prompt_id"], ids, strict=True))
 
 

@@ -1,0 +1,94 @@
+"""The depot: finished shards on object storage, for machines that have no disk in common.
+
+FSGEN_SCRATCH names it: s3://bucket/folder, or the like of any storage that fsspec knows, or a shared folder.
+A shard is fetched from there before it is made, and put there once it is finished. Object storage renames no
+folders, so a shard counts as whole once its list of files is there, which is put last.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import fsspec.core
+from fsspec.implementations.local import LocalFileSystem
+
+from fsgen import store
+from fsgen.typed import Complaint
+
+LIST = "whole.json"
+
+
+def fetch(home: Path) -> bool:
+    """Whether the depot holds the finished shard, which then lies at `home` too."""
+    if not (place := _place(home)):
+        return False
+    files, source = place
+    if not _ask(files.exists, f"{source}/{LIST}"):
+        return False
+    part = home.with_name(home.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name in json.loads(_ask(files.cat_file, f"{source}/{LIST}")):
+        _ask(files.get_file, f"{source}/{name}", str(part / name))
+    part.replace(home)
+    return True
+
+
+def put(home: Path) -> None:
+    """Put a finished shard into the depot, if there is one."""
+    if not (place := _place(home)):
+        return
+    files, target = place
+    _make_folder(files, target)
+    names = sorted(path.name for path in home.glob("*.parquet"))
+    for name in names:
+        _ask(files.put_file, str(home / name), f"{target}/{name}")
+    _ask(files.pipe_file, f"{target}/{LIST}", json.dumps(names).encode())
+
+
+def fetch_notes(folder: Path) -> None:
+    """Fetch the notes that the depot holds for this folder of notes and scratch does not."""
+    if not (place := _place(folder)):
+        return
+    files, source = place
+    for found in _ask(files.glob, f"{source}/*.json"):
+        note = folder / Path(found).name
+        if not note.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _ask(files.get_file, found, str(note.with_suffix(".part")))
+            note.with_suffix(".part").replace(note)
+
+
+def put_note(note: Path) -> None:
+    """Put a note into the depot, if there is one."""
+    if not (place := _place(note)):
+        return
+    files, target = place
+    _make_folder(files, target.rpartition("/")[0])
+    _ask(files.put_file, str(note), target)
+
+
+def _place(path: Path) -> tuple | None:
+    """The depot's file system and what stands there for a path in scratch; None without a depot."""
+    if not (url := os.environ.get("FSGEN_SCRATCH")):
+        return None
+    files, root = _ask(fsspec.core.url_to_fs, url)
+    return files, f"{root}/{path.relative_to(store.SCRATCH).as_posix()}"
+
+
+def _make_folder(files, target: str) -> None:
+    """Object storage needs none, and would make a bucket of a misspelt name."""
+    if isinstance(files, LocalFileSystem):
+        _ask(files.makedirs, target, exist_ok=True)
+
+
+def _ask(question, *args, **options):
+    """What the storage answers; Complaint where it does not."""
+    try:
+        return question(*args, **options)
+    except Exception as error:  # every kind of storage has errors of its own
+        raise Complaint(
+            f"FSGEN_SCRATCH is '{os.environ['FSGEN_SCRATCH']}', which should be a folder that fsspec can "
+            f"reach, got {type(error).__name__}: {error}; correct it, or install what it asks for."
+        ) from error

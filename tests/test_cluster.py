@@ -1,0 +1,212 @@
+"""Claims about fsgen.cluster: shards spread over Ray actors are those that one process makes."""
+
+import copy
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import PARAMS, describe_all, random_world, run_pair, write_params
+
+from fsgen import cluster, console, decoding, engines, models, reading, rollout, shards
+from fsgen.settings import Settings
+from fsgen.typed import Complaint
+
+pytest.importorskip("ray", reason="needs the extra fsgen[ray]")
+POLICIES = ["oracle+always", "oracle+entropy@20", "contrastive+random@20", "proxy+never"]
+STAGES = {
+    "data/dumps/large": lambda loaded: decoding.dump_solo(loaded, "large"),
+    "data/large/duo": lambda loaded: reading.dump_large(loaded, "duo"),
+    "data/rollouts/duo": lambda loaded: rollout.roll_out(loaded, "duo"),
+}
+
+
+def settings_of(**compute) -> Settings:
+    """A few policies, with models run so."""
+    params = copy.deepcopy(PARAMS) | {"policies": POLICIES}
+    params["compute"] |= compute
+    return write_params(params)
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A Ray cluster of one machine, this one; RAY_ADDRESS leads there meanwhile."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ["--node-ip-address=127.0.0.1", f"--port={where.split(':')[1]}", "--num-cpus=4", "--num-gpus=0"]
+    options += ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", *options]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", where)
+        head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", int(where.split(":")[1])), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield where
+        head.terminate()
+        head.wait(60)
+
+
+@pytest.fixture(scope="module")
+def local(tiny_checkpoints, tmp_path_factory):
+    """A project folder in which a pair of random models has run in one process."""
+    home = tmp_path_factory.mktemp("local")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        random_world(tiny_checkpoints)
+        loaded = settings_of()
+        describe_all(loaded)
+        run_pair(loaded)
+    return home
+
+
+@pytest.fixture
+def again(local, tmp_path, monkeypatch):
+    """The same folder without anything that the stages in question left."""
+    home = tmp_path / "again"
+    shutil.copytree(local, home, symlinks=True, ignore=shutil.ignore_patterns("scratch"))
+    for folder in STAGES:
+        shutil.rmtree(home / folder)
+    monkeypatch.chdir(home)
+    return home
+
+
+def contents(home: Path) -> dict[str, bytes]:
+    """What the stages left, file by file."""
+    files = (path for folder in STAGES for path in sorted((home / folder).rglob("*.parquet")))
+    return {str(path.relative_to(home)): path.read_bytes() for path in files}
+
+
+def test_a_cluster_leaves_the_bytes_of_one_process(local, again, address):
+    """Three stages of two or three shards each, on two actors."""
+    loaded = settings_of(engine="ray", replicas=2)
+
+    for stage in STAGES.values():
+        stage(loaded)
+
+    assert len(contents(local)) == 3 * 2 + 3 + 2 * 3
+    assert contents(again) == contents(local)
+
+
+def kill_one_at_work(killed: list[int]) -> None:
+    """Kill the first actor that is seen to make a shard."""
+    deadline = time.monotonic() + 120
+    while not killed and time.monotonic() < deadline:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if (folder / "cmdline").read_bytes().startswith(b"ray::Replica.make"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    killed.append(int(folder.name))
+                    return
+            except OSError:
+                continue  # it ended between two looks
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="actors are found in /proc")
+def test_a_killed_actor_changes_nothing(local, again, address):
+    """The only one; Ray starts it anew and repeats its shard."""
+    loaded, killed = settings_of(engine="ray", replicas=1), []
+    for folder in ("data/dumps/large", "data/large/duo"):
+        shutil.copytree(local / folder, folder)
+    killer = threading.Thread(target=kill_one_at_work, args=[killed])
+    killer.start()
+
+    STAGES["data/rollouts/duo"](loaded)
+
+    killer.join()
+    assert len(killed) == 1
+    assert contents(again) == contents(local)
+
+
+def test_finished_shards_load_no_model(local, monkeypatch):
+    """An engine has nothing to do where scratch holds everything."""
+    monkeypatch.chdir(local)
+    before = contents(local)
+    monkeypatch.setattr(models, "load_weights", None)
+
+    for stage in STAGES.values():
+        stage(settings_of())
+
+    assert contents(local) == before
+
+
+def crew_of(make, replicas: int = 1) -> list:
+    """What a crew on the cluster makes of one shard without models."""
+    shard = shards.Shard({"what": "test"}, {}, (1, "texts"), make, 1)
+    with (
+        engines.open_crew(settings_of(engine="ray", replicas=replicas)) as crew,
+        console.progress(1, "texts", "") as bar,
+    ):
+        return [*crew([shard], bar)]
+
+
+def test_a_shard_that_ends_every_actor_is_given_up(again, address):
+    """After as many retries as Ray is told to make."""
+    seen = Path.cwd() / "tries"
+
+    def make(hands):
+        with seen.open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(Complaint, match=r"A replica of .* ended 5 times over one shard"):
+        crew_of(make)
+    assert len(seen.read_text()) == cluster.RETRIES + 1
+
+
+def test_a_complaint_on_an_actor_is_the_stages_own(again, address):
+    """One sentence, without Ray's stack."""
+
+    def make(hands):
+        raise Complaint("large produced NaN.")
+
+    with pytest.raises(Complaint, match=r"^large produced NaN\.$"):
+        crew_of(make)
+
+
+def test_an_actor_computes_with_as_many_threads_as_the_stage(again, address):
+    """Since sums over other parts would round otherwise."""
+    import torch
+
+    ((_, tables),) = crew_of(lambda hands: {"threads": pa.table({"threads": [torch.get_num_threads()]})})
+
+    assert tables["threads"]["threads"].to_pylist() == [torch.get_num_threads()]
+
+
+def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):
+    """Before Ray waits for it."""
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", where)
+
+        with pytest.raises(Complaint, match=f"RAY_ADDRESS is '{where}', but nothing answers there"):
+            crew_of(None)
+
+
+def test_more_cards_than_the_cluster_has_are_refused(again, address):
+    """Ray would wait for them for ever."""
+    loaded = settings_of(engine="ray", replicas=2, gpus_per_replica=4)
+
+    with pytest.raises(Complaint, match=r"at most the cluster's 0 cards, got 8"), engines.open_crew(loaded):
+        pass
+
+
+def test_without_ray_the_remedy_is_named(again, monkeypatch):
+    """The extra is optional."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    with pytest.raises(Complaint, match=r"pip install 'fsgen\[ray\]'"):
+        crew_of(None)
