@@ -1,4 +1,7 @@
-"""SQL over everything under data/: one DuckDB view a table, over files that are only read."""
+"""SQL over everything under data/: one DuckDB view a table, over files that are only read.
+
+`data` is a folder, or the URL of one on object storage (s3://bucket/data), which DuckDB reads through fsspec.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +14,27 @@ from fsgen.typed import Complaint, look_up
 from fsgen.views import JOINED, VIEWS
 
 
-def connect(data: Path = Path("data")) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with a view for every table that has files; the files are only read."""
+def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with a view for every table that has files; the files are only read.
+
+    Complaint where `data` is a URL that cannot be reached.
+    """
     connection = duckdb.connect()
+    if "://" in str(data):
+        connection.register_filesystem(_reach(data)[0])
     connection.execute("set preserve_insertion_order = true")
     connection.execute(definitions(data))
     return connection
 
 
-def definitions(data: Path = Path("data")) -> str:
+def definitions(data: Path | str = Path("data")) -> str:
     """The SQL that makes every view whose tables are there, plain ones before joined ones."""
-    there = [name for name, view in VIEWS.items() if any(data.glob(view.pattern))]
+    there = [name for name, view in VIEWS.items() if _has(data, view.pattern)]
     joined = [name for name, view in JOINED.items() if set(there).issuperset(view.over)]
     return "".join(f"{definition(name, data)};\n" for name in there + joined)
 
 
-def definition(name: str, data: Path = Path("data")) -> str:
+def definition(name: str, data: Path | str = Path("data")) -> str:
     """The SQL that makes a view."""
     if name in JOINED:
         return f"create or replace view {name} as {' '.join(JOINED[name].sql.split())}"
@@ -35,7 +43,7 @@ def definition(name: str, data: Path = Path("data")) -> str:
         f"replace(split_part(filename, '/', {place}), '.parquet', '') as {column}"
         for column, place in view.path_columns.items()
     )
-    pattern = str(data / view.pattern).replace("'", "''")
+    pattern = f"{data}/{view.pattern}".replace("'", "''")
     source = f"read_parquet('{pattern}', filename = true)"
     return f"create or replace view {name} as select {columns}, * exclude (filename) from {source}"
 
@@ -58,7 +66,7 @@ def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
     return told + [(f.name, str(f.type), f.metadata[b"about"].decode()) for f in pq.read_schema(path)]
 
 
-def ask(sql: str, data: Path = Path("data"), values: Mapping[str, str] | None = None) -> pl.DataFrame:
+def ask(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] | None = None) -> pl.DataFrame:
     """Result of one query; `values` are what getvariable() finds in it.
 
     Raises Complaint with DuckDB's own first line where the query fails, and where it would write.
@@ -78,6 +86,31 @@ def ask(sql: str, data: Path = Path("data"), values: Mapping[str, str] | None = 
         first = str(error).splitlines()[0]
         known = ", ".join([*VIEWS, *JOINED])
         raise Complaint(f"The query failed: {first} (known views: {known}).") from error
+
+
+def _has(data: Path | str, pattern: str) -> bool:
+    """Whether any file matches."""
+    if isinstance(data, Path):
+        return any(data.glob(pattern))
+    files, root = _reach(data)
+    return bool(files.glob(f"{root}/{pattern}"))
+
+
+def _reach(url: str) -> tuple:
+    """File system and folder; Complaint where there is no such folder."""
+    import fsspec.core  # a third of a second, and most lakes are folders
+
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+        found = files.ls(root)
+    except Exception as error:  # every kind of storage has errors of its own
+        raise Complaint(
+            f"The tables should be in a folder that fsspec can reach, got '{url}' ({type(error).__name__}: "
+            f"{error}); correct it, or install what it asks for."
+        ) from error
+    if not found:
+        raise Complaint(f"There is nothing at '{url}'; upload the tables or correct the address.")
+    return files, root
 
 
 def questions(folder: Path) -> dict[str, str]:

@@ -291,3 +291,23 @@ def finished(finished_home, monkeypatch) -> settings.Settings:
     """That folder's settings, in that folder; tests leave its tables as they are."""
     monkeypatch.chdir(finished_home)
     return settings.load()
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An S3 of this machine's own, with a bucket."""
+    server = pytest.importorskip("moto.server", reason="needs moto's server")
+    pytest.importorskip("s3fs", reason="needs the extra fsgen[s3]")
+    import boto3
+
+    own = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    own.start()
+    host, port = own.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for secret in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(secret, "testing")
+        boto3.client("s3").create_bucket(Bucket="tests")
+        yield "s3://tests"
+    own.stop()

@@ -38,26 +38,6 @@ def finish(shards: list[Shard]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(Path("out").iterdir())}
 
 
-@pytest.fixture(scope="module")
-def s3():
-    """An S3 of this machine's own, with a bucket."""
-    server = pytest.importorskip("moto.server", reason="needs moto's server")
-    pytest.importorskip("s3fs", reason="needs the extra fsgen[s3]")
-    import boto3
-
-    own = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    own.start()
-    host, port = own.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        for secret in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(secret, "testing")
-        boto3.client("s3").create_bucket(Bucket="shards")
-        yield "s3://shards"
-    own.stop()
-
-
 @pytest.fixture(params=["folder", "s3"])
 def depot(request, tmp_path, monkeypatch):
     """A depot in a local folder or in S3; machines are folders, and this is the first."""

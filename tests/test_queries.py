@@ -133,3 +133,23 @@ def test_a_misspelt_view_is_told_with_the_known_ones(finished):
     """DuckDB's first line, and what there is."""
     with pytest.raises(Complaint, match=r"tokns.*known views: prompts"):
         lake.ask("select * from tokns")
+
+
+def test_a_lake_on_object_storage_answers_alike(finished, s3):
+    """The tables uploaded as they are; every question that has a row answers the same there."""
+    import s3fs
+
+    s3fs.S3FileSystem().put("data/", f"{s3}/lake/", recursive=True)
+
+    for name in NAMES:
+        sql = (QUERIES / f"{name}.sql").read_text()
+        assert lake.ask(sql, f"{s3}/lake").equals(lake.ask(sql)), name
+
+
+@pytest.mark.parametrize("url", ["s3://no-such-bucket-of-ours/data", "nowhere://data"])
+def test_a_lake_that_cannot_be_reached_is_one_sentence(s3, url):
+    """No view would be there, and the query's error would name the wrong thing."""
+    with pytest.raises(
+        Complaint, match=f"The tables should be in a folder that fsspec can reach, got '{url}'"
+    ):
+        lake.ask("from solo", url)

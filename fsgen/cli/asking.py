@@ -23,6 +23,7 @@ def sql(
         typer.Option("--set", help="name=value, which the query reads as getvariable('name')."),
     ] = None,
     format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",
+    data: Annotated[str, typer.Option(help="Folder of the tables, or its URL: s3://bucket/data.")] = "data",
     init: Annotated[
         bool, typer.Option("--init", help="Print the views' definitions, for the duckdb shell.")
     ] = False,
@@ -34,8 +35,9 @@ def sql(
     Example: `fsgen sql "select pair, avg(disagree::int) from sides where writer = 'large' group by pair"`
     """
     look_up(dict.fromkeys(("table", "csv", "json")), format, "the formats")
+    tables = data if "://" in data else Path(data)
     if init:
-        print(lake.definitions(Path("data").resolve()), end="")
+        print(lake.definitions(tables if "://" in data else tables.resolve()), end="")
         return
     if query is None:
         for name, question in lake.questions(QUERIES).items():
@@ -43,7 +45,7 @@ def sql(
         return
     values = dict(_assignment(word) for word in set_ or [])
     text = Path(query).read_text() if query.endswith(".sql") and Path(query).is_file() else query
-    _print_frame(text, values, format)
+    _print_frame(text, values, format, tables)
 
 
 def _assignment(word: str) -> tuple[str, str]:
@@ -53,12 +55,13 @@ def _assignment(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _print_frame(query: str, values: dict[str, str], format: str) -> None:
+def _print_frame(query: str, values: dict[str, str], format: str, tables: Path | str) -> None:
     if format == "csv":  # a CSV cell holds no list, so DuckDB spells all of them
         inner = query.strip().rstrip(";")
-        print(lake.ask(f"select columns(*)::varchar from ({inner}\n)", values=values).write_csv(), end="")
+        spelt = f"select columns(*)::varchar from ({inner}\n)"
+        print(lake.ask(spelt, tables, values).write_csv(), end="")
         return
-    frame = lake.ask(query, values=values)
+    frame = lake.ask(query, tables, values)
     if format == "json":
         print(frame.write_json())
         return
