@@ -27,32 +27,45 @@ PATIENCE = 5  # seconds for a cluster's address to answer
 def open_cluster(settings: Settings) -> Iterator[Crew]:
     """A crew of `compute.replicas` actors on the cluster at RAY_ADDRESS, or on one that starts here.
 
-    Complaint where Ray is not installed, nothing answers at the address, the cluster is too small,
-    or an actor ended more often than RETRIES allow.
+    Complaint, once there is a shard to make, where Ray is not installed, nothing answers at the
+    address, the cluster is too small, or an actor ended more often than RETRIES allow.
     """
-    ray = _connect(settings.compute)
-    actors = []
+    cluster = _Cluster(settings)
+    with contextlib.closing(cluster):
+        yield cluster.make
 
-    def crew(shards: list[Shard], bar) -> Iterator[tuple[Shard, dict[str, pa.Table]]]:
-        while len(actors) < min(settings.compute.replicas, len(shards)):
-            actors.append(_start_replica(ray, settings))
-        pool = ray.util.ActorPool(actors)
+
+class _Cluster:
+    """Connects and starts actors as there is work for them."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.ray: Any = None
+        self.actors: list = []
+
+    def make(self, shards: list[Shard], bar) -> Iterator[tuple[Shard, dict[str, pa.Table]]]:
+        if not shards:
+            return
+        self.ray = self.ray or _connect(self.settings.compute)
+        while len(self.actors) < min(self.settings.compute.replicas, len(shards)):
+            self.actors.append(_start_replica(self.ray, self.settings))
+        pool, failures = self.ray.util.ActorPool(self.actors), self.ray.exceptions
         try:
             for index, tables, tokens in pool.map_unordered(_send, [*enumerate(shards)]):
                 bar.advance(shards[index].texts, tokens=tokens)
                 yield shards[index], tables
-        except ray.exceptions.RayTaskError as error:
+        except failures.RayTaskError as error:
             raise error.cause from error
-        except ray.exceptions.RayActorError as error:
+        except failures.RayActorError as error:
+            names = ", ".join(model.name for model in shards[0].members.values())
             raise Complaint(
-                f"A replica of {', '.join(model.name for model in shards[0].members.values())} ended "
-                f"{RETRIES + 1} times over one shard; look into Ray's logs, for want of memory first."
+                f"A replica of {names} ended {RETRIES + 1} times over one shard; look into Ray's logs, "
+                "for want of memory first."
             ) from error
 
-    try:
-        yield crew
-    finally:
-        ray.shutdown()
+    def close(self) -> None:
+        if self.ray:
+            self.ray.shutdown()
 
 
 class Replica:

@@ -75,8 +75,13 @@ def score(method: Method, l, s, f):
 def allowed(method: Method, l, max_N1):
     """Where the plausibility mask lets an id win: l >= max l + ln alpha (arXiv 2210.15097, eq. 3)."""
     if RULES[method.rule].masked:
-        return l >= max_N1 + math.log(method.parameters["alpha"])
+        return l >= floor(method, max_N1)
     return l > -math.inf
+
+
+def floor(method: Method, max_N1):
+    """The least large logit with which an id may win under a masked rule."""
+    return max_N1 + math.log(method.parameters["alpha"])
 
 
 class Lists(NamedTuple):

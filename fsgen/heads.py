@@ -33,10 +33,32 @@ def rows_of(logits_NV: torch.Tensor, rows: np.ndarray, mine: np.ndarray) -> torc
 
 
 def fused_ids(method: Method, logits: dict[str, torch.Tensor]) -> np.ndarray:
-    """Fused tokens over the full vocabulary, [N]; torch's argmax takes the lowest id of a tie."""
-    large, small, tuned = (
-        x if x is None else x.double() for x in map(logits.get, ("large", "small", "tuned"))
-    )
-    may_win_NV = fusion.allowed(method, large, large.amax(-1, keepdim=True))
-    scores_NV = fusion.score(method, large, small, tuned).masked_fill(~may_win_NV, -torch.inf)
+    """Fused tokens over the full vocabulary, [N]; the lowest id of a tie."""
+    large_NV = logits["large"]
+    if fusion.RULES[method.rule].masked:
+        return _fused_plausible(method, large_NV, logits["small"])
+    if fusion.RULES[method.rule].inputs == ("large",):
+        scores_NV = large_NV  # which float32 orders as float64 does
+    else:
+        small, tuned = (x if x is None else x.double() for x in map(logits.get, ("small", "tuned")))
+        scores_NV = fusion.score(method, large_NV.double(), small, tuned)
     return scores_NV.argmax(-1).cpu().numpy().astype(np.int32)
+
+
+def _fused_plausible(method: Method, large_NV: torch.Tensor, small_NV: torch.Tensor) -> np.ndarray:
+    """`fused_ids` under a mask, which leaves a handful of ids: only their scores are made.
+
+    Shape legend: P plausible pairs of row and id, by row and id.
+    """
+    max_N1 = large_NV.amax(-1, keepdim=True).double()
+    # a float32 at or above the floor is at or above the next lower float32 too
+    below_N1 = torch.nextafter(fusion.floor(method, max_N1).float(), max_N1.new_tensor(-torch.inf).float())
+    row_P, id_P = (large_NV >= below_N1).nonzero(as_tuple=True)
+    l_P, s_P = large_NV[row_P, id_P].double(), small_NV[row_P, id_P].double()
+    scores_P = fusion.score(method, l_P, s_P, None)
+    scores_P = scores_P.masked_fill(~fusion.allowed(method, l_P, max_N1[row_P, 0]), -torch.inf)
+    row_P, id_P, scores_P = (x.cpu().numpy() for x in (row_P, id_P, scores_P))
+    best_N = np.maximum.reduceat(scores_P, np.searchsorted(row_P, np.arange(len(large_NV))))
+    is_best_P = scores_P == best_N[row_P]
+    _, first_N = np.unique(row_P[is_best_P], return_index=True)
+    return id_P[is_best_P][first_N].astype(np.int32)

@@ -130,23 +130,25 @@ def test_a_killed_actor_changes_nothing(local, again, address):
     assert contents(again) == contents(local)
 
 
-def test_finished_shards_load_no_model(local, monkeypatch):
-    """An engine has nothing to do where scratch holds everything."""
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_finished_shards_load_no_model(engine, local, monkeypatch):
+    """An engine has nothing to do where scratch holds everything, and asks no cluster for it."""
     monkeypatch.chdir(local)
     before = contents(local)
     monkeypatch.setattr(models, "load_weights", None)
+    monkeypatch.setattr(cluster, "_connect", None)
 
     for stage in STAGES.values():
-        stage(settings_of())
+        stage(settings_of(engine=engine))
 
     assert contents(local) == before
 
 
-def crew_of(make, replicas: int = 1) -> list:
+def crew_of(make, **compute) -> list:
     """What a crew on the cluster makes of one shard without models."""
     shard = shards.Shard({"what": "test"}, {}, (1, "texts"), make, 1)
     with (
-        engines.open_crew(settings_of(engine="ray", replicas=replicas)) as crew,
+        engines.open_crew(settings_of(engine="ray", **compute)) as crew,
         console.progress(1, "texts", "") as bar,
     ):
         return [*crew([shard], bar)]
@@ -198,10 +200,20 @@ def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):
 
 def test_more_cards_than_the_cluster_has_are_refused(again, address):
     """Ray would wait for them for ever."""
-    loaded = settings_of(engine="ray", replicas=2, gpus_per_replica=4)
+    with pytest.raises(Complaint, match=r"at most the cluster's 0 cards, got 8"):
+        crew_of(None, replicas=2, gpus_per_replica=4)
 
-    with pytest.raises(Complaint, match=r"at most the cluster's 0 cards, got 8"), engines.open_crew(loaded):
-        pass
+
+def test_a_cluster_starts_here_where_none_is_named(again, monkeypatch):
+    """And ends with the stage."""
+    import ray
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    ((_, tables),) = crew_of(lambda hands: {"told": pa.table({"told": [1]})})
+
+    assert tables["told"]["told"].to_pylist() == [1]
+    assert not ray.is_initialized()
 
 
 def test_without_ray_the_remedy_is_named(again, monkeypatch):

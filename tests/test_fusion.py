@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fsgen import fusion, records
+from fsgen import fusion, heads, records
 from fsgen.policies import RULE_DEFAULTS, Method
 from fsgen.settings import Dump
 
@@ -79,6 +79,17 @@ def test_a_whole_list_gives_the_argmax_over_the_vocabulary_and_is_proven(method,
 
     assert slowly_fused(method, world) == fused_N.tolist()
     assert proven_N.all()
+
+
+@settings(deadline=None)
+@given(methods(*fusion.RULES), logits(st.one_of(halves, any_floats, st.floats(-1e4, 1e4, width=32))))
+def test_the_closed_loop_fuses_as_a_loop_over_ids_does(method, world):
+    """On whole rows of logits, of which a masked rule scores the plausible ids alone."""
+    rows = {
+        role: torch.from_numpy(x_NV) for role, x_NV in zip(("large", "small", "tuned"), world, strict=True)
+    }
+
+    assert heads.fused_ids(method, rows).tolist() == slowly_fused(method, world)
 
 
 @settings(deadline=None)
