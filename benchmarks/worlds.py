@@ -160,8 +160,7 @@ def in_memory(loaded: settings.Settings, *names: str) -> Iterator[dict[str, mode
     held = {name: models.load(loaded, name) for name in names or loaded.models}
     with contextlib.ExitStack() as patches:
         for room in (models, cursor):  # the cursor's own way to load tries the model first
-            if hasattr(room, "load"):
-                patches.enter_context(mock.patch.object(room, "load", lambda _, name: held[name]))
+            patches.enter_context(mock.patch.object(room, "load_weights", lambda _, model: held[model.name]))
         yield held
 
 
