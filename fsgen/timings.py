@@ -79,16 +79,19 @@ def summarise(folder: Path = KEPT) -> pl.DataFrame:
 
     A stage that DVC skipped or took from its cache is not listed.
     """
-    told = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    if not told:
+    paths = sorted(folder.glob("*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))  # nanoseconds
+    if not paths:
         return pl.DataFrame(schema=SUMMARY)
-    spent = pl.DataFrame(told).sort("began")
-    found = spent.group_by("stage", maintain_order=True).agg(
-        attempts=pl.len(),
-        unfinished=(pl.col("state") == "running").sum(),
-        wall_s=pl.col("wall_s").sum(),
-        cpu_s=pl.col("cpu_s").sum(),
-        tokens=pl.col("tokens").sum(),
+    found = (
+        pl.DataFrame([json.loads(path.read_text()) for path in paths])
+        .group_by("stage", maintain_order=True)
+        .agg(
+            attempts=pl.len(),
+            unfinished=(pl.col("state") == "running").sum(),
+            wall_s=pl.col("wall_s").sum(),
+            cpu_s=pl.col("cpu_s").sum(),
+            tokens=pl.col("tokens").sum(),
+        )
     )
     rate = pl.when(pl.col("tokens") > 0).then(pl.col("tokens") / pl.col("wall_s"))
     return found.with_columns(tokens_per_s=rate).cast(SUMMARY)
