@@ -87,8 +87,8 @@ def test_rates_are_tokens_over_all_wall_time(tmp_path):
         {"stage": "b", "began": "3", "state": "done", "tokens": 200, "wall_s": 20.0, "cpu_s": 9.0},
         {"stage": "a", "began": "1", "state": "done", "tokens": 0, "wall_s": 4.0, "cpu_s": 4.0},
     ]
-    for i, row in enumerate(rows):
-        (tmp_path / f"{i}.json").write_text(json.dumps(row))
+    for row in rows:
+        (tmp_path / f"{row['stage']}-{row['began']}.json").write_text(json.dumps(row))
     a, b = timings.summarise(tmp_path).rows(named=True)
     assert (a["stage"], a["tokens_per_s"], b["tokens_per_s"]) == ("a", None, 10.0)
     assert (b["attempts"], b["unfinished"], b["wall_s"], b["cpu_s"]) == (2, 1, 30.0, 17.0)
