@@ -15,7 +15,7 @@ import numpy as np
 import sidebyside
 import torch
 
-from fsgen import checkpoints, fusion, models, records, settings, store
+from fsgen import checkpoints, cursor, fusion, models, records, settings, store
 from fsgen.policies import Method
 from fsgen.settings import Dump
 
@@ -44,7 +44,7 @@ def main(project: str, *pairs: str) -> None:
 def measure(loaded: settings.Settings, pair: str) -> dict:
     """Shares over the first texts of the first dataset."""
     members = loaded.pairs[pair].members()
-    held = {role: models.load(loaded, name) for role, name in members.items()}
+    held = {role: cursor.load(loaded, name) for role, name in members.items()}
     parts = [part for text in texts_of(loaded, pair, held["large"]) for part in shares(held, *text)]
     rows = []
     for cell, dump in enumerate(GRID):

@@ -157,7 +157,7 @@ def _write_random_prompts(lengths: list[int]) -> None:
 @contextlib.contextmanager
 def in_memory(loaded: settings.Settings, *names: str) -> Iterator[dict[str, models.Loaded]]:
     """The models (all, or those named), loaded once; stages get these, so that no loading is timed."""
-    held = {name: models.load(loaded, name) for name in names or loaded.models}
+    held = {name: cursor.load(loaded, name) for name in names or loaded.models}
     with contextlib.ExitStack() as patches:
         for room in (models, cursor):  # the cursor's own way to load tries the model first
             patches.enter_context(mock.patch.object(room, "load_weights", lambda _, model: held[model.name]))

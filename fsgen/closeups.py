@@ -13,7 +13,7 @@ import pyarrow as pa
 from fsgen import console, forcing, models, store
 from fsgen.engines import open_crew
 from fsgen.forcing import Reading, Written
-from fsgen.outlines import outline, prompt_ids
+from fsgen.outlines import Outline, outline, prompt_ids
 from fsgen.settings import Settings
 from fsgen.shards import Hands, Shard, finish_shards
 
@@ -45,6 +45,7 @@ def close_up(settings: Settings, pair: str) -> None:
     only where their readings are not in scratch yet.
     """
     members = settings.named("pairs", pair).members()
+    readers = {role: outline(settings, name) for role, name in members.items()}
     out, texts = Path("data/closeups") / pair, 0
     with store.appear(out) as folder, open_crew(settings) as crew:
         for dataset in settings.datasets:
@@ -52,7 +53,7 @@ def close_up(settings: Settings, pair: str) -> None:
             written = distinct_texts(pair, dataset, prompts["prompt_id"].to_list())
             label = f"{pair} looks closely at {dataset}"
             with console.progress(len(written) * len(members), "texts", label) as bar:
-                shards = [_shard(settings, r, m, dataset, prompts, written) for r, m in members.items()]
+                shards = [_shard(settings, r, m, dataset, prompts, written) for r, m in readers.items()]
                 finish_shards(folder / dataset, shards, crew, bar)
             texts += len(written)
     console.wrote(f"{out}: {', '.join(members)} on {texts} texts of the report's prompts")
@@ -73,10 +74,9 @@ def distinct_texts(pair: str, dataset: str, names: list[str]) -> pl.DataFrame:
 
 
 def _shard(
-    settings: Settings, role: str, name: str, dataset: str, prompts: pl.DataFrame, written: pl.DataFrame
+    settings: Settings, role: str, model: Outline, dataset: str, prompts: pl.DataFrame, written: pl.DataFrame
 ) -> Shard:
-    model = outline(settings, name)
-    facts = models.run_facts(settings, ROOMS, name) | {
+    facts = models.run_facts(settings, ROOMS, model.name) | {
         "what": "closeups",
         "read_tokens": settings.compute.read_tokens,
         "prompts": prompts.select("prompt_id", "plain", "messages").to_dicts(),

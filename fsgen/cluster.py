@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from fsgen import console
 from fsgen.settings import Compute, Settings
 from fsgen.shards import Crew, Shard
 from fsgen.typed import Complaint
@@ -77,22 +78,13 @@ class Replica:
 
     def make(self, index: int, shard: Shard, kept: Any) -> tuple[int, dict[str, pa.Table], int]:
         """Which shard this is, its tables, and the tokens that went through models for it."""
-        bar = _Count()
+        bar = console.Count()
         return index, self.worker.make(shard, kept, bar), bar.tokens
-
-
-class _Count:
-    """Stands for the progress bar, which is drawn where the stage runs."""
-
-    tokens = 0
-
-    def advance(self, done: int = 0, tokens: int = 0) -> None:
-        self.tokens += tokens
 
 
 def _send(actor, numbered: tuple[int, Shard]):
     index, shard = numbered
-    return actor.make.remote(index, shard._replace(bring=None), shard.bring(shard))
+    return actor.make.remote(index, shard, shard.bring(shard))
 
 
 def _start_replica(ray, settings: Settings):

@@ -26,6 +26,16 @@ class Bar(tqdm):
         self.update(done)
 
 
+class Count:
+    """Stands for a bar where none is drawn."""
+
+    tokens = 0
+
+    def advance(self, done: int = 0, tokens: int = 0) -> None:
+        """Note the tokens."""
+        self.tokens += tokens
+
+
 def progress(total: int, unit: str, label: str) -> Bar:
     """A bar with rates and time left; use it as a context manager.
 

@@ -162,7 +162,8 @@ def _solo_shard(settings: Settings, model: Outline, block: pl.DataFrame, until: 
     }
 
     def make(hands: Hands) -> dict[str, pa.Table]:
-        prompts, (loaded,) = dict(zip(block["prompt_id"], ids, strict=True)), hands.loaded.values()
+        (loaded,) = hands.loaded.values()
+        prompts = dict(zip(block["prompt_id"], ids, strict=True))
         texts, rows = hands.budget.spend(
             lambda size: write(loaded, prompts, until, settings, size, hands.bar)
         )

@@ -1,7 +1,7 @@
 """Engines: who makes the shards of a stage that runs models, as `compute.engine` says."""
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pyarrow as pa
 
@@ -11,14 +11,12 @@ from fsgen.shards import Crew, Shard
 from fsgen.workers import Worker
 
 
-@contextlib.contextmanager
-def open_crew(settings: Settings) -> Iterator[Crew]:
+def open_crew(settings: Settings) -> AbstractContextManager[Crew]:
     """The crew of a stage; its models stay in memory until the block ends."""
-    with ENGINES[settings.compute.engine](settings) as crew:
-        yield crew
+    return ENGINES[settings.compute.engine](settings)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _local(settings: Settings) -> Iterator[Crew]:
     """One worker, in this process."""
     worker = Worker(settings)

@@ -34,14 +34,12 @@ def rows_of(logits_NV: torch.Tensor, rows: np.ndarray, mine: np.ndarray) -> torc
 
 def fused_ids(method: Method, logits: dict[str, torch.Tensor]) -> np.ndarray:
     """Fused tokens over the full vocabulary, [N]; the lowest id of a tie."""
-    large_NV = logits["large"]
-    if fusion.RULES[method.rule].masked:
-        return _fused_plausible(method, large_NV, logits["small"])
-    if fusion.RULES[method.rule].inputs == ("large",):
-        scores_NV = large_NV  # which float32 orders as float64 does
-    else:
-        small, tuned = (x if x is None else x.double() for x in map(logits.get, ("small", "tuned")))
-        scores_NV = fusion.score(method, large_NV.double(), small, tuned)
+    rule = fusion.RULES[method.rule]
+    if rule.masked:
+        return _fused_plausible(method, logits["large"], logits["small"])
+    if len(rule.inputs) > 1:  # sums need float64; a logit itself float32 orders alike
+        logits = {role: logits[role].double() for role in rule.inputs}
+    scores_NV = fusion.score(method, *map(logits.get, ("large", "small", "tuned")))
     return scores_NV.argmax(-1).cpu().numpy().astype(np.int32)
 
 

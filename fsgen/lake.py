@@ -1,9 +1,9 @@
 """SQL over everything under data/: one DuckDB view a table, over files that are only read.
 
-`data` is a folder, or the URL of one on object storage (s3://bucket/data), which DuckDB reads through fsspec.
+`data` is a folder's Path, or the URL of one on object storage (s3://bucket/data), read through fsspec.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import duckdb
@@ -20,7 +20,7 @@ def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
     Complaint where `data` is a URL that cannot be reached.
     """
     connection = duckdb.connect()
-    if "://" in str(data):
+    if isinstance(data, str):
         connection.register_filesystem(_reach(data)[0])
     connection.execute("set preserve_insertion_order = true")
     connection.execute(definitions(data))
@@ -29,7 +29,8 @@ def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
 
 def definitions(data: Path | str = Path("data")) -> str:
     """The SQL that makes every view whose tables are there, plain ones before joined ones."""
-    there = [name for name, view in VIEWS.items() if _has(data, view.pattern)]
+    find = _finder(data)
+    there = [name for name, view in VIEWS.items() if find(view.pattern)]
     joined = [name for name, view in JOINED.items() if set(there).issuperset(view.over)]
     return "".join(f"{definition(name, data)};\n" for name in there + joined)
 
@@ -88,12 +89,12 @@ def ask(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] | N
         raise Complaint(f"The query failed: {first} (known views: {known}).") from error
 
 
-def _has(data: Path | str, pattern: str) -> bool:
-    """Whether any file matches."""
+def _finder(data: Path | str) -> Callable[[str], bool]:
+    """Whether any file there matches a pattern."""
     if isinstance(data, Path):
-        return any(data.glob(pattern))
+        return lambda pattern: any(data.glob(pattern))
     files, root = _reach(data)
-    return bool(files.glob(f"{root}/{pattern}"))
+    return lambda pattern: bool(files.glob(f"{root}/{pattern}"))
 
 
 def _reach(url: str) -> tuple:

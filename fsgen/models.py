@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from fsgen import checkpoints, console
-from fsgen.outlines import Outline, outline
+from fsgen.outlines import Outline
 from fsgen.settings import Compute, Settings
 from fsgen.typed import Complaint
 
@@ -58,11 +58,6 @@ class Loaded(Outline):
                 "use float32 for it, or check its weights."
             )
         return logits_NV
-
-
-def load(settings: Settings, name: str) -> Loaded:
-    """The model `name` of params.yaml, as `load_weights` does."""
-    return load_weights(settings, outline(settings, name))
 
 
 def load_weights(settings: Settings, model: Outline) -> Loaded:

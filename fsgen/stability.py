@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from fsgen import cursor, decoding, outlines, store
+from fsgen import console, cursor, decoding, outlines, store
 from fsgen.records import Records
 from fsgen.settings import Settings
 from fsgen.texts import Text, ending
@@ -45,15 +45,10 @@ def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparis
     ids = outlines.prompt_ids(loaded, prompts, entry.max_new_tokens)
     until = ending(loaded, prompts, entry.max_new_tokens)
     asked = dict(zip(prompts["prompt_id"], ids, strict=True))
-    alone, together = (decoding.write(loaded, asked, until, settings, rows, _Silent()) for rows in (1, count))
+    alone, together = (
+        decoding.write(loaded, asked, until, settings, rows, console.Count()) for rows in (1, count)
+    )
     return _compared(prompts["prompt_id"], *alone, *together)
-
-
-class _Silent:
-    """A bar that nobody sees."""
-
-    def advance(self, done: int = 0, tokens: int = 0) -> None:
-        pass
 
 
 def _compared(

@@ -5,7 +5,6 @@ A model's cache holds all rows as wide as the widest, so that one long prompt wo
 Prompts therefore enter by width, the narrow first, and none beside one of less than half its width.
 """
 
-import math
 from collections import deque
 from itertools import groupby
 from typing import NamedTuple
@@ -42,11 +41,14 @@ class Waiting:
         One prompt enters whole, also where it takes more rows than there are.
         """
         room, found = self._rows - len(prompt_B), []
-        if prompt_B and room < max(1, self._rows // 4):
+        if not self._groups or (prompt_B and room < max(1, self._rows // 4)):
             return found
-        narrowest = min((self._widths[prompt] for prompt in prompt_B), default=math.inf)
-        while self._groups and room > 0 and self._widths[self._groups[0][0].prompt] <= 2 * narrowest:
+        widest = 2 * min(self._widths[prompt] for prompt in prompt_B or [self._next()])
+        while self._groups and room > 0 and self._widths[self._next()] <= widest:
             found.append(self._groups.popleft())
             room -= len({tuple(start.text.ids) for start in found[-1]})
-            narrowest = min(narrowest, self._widths[found[-1][0].prompt])
         return found
+
+    def _next(self) -> int:
+        """The prompt whose turn it is."""
+        return self._groups[0][0].prompt

@@ -19,11 +19,11 @@ from fsgen import (
     checkpoints,
     closeups,
     comparison,
+    cursor,
     decoding,
     evaluation,
     fusing,
     grading,
-    models,
     published,
     reading,
     rollout,
@@ -247,7 +247,7 @@ def world(request, tiny_checkpoints, tmp_path_factory):
         loaded = request.param(tiny_checkpoints)
         describe_all(loaded)
         run_pair(loaded)
-        in_memory = {role: models.load(loaded, role) for role in ("small", "tuned", "large")}
+        in_memory = {role: cursor.load(loaded, role) for role in ("small", "tuned", "large")}
         prompts = store.read("data/prompts/toy.parquet")
         limit = loaded.datasets["toy"].max_new_tokens
         until = texts.ending(in_memory["large"], prompts, limit)

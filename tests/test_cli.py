@@ -85,6 +85,21 @@ def test_a_question_from_a_file_with_a_choice(finished, fsgen):
     assert "write --set pair=" in refused(fsgen("sql", file, "--set", "policy"))
 
 
+def test_sql_asks_the_tables_where_they_are(finished, fsgen, s3):
+    """The same answer from a folder of another name and from object storage."""
+    import s3fs
+
+    query = "select model, count(*) as n from solo group by model order by model"
+    s3fs.S3FileSystem().put("data/dumps/", f"{s3}/elsewhere/dumps/", recursive=True)
+    Path("elsewhere").symlink_to("data")
+
+    here = fsgen("sql", query)
+
+    assert fsgen("sql", query, "--data", "elsewhere") == here
+    assert fsgen("sql", query, "--data", f"{s3}/elsewhere") == here
+    assert "in a folder that fsspec can reach" in refused(fsgen("sql", query, "--data", "s3://missing/data"))
+
+
 def test_sql_without_a_query_lists_the_questions(fsgen, monkeypatch):
     """One for each file, as a sentence."""
     monkeypatch.chdir(ROOT)

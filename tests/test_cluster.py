@@ -178,13 +178,19 @@ def test_a_complaint_on_an_actor_is_the_stages_own(again, address):
         crew_of(make)
 
 
-def test_an_actor_computes_with_as_many_threads_as_the_stage(again, address):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_actor_computes_with_as_many_threads_as_the_stage(threads, again, address):
     """Since sums over other parts would round otherwise."""
     import torch
 
-    ((_, tables),) = crew_of(lambda hands: {"threads": pa.table({"threads": [torch.get_num_threads()]})})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ((_, tables),) = crew_of(lambda hands: {"told": pa.table({"told": [torch.get_num_threads()]})})
+    finally:
+        torch.set_num_threads(before)
 
-    assert tables["threads"]["threads"].to_pylist() == [torch.get_num_threads()]
+    assert tables["told"]["told"].to_pylist() == [threads]
 
 
 def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):

@@ -21,7 +21,7 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsgen import checkpoints, decoding, evaluation, grading, judge, models, outlines, store
+from fsgen import checkpoints, cursor, decoding, evaluation, grading, judge, outlines, store
 from fsgen.benchmarks import PROMPTS
 from fsgen.judge import Rating
 from fsgen.report import headline
@@ -261,7 +261,7 @@ def vars_of(world) -> dict:
 def test_all_turns_have_to_fit_the_context(talk):
     """Three turns of forty tokens and their questions exceed 128 tokens, one would not."""
     checkpoints.write_description(talk, "large")
-    loaded = models.load(talk, "large")
+    loaded = cursor.load(talk, "large")
     prompts = store.read("data/prompts/toy.parquet")
 
     assert len(outlines.prompt_ids(loaded, prompts, 30)) == len(prompts)

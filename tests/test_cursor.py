@@ -22,7 +22,7 @@ ANYWHERE = settings(
 @pytest.fixture
 def loaded(tiny_world):
     """A random model."""
-    return models.load(tiny_world, "large")
+    return cursor.load(tiny_world, "large")
 
 
 def alone(loaded, ids: list[int]) -> torch.Tensor:

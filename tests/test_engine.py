@@ -217,8 +217,8 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error, reference_run, tiny_
 
 GREEDY = """
 import torch
-from fsgen import models, settings
-models.load(settings.load(), "large")
+from fsgen import cursor, models, settings
+cursor.load(settings.load(), "large")
 total = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal")) << 10
 try:
     torch.empty(total, dtype=torch.uint8)  # never touched, so that nothing is really used

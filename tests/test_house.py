@@ -229,6 +229,15 @@ def test_a_shard_is_made_anew_exactly_when_code_that_it_runs_has_changed(stage, 
     assert set(models.SHARED) | set(module.ROOMS) | told == closure | set(models.SHARED)
 
 
+def test_no_stage_is_stale_for_who_makes_its_shards():
+    """Of `compute` a stage names what its bytes depend on, and no engine."""
+    named = {param for stage in STAGES.values() for param in stage.get("do", stage).get("params", [])}
+
+    assert {p for p in named if isinstance(p, str) and p.startswith("compute")} == {
+        *("compute.device", "compute.dtype", "compute.rows", "compute.read_tokens")
+    }
+
+
 def test_what_tasks_read_beside_code_is_declared():
     """Solved examples are data of the package, and prompts are made of them."""
     folder = PACKAGE / "tasks" / "exemplars"

@@ -37,7 +37,7 @@ def sql(
     look_up(dict.fromkeys(("table", "csv", "json")), format, "the formats")
     tables = data if "://" in data else Path(data)
     if init:
-        print(lake.definitions(tables if "://" in data else tables.resolve()), end="")
+        print(lake.definitions(tables.resolve() if isinstance(tables, Path) else tables), end="")
         return
     if query is None:
         for name, question in lake.questions(QUERIES).items():
