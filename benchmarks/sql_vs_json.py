@@ -59,10 +59,10 @@ def make_tables() -> None:
     """Fused rows of every pair, and the first pair's first rows as a lake and as JSON lines."""
     for place in range(PAIRS):
         frame = make_rows(ROWS_OF_PAIR, place)
-        store.write(Path(f"data/fused/pair-{place}/toy.parquet"), frame, FUSED)
+        store.write(Path(f"data/fused/pair-{place}/toy/fused-0000.parquet"), frame, FUSED)
         if place == 0:
             few = frame.sample(SAMPLE, seed=0)
-            store.write(Path("sample/fused/pair-0/toy.parquet"), few, FUSED)
+            store.write(Path("sample/fused/pair-0/toy/fused-0000.parquet"), few, FUSED)
             few.insert_column(0, pl.lit("pair-0").alias("pair")).write_ndjson("sample/rows.jsonl")
 
 

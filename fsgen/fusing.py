@@ -46,22 +46,33 @@ class Side(NamedTuple):
 
 
 def fuse_pair(settings: Settings, pair: str) -> None:
-    """Write data/fused/<pair>/<dataset>.parquet: c, d, mismatch and certificate of every method."""
+    """Write data/fused/<pair>/<dataset>/fused-<shard>.parquet: c, d, mismatch, certificate of every method.
+
+    A shard of the dumps at a time, so that memory does not grow with the prompts.
+    """
     methods, out = settings.methods_of(pair), Path("data/fused") / pair
-    members = settings.named("pairs", pair).members()
-    shares = []
+    members, said = settings.named("pairs", pair).members(), []
     with store.appear(out) as folder:
         for dataset in settings.datasets:
-            frames = []
-            for writer in members:
-                side = open_side(settings, pair, dataset, writer)
-                frames += [_fuse_side(n, m, side) for n, m in methods.items() if _concerns(m, writer)]
-            table = pl.concat(frames).sort("method", "writer", *KEY)
-            shares.append(f"{(table['certificate'] == 'exact').mean():.2%} of {dataset}")
-            store.write(folder / f"{dataset}.parquet", table, FUSED)
+            proven = rows = 0
+            for shard in store.shards(Path("data/dumps") / members["large"] / dataset, "tokens"):
+                table = _fuse_shard(settings, pair, dataset, shard)
+                proven += (table["certificate"] == "exact").sum()
+                rows += len(table)
+                store.write(folder / dataset / f"fused-{shard}.parquet", table, FUSED)
+            said.append(f"{proven / rows:.2%} of {dataset}")
     console.wrote(
-        f"{out}: {len(methods)} methods on the texts of {', '.join(members)}; certified {', '.join(shares)}"
+        f"{out}: {len(methods)} methods on the texts of {', '.join(members)}; certified {', '.join(said)}"
     )
+
+
+def _fuse_shard(settings: Settings, pair: str, dataset: str, shard: str) -> pl.DataFrame:
+    frames = []
+    for writer in settings.pairs[pair].members():
+        side = open_side(settings, pair, dataset, writer, shard)
+        own = {name: m for name, m in settings.methods_of(pair).items() if _concerns(m, writer)}
+        frames += [_fuse_side(name, method, side) for name, method in own.items()]
+    return pl.concat(frames).sort("method", "writer", *KEY)
 
 
 def _concerns(method: Method, writer: str) -> bool:
@@ -70,19 +81,19 @@ def _concerns(method: Method, writer: str) -> bool:
     return writer == "large" or own
 
 
-def open_side(settings: Settings, pair: str, dataset: str, writer: str) -> Side:
-    """The text of `writer` with the large model's lists and the partners' logits at their ids."""
+def open_side(settings: Settings, pair: str, dataset: str, writer: str, shard: str) -> Side:
+    """A shard's texts of `writer`, the large model's lists there and the partners' logits at their ids."""
     members = settings.pairs[pair].members()
     own_text = store.read(
-        f"data/dumps/{members[writer]}/{dataset}/tokens-*.parquet",
+        f"data/dumps/{members[writer]}/{dataset}/tokens-{shard}.parquet",
         [*KEY, "token_id", "in_answer", "forced", "top_ids", "top_logits", "logsumexp", "outside_logit"],
     ).sort(KEY)
-    reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(pl.col("writer") == writer)
+    reads = store.read(f"data/small/{pair}/{dataset}/reads-{shard}.parquet").filter(writer=writer)
     small, tuned = (_aligned(own_text, reads.filter(pl.col("reader") == r)) for r in ("small", "tuned"))
     large = own_text
     if writer != "large":
-        large = store.read(f"data/large/{pair}/{dataset}/reads-*.parquet")
-        large = _aligned(own_text, large.filter(pl.col("writer") == writer))
+        large = store.read(f"data/large/{pair}/{dataset}/reads-{shard}.parquet")
+        large = _aligned(own_text, large.filter(writer=writer))
     readers = {"large": large, "small": small} | ({"tuned": tuned} if len(tuned) else {})
     tops = {role: frame["top_ids"].list.first().to_numpy() for role, frame in readers.items()}
     tops[writer] = own_text["token_id"].to_numpy()

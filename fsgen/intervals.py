@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm, t
 
 AT_ONCE = 250  # samples of the prompts in memory together
-REMEMBERED = 1024  # prompts up to which drawn samples are kept for the next interval: 128 MB at most
+REMEMBERED = 8192  # prompts up to which drawn samples are kept for the next interval: 256 MB at most
 NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is all that is left
 
 
@@ -169,7 +169,7 @@ def resampled(counts_PX: np.ndarray, seed: int, replicates: int) -> Iterator[np.
     prompts = len(counts_PX)
     weigh = _weights if prompts <= REMEMBERED else _weights.__wrapped__
     for piece, first in enumerate(range(0, replicates, AT_ONCE)):
-        yield weigh(seed, piece, prompts)[: replicates - first] @ counts_PX
+        yield weigh(seed, piece, prompts)[: replicates - first].astype(np.float64) @ counts_PX
 
 
 @functools.lru_cache(maxsize=64)  # drawing takes far longer than weighing; thousands of intervals share it
@@ -177,7 +177,7 @@ def _weights(seed: int, piece: int, prompts: int) -> np.ndarray:
     """How often each prompt occurs in AT_ONCE samples of as many prompts, [B, P]."""
     generator = np.random.Generator(np.random.PCG64([seed, piece]))
     times_BP = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=AT_ONCE)
-    return times_BP.astype(np.float64)
+    return times_BP.astype(np.uint16 if prompts < 1 << 16 else np.int64)
 
 
 def _bias(value_B: np.ndarray, value: float) -> float:

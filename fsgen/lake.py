@@ -3,6 +3,8 @@
 `data` is a folder's Path, or the URL of one on object storage (s3://bucket/data), read through fsspec.
 """
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import pyarrow.parquet as pq
 from fsgen.typed import Complaint, look_up
 from fsgen.views import JOINED, VIEWS
 
+# what a query holds at a time, beyond which DuckDB works on disk: the tables may be far larger than memory
+SPILLING = {"memory_limit": "4GB", "temp_directory": f"{tempfile.gettempdir()}/fsgen-{os.getpid()}"}
+
 
 def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
     """An in-memory database with a view for every table that has files; the files are only read.
 
     Complaint where `data` is a URL that cannot be reached.
     """
-    connection = duckdb.connect()
+    connection = duckdb.connect(config=SPILLING)
     if isinstance(data, str):
         connection.register_filesystem(_reach(data)[0])
     connection.execute("set preserve_insertion_order = true")

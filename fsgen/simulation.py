@@ -54,9 +54,9 @@ SCORES = store.schema(
 def route_pair(settings: Settings, pair: str) -> None:
     """Fit and calibrate the pair's routers, and simulate its policies on the default speaker's own text.
 
-    Writes data/routes/<pair>/: thresholds.json, learned/<dataset>.json (routers as numbers),
-    <dataset>.parquet (decisions) and scores/<dataset>.parquet. Fitting and calibration see
-    calibration prompts only, the tables hold test prompts only.
+    Writes data/routes/<pair>/: thresholds.json, learned/<dataset>.json (routers as numbers), and for each
+    shard of the dumps <dataset>/routed-<shard>.parquet (decisions) and scores-<shard>.parquet. Fitting and
+    calibration see calibration prompts only, the tables hold test prompts only.
     """
     out, policies = Path("data/routes") / pair, settings.policies_of(pair)
     policies = [policy for policy in policies if policy.draft is None]
@@ -64,17 +64,14 @@ def route_pair(settings: Settings, pair: str) -> None:
     with store.appear(out) as folder:
         (folder / "learned").mkdir()
         for dataset in settings.datasets:
-            texts = _Texts.open(settings, pair, dataset)
-            fits = texts.learn(settings, policies)
+            known = _Texts.open(settings, pair, dataset, "calibration")
+            fits = known.learn(settings, policies)
             thresholds[dataset] = {
-                p.name: texts.calibrate(settings, p, fits) for p in policies if p.budget is not None
+                p.name: known.calibrate(settings, p, fits) for p in policies if p.budget is not None
             }
             weights = {name: fitted.weights for name, fitted in fits.items()}
-            gates = {p.name: routers.ready(settings, p, thresholds[dataset], weights) for p in policies}
-            frames = [texts.simulate(settings, p, gates[p.name]) for p in policies]
-            store.write(folder / f"{dataset}.parquet", pl.concat(frames).sort("policy", *KEY), ROUTED)
-            scores = texts.score(settings, pair, weights)
-            store.write(folder / "scores" / f"{dataset}.parquet", scores, SCORES)
+            gates = {p: routers.ready(settings, p, thresholds[dataset], weights) for p in policies}
+            _route_shards(settings, pair, dataset, gates, weights, folder / dataset)
             (folder / "learned" / f"{dataset}.json").write_text(_told(fits))
             _warn_of_guessers(f"{pair} on {dataset}", fits)
             lessons += [f"{name} on {f.tokens} tokens of {f.prompts} prompts" for name, f in fits.items()]
@@ -83,6 +80,15 @@ def route_pair(settings: Settings, pair: str) -> None:
     console.wrote(
         f"{out}: {len(policies)} policies calibrated and simulated on {', '.join(settings.datasets)}{fitted}"
     )
+
+
+def _route_shards(settings: Settings, pair: str, dataset: str, gates, weights, folder: Path) -> None:
+    """A shard at a time, so that memory does not grow with the test prompts."""
+    for shard in store.shards(Path("data/fused") / pair / dataset, "fused"):
+        texts = _Texts.open(settings, pair, dataset, "test", shard)
+        store.write(folder / f"routed-{shard}.parquet", texts.simulate(settings, gates), ROUTED)
+        scores = texts.score(settings, pair, weights)
+        store.write(folder / f"scores-{shard}.parquet", scores, SCORES)
 
 
 def _warn_of_guessers(where: str, fits: Mapping[str, Fitted]) -> None:
@@ -100,9 +106,9 @@ def open_gate(settings: Settings, pair: str, dataset: str, policy: Policy) -> ro
     rule = settings.routers[policy.router].rule
     if policy.budget is None and rule not in LEARNED_ROUTERS:
         return routers.ready(settings, policy, {}, {})
-    texts = _Texts.open(settings, pair, dataset)
-    fits = texts.learn(settings, [policy])
-    cuts = {policy.name: texts.calibrate(settings, policy, fits)} if policy.budget is not None else {}
+    known = _Texts.open(settings, pair, dataset, "calibration")
+    fits = known.learn(settings, [policy])
+    cuts = {policy.name: known.calibrate(settings, policy, fits)} if policy.budget is not None else {}
     return routers.ready(settings, policy, cuts, {name: fitted.weights for name, fitted in fits.items()})
 
 
@@ -130,27 +136,31 @@ class _Texts(NamedTuple):
     """Tokens that routers see of a list."""
 
     @classmethod
-    def open(cls, settings: Settings, pair: str, dataset: str) -> "_Texts":
-        split = store.read(f"data/prompts/{dataset}.parquet", ["prompt_id", "split"])
-        fused = store.read(f"data/fused/{pair}/{dataset}.parquet")
-        reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(writer="large")
+    def open(cls, settings: Settings, pair: str, dataset: str, split: str, shard: str = "*") -> "_Texts":
+        """Those of one split's prompts, in one shard of the dumps or in all."""
+        prompts = store.read(f"data/prompts/{dataset}.parquet", ["prompt_id", "split"]).filter(split=split)
+        wanted = pl.col("prompt_id").is_in(prompts["prompt_id"].implode())
         seen, records = speakers.columns(settings.dump.k_min), {}
+        reads = store.scan(f"data/small/{pair}/{dataset}/reads-{shard}.parquet").filter(wanted)
         for role, model in settings.pairs[pair].members().items():
             if role == "large":
                 continue  # it never speaks by default
-            own = store.read(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
-            records[role, role] = own.select(*KEY, *seen)
-            records[role, "large"] = reads.filter(reader=role).select(*KEY, *seen)
-        return cls(records, fused.join(split, on="prompt_id"), settings.dump.k_min)
+            own = store.scan(f"data/dumps/{model}/{dataset}/tokens-{shard}.parquet").filter(wanted)
+            on_large = reads.filter(writer="large", reader=role)
+            records[role, role], records[role, "large"] = (
+                rows.select(*KEY, *seen).collect() for rows in (own, on_large)
+            )
+        fused = store.scan(f"data/fused/{pair}/{dataset}/fused-{shard}.parquet").filter(wanted).collect()
+        return cls(records, fused, settings.dump.k_min)
 
-    def rows_of(self, settings: Settings, name: str, split: str, writer: str | None = None) -> pl.DataFrame:
-        """Records and fused tokens where the method's speaker chose, of one split, sorted.
+    def rows_of(self, settings: Settings, name: str, writer: str | None = None) -> pl.DataFrame:
+        """Records and fused tokens where the method's speaker chose, sorted.
 
         On its own text, unless another writer is named.
         """
         role = fusion.speaker(settings.methods[name])
         writer = writer or role
-        fused = self.fused.filter(~pl.col("forced"), method=name, writer=writer, split=split)
+        fused = self.fused.filter(~pl.col("forced"), method=name, writer=writer)
         return fused.join(self.records[role, writer], on=KEY, validate="1:1").sort(KEY)
 
     def learn(self, settings: Settings, policies: list[Policy]) -> dict[str, Fitted]:
@@ -161,7 +171,7 @@ class _Texts(NamedTuple):
         fits = {}
         for method, rule in sorted(wanted):
             if rule in LEARNED_ROUTERS:
-                rows = self.rows_of(settings, method, "calibration").filter("in_answer")
+                rows = self.rows_of(settings, method).filter("in_answer")
                 features_NF = learned.features(speakers.seen(rows, self.width))
                 lesson = Lesson(features_NF, rows["mismatch"].to_numpy(), rows["prompt_id"].to_numpy())
                 fits[f"{method}+{rule}"] = learned.FITS[rule](lesson, settings.seed)
@@ -173,29 +183,27 @@ class _Texts(NamedTuple):
         if rule == "random":
             return policy.budget
         if rule == "perfect":
-            on_large = self.fused.filter(
-                "in_answer", method=policy.method, writer="large", split="calibration"
-            )
+            on_large = self.fused.filter("in_answer", method=policy.method, writer="large")
             return min(1.0, policy.budget / max(on_large["mismatch"].mean(), 1e-9))
         if rule in LEARNED_ROUTERS:
             score_N = fits[f"{policy.method}+{rule}"].held_out_N
             return routers.calibrate(rule, score_N[~np.isnan(score_N)], policy.budget)
-        rows = self.rows_of(settings, policy.method, "calibration").filter("in_answer")
+        rows = self.rows_of(settings, policy.method).filter("in_answer")
         score_N = routers.Gate(rule).score(speakers.seen(rows, self.width))
         return routers.calibrate(rule, score_N, policy.budget)
 
-    def simulate(self, settings: Settings, policy: Policy, gate: routers.Gate) -> pl.DataFrame:
-        """The policy's decisions along text that it may already have left."""
-        rows = self.rows_of(settings, policy.method, "test")
-        chance_N = routers.chance(settings.seed, rows["prompt_id"].to_numpy(), rows["pos"].to_numpy())
-        seen = speakers.seen(rows, self.width)
-        called_N = routers.calls(gate, seen, chance_N, rows["mismatch"].to_numpy())
-        rows = rows.with_columns(policy=pl.lit(policy.name), called=pl.Series(called_N))
-        unproven = pl.col("certificate") == "uncertain"
-        asked = pl.col("called") | (unproven if gate.rule == "perfect" else False)
-        left = (asked & (pl.col("mismatch") | unproven)).cast(pl.Int32)
-        # the row at which the policy leaves the text is still one that it sees
-        return rows.with_columns(on_text=(left.cum_sum() - left).over("prompt_id") == 0).select(ROUTED.names)
+    def simulate(self, settings: Settings, gates: Mapping[Policy, routers.Gate]) -> pl.DataFrame:
+        """The policies' decisions along text that they may already have left."""
+        by_method: dict[str, list] = {}
+        for policy, gate in gates.items():
+            by_method.setdefault(policy.method, []).append((policy.name, gate))
+        frames = []
+        for method, own in by_method.items():
+            rows = self.rows_of(settings, method)
+            seen = speakers.seen(rows, self.width)
+            chance_N = routers.chance(settings.seed, rows["prompt_id"].to_numpy(), rows["pos"].to_numpy())
+            frames += [_simulated(name, gate, rows, seen, chance_N) for name, gate in own]
+        return pl.concat(frames).sort("policy", *KEY)
 
     def score(self, settings: Settings, pair: str, weights: Mapping[str, dict]) -> pl.DataFrame:
         """Every router's score at every test position of both texts, for each method but drafting.
@@ -204,11 +212,23 @@ class _Texts(NamedTuple):
         """
         methods = {n: m for n, m in settings.methods_of(pair).items() if m.rule != "speculative"}
         frames = [
-            _scored(self.rows_of(settings, name, "test", writer), self.width, name, weights)
+            _scored(self.rows_of(settings, name, writer), self.width, name, weights)
             for name, method in methods.items()
             for writer in (fusion.speaker(method), "large")
         ]
         return pl.concat(frames).sort("method", "writer", *KEY)
+
+
+def _simulated(
+    name: str, gate: routers.Gate, rows: pl.DataFrame, seen: speakers.Speaker, chance_N: np.ndarray
+) -> pl.DataFrame:
+    called_N = routers.calls(gate, seen, chance_N, rows["mismatch"].to_numpy())
+    rows = rows.with_columns(policy=pl.lit(name), called=pl.Series(called_N))
+    unproven = pl.col("certificate") == "uncertain"
+    asked = pl.col("called") | (unproven if gate.rule == "perfect" else False)
+    left = (asked & (pl.col("mismatch") | unproven)).cast(pl.Int32)
+    # the row at which the policy leaves the text is still one that it sees
+    return rows.with_columns(on_text=(left.cum_sum() - left).over("prompt_id") == 0).select(ROUTED.names)
 
 
 def _scored(rows: pl.DataFrame, width: int, method: str, weights: Mapping[str, dict]) -> pl.DataFrame:

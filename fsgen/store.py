@@ -82,29 +82,46 @@ def read(source: str | Path, columns: list[str] | None = None) -> pl.DataFrame:
 
     Raises Complaint where there is no file, a file is no whole Parquet file, or its format differs.
     """
-    paths = _files(Path(source))
+    return pl.concat([pl.from_arrow(_read_one(path, columns)) for path in _found(source)])
+
+
+def scan(source: str | Path) -> pl.LazyFrame:
+    """The rows that `read` returns, to be narrowed before any of them is in memory; complains alike."""
+    paths = _found(source)
+    for path in paths:
+        _open(path).close()
+    return pl.scan_parquet(paths)
+
+
+def shards(folder: Path, kind: str) -> list[str]:
+    """Numbers of a folder's shards `<kind>-<number>.parquet`, in order; Complaint where there is none."""
+    return [path.stem.removeprefix(f"{kind}-") for path in _found(folder / f"{kind}-*.parquet")]
+
+
+def _found(source: str | Path) -> list[Path]:
+    source = Path(source)
+    paths = sorted(source.glob("*.parquet") if source.is_dir() else source.parent.glob(source.name))
     if not paths:
         raise Complaint(f"There is no table at {source}; run the stage that writes it.")
-    return pl.concat([pl.from_arrow(_read_one(path, columns)) for path in paths])
+    return paths
 
 
-def _files(source: Path) -> list[Path]:
-    if source.is_dir():
-        return sorted(source.glob("*.parquet"))
-    return sorted(source.parent.glob(source.name))
-
-
-def _read_one(path: Path, columns: list[str] | None) -> pa.Table:
+def _open(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise Complaint(f"{path} is not a whole Parquet file; remove it and rerun its stage.") from error
-    with file:
-        version = (file.schema_arrow.metadata or {}).get(b"format_version", b"none").decode()
-        if version != FORMAT_VERSION:
-            raise Complaint(
-                f"{path} has format version {version}, this fsgen reads {FORMAT_VERSION}; rerun its stage."
-            )
+    version = (file.schema_arrow.metadata or {}).get(b"format_version", b"none").decode()
+    if version != FORMAT_VERSION:
+        file.close()
+        raise Complaint(
+            f"{path} has format version {version}, this fsgen reads {FORMAT_VERSION}; rerun its stage."
+        )
+    return file
+
+
+def _read_one(path: Path, columns: list[str] | None) -> pa.Table:
+    with _open(path) as file:
         return file.read(columns=columns)
 
 

@@ -143,10 +143,10 @@ ROLLED_COUNTS = """
                count(*) filter (called) as called_rows,
                count(*) filter (not forced and pos <= last_call) as reached,
                count(*) filter (forced and pos <= last_call) as given_before
-        from (
-            select *, max(pos) filter (called) over (partition by policy, prompt_id) as last_call
-            from rolled where {here}
-        ) group by all
+        from rolled join (
+            select policy, prompt_id, max(pos) filter (called) as last_call
+            from rolled where {here} group by all
+        ) using (policy, prompt_id) where {here} group by all
     ) t join ({turns}) using (policy, prompt_id) join ({grades}) using (policy, prompt_id)
     order by policy, prompt_id
 """
@@ -219,14 +219,17 @@ def _speculated(
     members = settings.pairs[pair].members()
     source = {"here": here, "model": members["large"], "dataset": dataset}
     turns = lake_.sql(LARGE_TURNS.format(**source)).pl()
+    models = [shapes[members[role]] for role in ("small", "large")]
+    drafting = [policy for policy in settings.policies_of(pair) if policy.draft is not None]
+    rows = {
+        name: lake_.sql(SPECULATED_ROWS.format(method=name, **source)).pl()
+        for name in dict.fromkeys(policy.method for policy in drafting)
+    }
     parts = [pl.from_arrow(POLICIES.empty_table())]
-    for policy in settings.policies_of(pair):
-        if policy.draft is not None:
-            rows = lake_.sql(SPECULATED_ROWS.format(method=policy.method, **source)).pl()
-            models = (shapes[members[role]] for role in ("small", "large"))
-            spent = spending.speculate(rows, turns, policy.draft, *models)
-            named = large.join(spent, on="prompt_id", validate="1:1").with_columns(
-                pair=pl.lit(pair), policy=pl.lit(policy.name)
-            )
-            parts.append(named.select(POLICIES.names).cast(INTEGERS))
+    for policy in drafting:
+        spent = spending.speculate(rows[policy.method], turns, policy.draft, *models)
+        named = large.join(spent, on="prompt_id", validate="1:1").with_columns(
+            pair=pl.lit(pair), policy=pl.lit(policy.name)
+        )
+        parts.append(named.select(POLICIES.names).cast(INTEGERS))
     return pl.concat(parts)

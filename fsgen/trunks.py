@@ -65,19 +65,20 @@ def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -
     """Method to its trunks on these prompts."""
     members = settings.pairs[pair].members()
     wanted = pl.col("prompt_id").is_in(names)
-    fused = store.read(f"data/fused/{pair}/{dataset}.parquet").filter(wanted)
+    fused = store.scan(f"data/fused/{pair}/{dataset}/fused-*.parquet").filter(wanted).collect()
     texts = {
-        role: store.read(f"data/dumps/{model}/{dataset}/texts-*.parquet").filter(wanted)
+        role: store.scan(f"data/dumps/{model}/{dataset}/texts-*.parquet").filter(wanted).collect()
         for role, model in members.items()
     }
-    reads = store.read(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(wanted, writer="large")
+    reads = store.scan(f"data/small/{pair}/{dataset}/reads-*.parquet")
+    reads = reads.filter(wanted, writer="large").collect()
     turns = {role: turns_of(own) for role, own in texts.items()}
     found = {}
     for name, method in settings.methods_of(pair).items():
         if method.rule == "speculative":
             continue  # its policies write the large model's text
         speaker = fusion.speaker(method)
-        own = store.read(f"data/dumps/{members[speaker]}/{dataset}/tokens-*.parquet").filter(wanted)
+        own = store.scan(f"data/dumps/{members[speaker]}/{dataset}/tokens-*.parquet").filter(wanted).collect()
         parts = []
         for trunk, (writer, seen) in enumerate([(speaker, own), ("large", reads.filter(reader=speaker))]):
             seen = seen.select(*KEY, "token_id", *speakers.columns(settings.dump.k_min))

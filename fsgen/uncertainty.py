@@ -140,20 +140,20 @@ def write_uncertainty(settings: Settings) -> None:
 
 
 def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple[str, dict]]:
-    """Rows of every table but their pair, each with the table's name."""
-    scores = store.read(f"data/routes/{pair}/scores/{dataset}.parquet").filter("in_answer")
-    members = settings.pairs[pair].members()
-    for (method, writer), rows in scores.group_by("method", "writer", maintain_order=True):
-        placed = rows.join(_places(members[writer], dataset), on=KEY, validate="1:1").sort(KEY)
-        about = {"method": method, "writer": writer}
-        for table, row in describe(placed, settings.seed):
-            yield table, about | row
-    rules = {name: method.rule for name, method in settings.methods_of(pair).items()}
-    method = min(
-        (name for name in rules if rules[name] != "speculative"), key=lambda name: rules[name] != "oracle"
-    )
-    writer = fusion.speaker(settings.methods[method])
-    own = scores.filter(method=method, writer=writer)
+    """Rows of every table but their pair, each with the table's name; one method and text at a time."""
+    scores = store.scan(f"data/routes/{pair}/{dataset}/scores-*.parquet").filter("in_answer")
+    members, methods = settings.pairs[pair].members(), settings.methods_of(pair)
+    rules = {name: method.rule for name, method in methods.items() if method.rule != "speculative"}
+    for method in sorted(rules):
+        for writer in sorted(("large", fusion.speaker(methods[method]))):
+            rows = scores.filter(method=method, writer=writer).collect()
+            placed = rows.join(_places(members[writer], dataset), on=KEY, validate="1:1").sort(KEY)
+            about = {"method": method, "writer": writer}
+            for table, row in describe(placed, settings.seed):
+                yield table, about | row
+    method = min(rules, key=lambda name: rules[name] != "oracle")
+    writer = fusion.speaker(methods[method])
+    own = scores.filter(method=method, writer=writer).select(*KEY, "mismatch").collect()
     for row in _embed(settings, members[writer], dataset, own):
         yield "embedding", {"method": method, "writer": writer} | row
 
@@ -162,9 +162,9 @@ def _places(model: str, dataset: str) -> pl.DataFrame:
     """Whether each chosen token of a model's text begins its turn, or a sentence."""
     tokens = store.read(f"data/dumps/{model}/{dataset}/tokens-*.parquet", [*KEY, "token_id", "forced"])
     pieces = store.read(f"data/vocabulary/{model}.parquet", ["token_id", "piece"])
-    tokens = tokens.join(pieces, on="token_id", how="left").sort(KEY)
-    before = pl.col("piece").shift(1).over("prompt_id", "turn")
-    has_ended = before.str.contains(SENTENCE_END).fill_null(False)
+    ends = pieces.select("token_id", ends=pl.col("piece").str.contains(SENTENCE_END))
+    tokens = tokens.join(ends, on="token_id", how="left").sort(KEY)
+    has_ended = pl.col("ends").shift(1).over("prompt_id", "turn").fill_null(False)
     chosen = tokens.with_columns(has_ended=has_ended).filter(~pl.col("forced"))
     is_first = pl.col("pos") == pl.col("pos").min().over("prompt_id", "turn")
     return chosen.select(*KEY, is_first=is_first, is_start=pl.col("has_ended") & ~is_first)
@@ -172,7 +172,8 @@ def _places(model: str, dataset: str) -> pl.DataFrame:
 
 def describe(rows: pl.DataFrame, seed: int) -> Iterator[tuple[str, dict]]:
     """What scores and positions tell of the mismatches of one method on one text, table by table."""
-    mismatch_N, prompt_N = rows["mismatch"].to_numpy(), rows["prompt_id"].to_numpy()
+    mismatch_N = rows["mismatch"].to_numpy()
+    prompt_N = rows["prompt_id"].rank("dense").to_numpy()  # names would be compared letter by letter
     for score in SCORES:
         if rows[score].null_count() == 0:
             doubt_N = discrimination.doubt(score, rows[score].to_numpy().astype(np.float64))
@@ -243,9 +244,13 @@ def _regressed(rows: pl.DataFrame, mismatch_N, prompt_N) -> Iterator[tuple[str, 
 def _embed(settings: Settings, model: str, dataset: str, rows: pl.DataFrame) -> Iterator[dict]:
     """Coordinates of a sample of tokens in both views."""
     width = settings.dump.k_min
-    dump = store.read(f"data/dumps/{model}/{dataset}/tokens-*.parquet").select(*KEY, *speakers.columns(width))
-    rows = rows.select(*KEY, "mismatch").join(dump, on=KEY, validate="1:1").sort(KEY)
-    rows = rows.filter(pl.Series(embedding.sample(rows["prompt_id"].to_numpy(), settings.seed)))
+    rows = rows.sort(KEY)
+    place_N = rows["prompt_id"].rank("dense").to_numpy()
+    rows = rows.filter(pl.Series(embedding.sample(place_N, settings.seed)))
+    dump = store.scan(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
+    dump = dump.filter(pl.col("prompt_id").is_in(rows["prompt_id"].unique().implode()))
+    dump = dump.select(*KEY, *speakers.columns(width)).collect()
+    rows = rows.join(dump, on=KEY, validate="1:1").sort(KEY)
     probability_NK = speakers.seen(rows, width).probability_NK
     views = {"pca": embedding.pca(probability_NK), "tsne": embedding.tsne(probability_NK, settings.seed)}
     for view, place_N2 in views.items():

@@ -64,8 +64,8 @@ VIEWS = {
     "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", _MODEL),
     "large_reads": View("the large model on the speakers' texts", "large/*/*/reads-*.parquet", _PAIR),
     "small_reads": View("small and tuned on all texts of a pair", "small/*/*/reads-*.parquet", _PAIR),
-    "fused": View("every method at every dumped position", "fused/*/*.parquet", {"pair": -2, "dataset": -1}),
-    "routed": View("simulated policies (estimates)", "routes/*/*.parquet", {"pair": -2, "dataset": -1}),
+    "fused": View("every method at every dumped position", "fused/*/*/fused-*.parquet", _PAIR),
+    "routed": View("simulated policies (estimates)", "routes/*/*/routed-*.parquet", _PAIR),
     "rolled": View("tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", _PAIR),
     "rolled_texts": View("texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", _PAIR),
     "steps": View("model steps that a shard's tree took", "rollouts/*/*/steps-*.parquet", _PAIR),
@@ -76,11 +76,7 @@ VIEWS = {
     "tallies": View(
         "a policy on a prompt: counts, costs, verdict", "evaluated/*/policies.parquet", {"dataset": -2}
     ),
-    "scores": View(
-        "every router's score at every test position",
-        "routes/*/scores/*.parquet",
-        {"pair": -3, "dataset": -1},
-    ),
+    "scores": View("every router's score at every test position", "routes/*/*/scores-*.parquet", _PAIR),
     "pairs": View("the models of every pair by role", "evaluated/*/pairs.parquet", {"dataset": -2}),
     "closeups": View(
         "all models of a pair at every position of some policies' texts",

@@ -136,7 +136,7 @@ def test_no_router_can_be_fitted_on_test_prompts(compared):
     loaded, _ = compared
     before = routes()
     for source, change in {
-        "data/fused/duo/toy.parquet": lambda where: pl.col("mismatch") ^ where,
+        "data/fused/duo/toy/fused-0000.parquet": lambda where: pl.col("mismatch") ^ where,
         "data/dumps/small/toy/tokens-0000.parquet": lambda where: (
             pl.col("entropy") + 9 * where.cast(pl.Float32)
         ),

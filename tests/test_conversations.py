@@ -177,10 +177,10 @@ def test_conversations_of_both_endings_take_part(talk):
         assert set(texts["finish_reason"]) == {"eos", "length"}
         assert set(texts["turn"]) == {1, 2, 3}
         assert {3, 4} <= set(texts.filter(pl.col("turn") > 1)["prompt_tokens"])
-    routed = store.read("data/routes/duo/toy.parquet").filter(policy="oracle+margin")
+    routed = store.read("data/routes/duo/toy/routed-*.parquet").filter(policy="oracle+margin")
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet")
     assert rolled["forced"].any()
-    fused = store.read("data/fused/duo/toy.parquet")
+    fused = store.read("data/fused/duo/toy/fused-*.parquet")
     assert fused.filter("forced")["in_answer"].sum() == 0
     given = fused.filter("forced", writer="small").select("prompt_id", "pos").unique()
     assert len(given.join(routed, on="prompt_id", how="semi")) > 0

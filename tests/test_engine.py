@@ -22,6 +22,8 @@ ENGINE = {
     "dumps/*/toy/texts": ["prompt_id"],
     "large/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
     "small/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
+    "fused/duo/toy/fused": ["method", "writer", "prompt_id", "pos"],
+    "routes/duo/toy/routed": ["policy", "prompt_id", "pos"],
     "rollouts/duo/toy/tokens": ["policy", "prompt_id", "pos"],
     "rollouts/duo/toy/texts": ["policy", "prompt_id"],
 }
@@ -95,7 +97,7 @@ def test_how_it_is_run_changes_no_token_and_no_record(
 
     expected = tables(reference_run)
     assert expected.keys() == ran.keys()
-    assert len(ran) == 10
+    assert len(ran) == 12
     for name, table in ran.items():
         whole = expected[name]
         if "policy" in table.columns:

@@ -94,7 +94,7 @@ def test_tallies_of_drafting_equal_a_plain_loop(world, numbers, draft):
     """Passes, positions, prompt positions and FLOPs, turn by turn, whatever was said before."""
     counts = store.read("data/evaluated/toy/policies.parquet").filter(policy=f"speculative@{draft}")
     turns = store.read("data/dumps/large/toy/texts-*.parquet").sort("turn")
-    fused = store.read("data/fused/duo/toy.parquet").filter(
+    fused = store.read("data/fused/duo/toy/fused-*.parquet").filter(
         method="speculative", writer="large", forced=False
     )
 

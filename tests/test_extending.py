@@ -84,9 +84,9 @@ def test_a_method(registries, tiny_world):
     assert loaded.methods["agreement"].parameters == {"alpha": 0.1, "weight": 2.0}
     run_pair(loaded)
     key = ["prompt_id", "turn", "pos"]
-    fused = store.read("data/fused/duo/toy.parquet").filter(method="agreement", writer="large")
+    fused = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="agreement", writer="large")
     assert set(fused["certificate"]) == {"exact"}
-    other = store.read("data/fused/duo/toy.parquet").filter(method="oracle", writer="large")
+    other = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle", writer="large")
     assert (fused.sort(key)["fused_id"] != other.sort(key)["fused_id"]).any()
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="agreement+always")
     both = rolled.join(fused, on=key, suffix="_dumped")

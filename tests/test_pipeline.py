@@ -1,6 +1,8 @@
 """The pipeline says what the slow reference says: every method with every router, and drafting at every K."""
 
+import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import polars as pl
 import pytest
 import reference
 
-from fsgen import costs, outlines, routers, store
+from fsgen import costs, fusing, outlines, routers, simulation, store
 
 LONGEST = 64  # tokens of any text here, given ones included
 
@@ -122,7 +124,7 @@ def chosen(row: dict, column: str) -> list:
 @pytest.mark.parametrize("draft", [1, 3, 5])
 def test_dumped_mismatches_give_the_rounds_of_a_real_draft_and_verify_loop(world, draft):
     """Accepted lengths from the dump equal those of drafting and verifying, round by round."""
-    fused = store.read("data/fused/duo/toy.parquet").filter(method="speculative", writer="large")
+    fused = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="speculative", writer="large")
     large = texts_of("data/dumps/large/toy/tokens-*.parquet")
 
     for name, ids in prompt_ids(world).items():
@@ -152,7 +154,7 @@ def test_oracle_always_is_the_large_model_and_never_the_small_one(world):
 
 def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
     """On dumped text every certified token equals the argmax over all ids, whatever the lists hold."""
-    fused = store.read("data/fused/duo/toy.parquet")
+    fused = store.read("data/fused/duo/toy/fused-*.parquet")
     ids = prompt_ids(world)
     checked = 0
     for (method, writer), rows in fused.filter(certificate="exact").group_by("method", "writer"):
@@ -170,7 +172,7 @@ def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
 def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
     """Proven rows marked on_text carry the decisions of the policy's own rollout."""
     keys = ["policy", "prompt_id", "pos"]
-    routed = store.read("data/routes/duo/toy.parquet").filter(
+    routed = store.read("data/routes/duo/toy/routed-*.parquet").filter(
         pl.col("on_text") & (pl.col("certificate") == "exact")
     )
     rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet")
@@ -180,3 +182,29 @@ def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
     assert len(both) > 500
     assert both["called"].equals(both["called_rolled"], check_names=False)
     assert both["mismatch"].equals(both["mismatch_rolled"], check_names=False)
+
+
+def test_fusing_and_routing_hold_a_shard_at_a_time(finished, tmp_path, monkeypatch):
+    """Calibration, which needs all of its prompts, is all that reads over shards; the bytes are the same."""
+    made = [path for kind in ("fused", "routes") for path in Path("data", kind).rglob("*.parquet")]
+    expected = {path: path.read_bytes() for path in made}
+    shutil.copytree("data", tmp_path / "data", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    opened = []
+
+    def spy(look, source, *rest):
+        opened.append(Path(source).name)
+        return look(source, *rest)
+
+    for name in ("read", "scan"):
+        monkeypatch.setattr(store, name, functools.partial(spy, getattr(store, name)))
+
+    fusing.fuse_pair(finished, "duo")
+    assert {name.split("-")[-1] for name in opened} == {"0000.parquet", "0001.parquet", "0002.parquet"}
+    opened.clear()
+    simulation.route_pair(finished, "duo")
+
+    assert [name for name in opened if name.startswith("fused")] == [
+        "fused-*.parquet", "fused-0000.parquet", "fused-0001.parquet", "fused-0002.parquet"
+    ]  # fmt: skip
+    assert all(path.read_bytes() == expected[path] for path in expected)

@@ -45,7 +45,7 @@ def test_cof_by_pair_is_the_metrics_cof(finished):
 def test_sides_are_both_models_records(finished):
     """Counted anew from the dumps, with polars, on both texts."""
     sides = lake.ask("from sides").sort("writer", "prompt_id", "pos")
-    fused = store.read("data/fused/duo/toy.parquet").filter(method="oracle")
+    fused = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle")
     reads = store.read("data/small/duo/toy/reads-*.parquet").filter(reader="small")
     key = ["writer", "prompt_id", "turn", "pos"]
     beside = sides.join(fused.select(*key, "default_id", "fused_id", "mismatch"), on=key, validate="1:1")
@@ -153,3 +153,20 @@ def test_a_lake_that_cannot_be_reached_is_one_sentence(s3, url):
         Complaint, match=f"The tables should be in a folder that fsspec can reach, got '{url}'"
     ):
         lake.ask("from solo", url)
+
+
+def test_a_query_of_more_than_its_memory_works_on_disk(tmp_path, monkeypatch):
+    """Of a hundred times as much: the answer is right, and what lay on disk is gone with the connection."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lake, "SPILLING", {"memory_limit": "30MB", "temp_directory": str(tmp_path / "spilt")})
+    grouped = "select i % 2000000 as place, count(*) as times from range(4000000) t(i) group by all"
+
+    connection = lake.connect()
+    asked = f"select count(*), sum(times) from (from ({grouped}) order by place)"
+    counted = connection.execute(asked).fetchone()
+    spilt = (tmp_path / "spilt").exists()
+    connection.close()
+
+    assert counted == (2_000_000, 4_000_000)
+    assert spilt
+    assert not (tmp_path / "spilt").exists()

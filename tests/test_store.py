@@ -116,7 +116,29 @@ def test_reading_gives_back_what_was_written():
     assert rows["logits"][:3].to_list() == TABLE["logits"]
 
 
-def test_another_format_version_is_refused(monkeypatch):
+def test_scanning_finds_the_rows_that_reading_finds():
+    """Narrowed by a filter, in the same order and with the same types, lists too."""
+    for name in ("b-0001", "b-0000", "a-0000"):
+        store.write(Path(f"tables/{name}.parquet"), TABLE | {"name": [name] * 3}, COLUMNS)
+
+    for source in ("tables", "tables/b-*.parquet", "tables/a-0000.parquet"):
+        assert store.scan(source).collect().equals(store.read(source))
+    some = store.scan("tables").filter(pl.col("name") > "a-0000", entropy=TABLE["entropy"][1])
+    assert some.collect().equals(store.read("tables/b-*.parquet").filter(entropy=TABLE["entropy"][1]))
+
+
+def test_shards_are_named_by_their_numbers():
+    """In order, of one kind; a folder without any is a complaint."""
+    for name in ("texts-0000", "tokens-0010", "tokens-0002"):
+        store.write(Path(f"tables/{name}.parquet"), TABLE, COLUMNS)
+
+    assert store.shards(Path("tables"), "tokens") == ["0002", "0010"]
+    with pytest.raises(Complaint, match=r"^There is no table at tables/reads-\*\.parquet; [^.]*\.$"):
+        store.shards(Path("tables"), "reads")
+
+
+@pytest.mark.parametrize("look", [store.read, store.scan])
+def test_another_format_version_is_refused(look, monkeypatch):
     """One sentence names the file and both versions, and so does one for a file of no version."""
     with monkeypatch.context() as patch:
         patch.setattr(store, "FORMAT_VERSION", "99")
@@ -124,9 +146,9 @@ def test_another_format_version_is_refused(monkeypatch):
     pq.write_table(pa.table({"name": ["a"]}), "alien.parquet")
 
     with pytest.raises(Complaint, match=r"^new\.parquet has format version 99, this fsgen reads 2; [^.]*\.$"):
-        store.read("new.parquet")
+        look("new.parquet")
     with pytest.raises(Complaint, match=r"^alien\.parquet has format version none"):
-        store.read("alien.parquet")
+        look("alien.parquet")
 
 
 def test_a_truncated_file_is_refused():

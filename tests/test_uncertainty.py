@@ -29,7 +29,9 @@ def table(name: str, **where) -> pl.DataFrame:
 
 
 def scores(method: str = "oracle", writer: str = "small") -> pl.DataFrame:
-    return store.read("data/routes/duo/scores/toy.parquet").filter("in_answer", method=method, writer=writer)
+    return store.read("data/routes/duo/toy/scores-*.parquet").filter(
+        "in_answer", method=method, writer=writer
+    )
 
 
 def test_every_table_is_there_under_its_view(described):
