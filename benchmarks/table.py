@@ -14,6 +14,8 @@ NAMES = (
     "parquet_vs_json",
     "sql_vs_json",
     "noop_repro",
+    "lake_at_size",
+    "rehearsal",
 )
 HEAD = "| script | what | against | promised | measured | reached | note |\n|---|---|---|---|---|---|---|"
 

@@ -1,0 +1,174 @@
+"""Seconds and peak memory of every stage on CPUs and of every shipped query, on ever larger lakes.
+
+Each runs as a process of its own and is measured from outside. This process imports next to nothing
+until all are done: what a child has used at most includes what its parent held when it began.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks/results"
+PROMISE = {
+    "what": "peak memory of any stage or query on a lake of 100 M token rows",
+    "against": "the same on smaller lakes",
+    "target": 8,
+    "definition": "Largest resident set of any process (fuse and route of each pair, evaluate, scaling, "
+    "uncertainty, every query of queries/), as the kernel counted it, on the largest lake measured. Its "
+    "dumps are synthetic (benchmarks/synthetic.py): 3 models, 3 pairs, 10 policies; token rows are those "
+    "of all tables with a row a token.",
+    "unit": "GB",
+    "bound": "at most",
+}
+SIZES = [1, 4, 16, 64, 100]
+MILLION = 1_000_000
+TABLES = ("solo", "large_reads", "small_reads", "fused", "routed", "scores", "rolled")
+PAIRS = ("small-middle", "small-large", "middle-large")
+DATASET, TOKENS = "sums", 250
+# of all prompts solo 3, large_reads 3, small_reads 6, fused 27; of tests routed 30, scores 24, rolled 30
+ROWS_A_TOKEN = 39 + 0.75 * 84
+
+
+def main() -> None:
+    """Measure lakes of so many million token rows: `python benchmarks/lake_at_size.py --rows 1 4`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--rows", type=float, nargs="+", default=SIZES, help="millions")
+    parser.add_argument("--home", type=Path, help="keep the lakes, in folders of this one")
+    parser.add_argument("--count", type=Path, help="count the lake in this folder and do nothing else")
+    asked = parser.parse_args()
+    if asked.count:
+        print(json.dumps(count(asked.count)))
+        return
+    tell([measure_lake(millions, asked.home) for millions in sorted(asked.rows)])
+
+
+def measure_lake(millions: float, home: Path | None) -> dict:
+    """Make a lake, run everything on it and say what each process took."""
+    prompts = max(8, round(millions * MILLION / ROWS_A_TOKEN / TOKENS))
+    with lake_folder(home, f"{millions:g}m") as folder:
+        maker = [ROOT / "benchmarks/synthetic.py", folder, "--prompts", prompts, "--tokens", TOKENS]
+        made = measure("synthetic", maker, folder)
+        processes = {name: measure(name, command, folder) for name, command in list_processes()}
+        counted = subprocess.run(
+            [sys.executable, __file__, "--count", folder], check=True, stdout=subprocess.PIPE
+        )
+    return {"prompts": prompts, **json.loads(counted.stdout), "generator": made, "processes": processes}
+
+
+@contextlib.contextmanager
+def lake_folder(home: Path | None, name: str) -> Iterator[Path]:
+    """A folder that stays, or one that goes."""
+    if home is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        folder = home.resolve() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+
+def list_processes() -> Iterator[tuple[str, list]]:
+    """Name and command of everything that is measured, in the pipeline's order."""
+    for stage in ("fuse", "route"):
+        for pair in PAIRS:
+            yield f"{stage} {pair}", [ROOT / f"stages/{stage}.py", "--pair", pair]
+    yield "evaluate", [ROOT / "stages/evaluate.py", "--dataset", DATASET]
+    for stage in ("scaling", "uncertainty"):
+        yield stage, [ROOT / f"stages/{stage}.py"]
+    for path in sorted((ROOT / "queries").glob("*.sql")):
+        yield f"query {path.stem}", ["-m", "fsgen.cli", "sql", path, "--format", "json"]
+
+
+def measure(name: str, command: list, folder: Path) -> dict:
+    """Wall and CPU seconds and peak memory of one Python process in this folder; all ends if it fails."""
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks")))
+    start = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{name} ended with {child.returncode} at {used.ru_maxrss / 1e6:.2f} GB")
+    seconds = time.perf_counter() - start
+    told = {
+        "seconds": seconds,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_gb": used.ru_maxrss * 1024 / 1e9,
+    }
+    print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in told.items()), flush=True)
+    return told
+
+
+def count(folder: Path) -> dict:
+    """Rows of every table with a row a token, by the files' own account, and bytes of all tables."""
+    import pyarrow.parquet as pq
+
+    from fsgen.views import VIEWS
+
+    data = folder / "data"
+    paths = {name: data.glob(VIEWS[name].pattern) for name in TABLES}
+    rows = {name: sum(pq.read_metadata(path).num_rows for path in own) for name, own in paths.items()}
+    size = sum(path.stat().st_size for path in data.rglob("*.parquet"))
+    return {"rows": sum(rows.values()), "rows_of": rows, "bytes": size}
+
+
+def tell(lakes: list[dict]) -> None:
+    """Write results/lake_at_size.json and its curve."""
+    from sidebyside import Row, write_result  # torch with it, and one thread for all that starts after
+
+    last = lakes[-1]
+    peaks = {name: told["peak_gb"] for name, told in last["processes"].items()}
+    seconds = sum(told["seconds"] for told in last["processes"].values())
+    made = sum(last["rows_of"][name] for name in ("solo", "large_reads", "small_reads", "rolled"))
+    beside = {
+        "token rows": last["rows"],
+        "cores": os.cpu_count(),
+        "seconds of all together": seconds,
+        "dumped rows made a CPU second": made / last["generator"]["cpu_seconds"],
+    }
+    rest = {"highest": max(peaks, key=peaks.get), "beside": beside, "lakes": lakes}
+    write_result(Path(__file__).stem, Row(**PROMISE), max(peaks.values()), rest)
+    draw(lakes, RESULTS / f"{Path(__file__).stem}.svg")
+
+
+def draw(lakes: list[dict], path: Path) -> None:
+    """Seconds and peak memory against token rows, a line a stage: its slowest pair, the worst query."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = path.stem
+    figure, sides = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    rows = [lake["rows"] for lake in lakes]
+    labels = {"seconds": "seconds", "peak_gb": "peak memory, GB"}
+    for axes, (key, label) in zip(sides, labels.items(), strict=True):
+        for stage in dict.fromkeys(name.split()[0] for name in lakes[0]["processes"]):
+            axes.plot(rows, [worst(lake, stage, key) for lake in lakes], marker="o", label=stage)
+        axes.set(xscale="log", yscale="log", xlabel="token rows", ylabel=label)
+        axes.grid(alpha=0.3)
+    sides[1].axhline(PROMISE["target"], color="black", linestyle="--", label="promised at 100 M")
+    sides[0].legend()
+    sides[1].legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def worst(lake: dict, stage: str, key: str) -> float:
+    """The largest figure of a stage's processes."""
+    return max(told[key] for name, told in lake["processes"].items() if name.split()[0] == stage)
+
+
+if __name__ == "__main__":
+    main()

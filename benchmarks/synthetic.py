@@ -1,0 +1,247 @@
+"""Synthetic dumps: a lake of any size with the tables and the statistics of a real one, from a seed."""
+
+import argparse
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import yaml
+from imagined import (
+    DUMP,
+    END,
+    METHODS,
+    MODELS,
+    PAIRS,
+    VOCABULARY,
+    Kind,
+    Text,
+    imagine_texts,
+    longest,
+    make_chance,
+    text_rows,
+)
+from imagined_rollouts import POLICIES, Rolled, roll
+
+from fsgen import benchmarks, published, series, store, vocabulary
+from fsgen.decoding import TOKENS
+from fsgen.grading import GRADED, GRADED_PAIR
+from fsgen.reading import READS
+from fsgen.records import COLUMNS
+from fsgen.tasks import arith
+from fsgen.texts import TEXTS
+
+ROOT = Path(__file__).parent.parent
+DATASET = "sums"
+CALIBRATION = 0.25
+CORE_COLUMNS = [name for name, _, _ in COLUMNS]
+
+
+def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618, block: int = 256) -> None:
+    """Write params.yaml and, under data/, all that the stages from `fuse` to `uncertainty` read.
+
+    Texts have `tokens` tokens on average, a shard `block` prompts. Memory is that of a block.
+    """
+    data = home / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    (home / "params.yaml").write_text(yaml.safe_dump(list_params(prompts, tokens, seed, block)))
+    pieces = write_models(data)
+    points = published.read_points(ROOT / "data/published/cof.csv")
+    store.write(data / "laws/published/points.parquet", points, series.SCHEMAS["points"])
+    asked = make_prompts(prompts, seed)
+    store.write(data / f"prompts/{DATASET}.parquet", asked, benchmarks.PROMPTS)
+    press = Press(data, pieces, block)
+    for number in range(0, -(-prompts // block)):
+        mine = asked[number * block : (number + 1) * block]
+        press.print_block(number, mine, list(imagine_texts(mine.sort("prompt_id"), number, tokens, seed)))
+    press.finish()
+    write_grades(data, asked, seed)
+
+
+def list_params(prompts: int, tokens: int, seed: int, block: int) -> dict:
+    """The content of params.yaml; `random` calls by its seed."""
+    model = {"revision": "0" * 40, "prompt": "plain"}
+    dataset = {"task": "arith", "limit": prompts, "max_new_tokens": longest(tokens)}
+    return {
+        "seed": seed,
+        "datasets": {DATASET: dataset | {"calibration": CALIBRATION}},
+        "models": {name: {"hub": f"synthetic/{name}"} | model for name in MODELS},
+        "pairs": {name: {"small": s, "tuned": s, "large": l} for name, (s, l) in PAIRS.items()},
+        "methods": METHODS,
+        "routers": {"threshold": {"at": 0.5}, "margin": {"at": 0.4}}
+        | {name: {} for name in ("always", "never", "entropy", "logistic", "random", "perfect")},
+        "policies": [*POLICIES, "speculative@3"],
+        "dump": DUMP | {"block": block},
+        "compute": {"device": "cpu", "dtype": "bfloat16", "rows": 64, "read_tokens": 8192},
+        "report": {"prompts": 8},
+    }
+
+
+def write_models(data: Path) -> pa.Array:
+    """Descriptions and vocabularies of the models; returns what every id spells in a text."""
+    (data / "models").mkdir(exist_ok=True)
+    pieces, kinds = spell_ids()
+    spelt = {"token_id": np.arange(VOCABULARY), "piece": pieces, "kind": kinds}
+    first, *others = (data / f"vocabulary/{name}.parquet" for name in MODELS)
+    store.write(first, spelt, vocabulary.VOCABULARY)
+    for path in others:
+        shutil.copy(first, path)
+    for name, kind in MODELS.items():
+        (data / f"models/{name}.json").write_text(json.dumps(describe(name, kind), indent=2))
+    return pa.array([*pieces[:-1], ""])
+
+
+def describe(name: str, kind: Kind) -> dict:
+    """A model's description, its digests made up."""
+    counts = {"non_embedding": kind.non_embedding, "head": kind.head}
+    return {
+        "model": name,
+        "prompt": "plain",
+        "files": {"model.safetensors": name},
+        "tokenizer": "synthetic",
+        "vocabulary": VOCABULARY,
+        "stop_ids": [END],
+        "parameters": counts | {"total": kind.non_embedding + kind.head},
+        "shape": {"context": 32768, "layers": kind.layers, "width": kind.width},
+    }
+
+
+def spell_ids() -> tuple[list[str], list[str]]:
+    """Piece and kind of every id: common marks, digits and words, then words and now and then a number."""
+    marks = [".", ",", "\n", " (", ")", ":", " =", " +", " -", " $"]
+    common = [*marks, *map(str, range(10)), " The", " of", " and", " is", " to", " a"]
+    rare = range(len(common), END)
+    kinds = [*map(vocabulary.kind_of, common), *("word" if i % 10 else "number" for i in rare), "special"]
+    return [*common, *(f" w{i}" if i % 10 else f" {i}" for i in rare), "<|end|>"], kinds
+
+
+def make_prompts(count: int, seed: int) -> pl.DataFrame:
+    """Word problems of `arith` in a seeded order of their names, which does not follow the alphabet."""
+    chance = random.Random(seed)
+    places = np.random.default_rng(seed).permutation(count)
+    rows = []
+    for order, place in enumerate(places.tolist()):
+        question, _, answer = arith.make_problem(chance)
+        name = f"{DATASET}-{place:06d}"
+        rows.append(
+            {
+                "prompt_id": name,
+                "order": order,
+                "split": benchmarks.split_of(name, CALIBRATION),
+                "messages": [{"role": "user", "content": question}],
+                "plain": question,
+                "follow_ups": [],
+                "stops": [],
+                "stop_tokens": [],
+                "answer": arith.ANSWER,
+                "gold": json.dumps({"answer": f"#### {answer}"}),
+            }
+        )
+    return pl.from_arrow(pa.Table.from_pylist(rows, schema=benchmarks.PROMPTS))
+
+
+class Press:
+    """Writes the tables of block after block; rollouts have blocks of test prompts alone."""
+
+    def __init__(self, data: Path, pieces: pa.Array, block: int):
+        self.data, self.pieces = data, pieces
+        self.rolled = {pair: Rolled(data / f"rollouts/{pair}/{DATASET}", block) for pair in PAIRS}
+
+    def print_block(self, number: int, prompts: pl.DataFrame, texts: list[Text]) -> None:
+        """The shards of one block of prompts."""
+        tested = prompts.filter(split="test")["prompt_id"].to_list()
+        by_writer = {text.writer: text for text in texts}
+        for model, text in by_writer.items():
+            self.put(f"dumps/{model}", "tokens", number, token_rows(text), TOKENS)
+            self.put(f"dumps/{model}", "texts", number, text_rows(text, self.pieces), TEXTS)
+        for pair, (small, large) in PAIRS.items():
+            own, other = by_writer[small], by_writer[large]
+            self.put(f"large/{pair}", "reads", number, read_rows(own, "small", "large", large, small), READS)
+            reads = [
+                read_rows(own, "small", "small", small, large),
+                read_rows(other, "large", "small", small, large),
+            ]
+            self.put(f"small/{pair}", "reads", number, pa.concat_tables(reads), READS)
+            self.rolled[pair].add(*roll(own, other, self.pieces), tested)
+            self.rolled[pair].write(is_last=False)
+
+    def put(self, folder: str, name: str, number: int, table, columns: pa.Schema) -> None:
+        """One shard of one table."""
+        store.write(self.data / folder / DATASET / f"{name}-{number:04d}.parquet", table, columns)
+
+    def finish(self) -> None:
+        """What is left of the rollouts."""
+        for rolled in self.rolled.values():
+            rolled.write(is_last=True)
+
+
+def token_rows(text: Text) -> pa.Table:
+    """A text's rows with its writer's records."""
+    return pa.table(text.rows | core(text.seen[text.writer]))
+
+
+def core(seen: dict) -> dict:
+    """Of what is seen, the columns of a record."""
+    return {name: seen[name] for name in CORE_COLUMNS}
+
+
+def read_rows(text: Text, writer: str, reader: str, model: str, partner: str) -> pa.Table:
+    """A text's rows with a reader's records; `writer` and `reader` are roles, the others models."""
+    count = len(text.rows["pos"])
+    roles = {"writer": pa.array([writer] * count), "reader": pa.array([reader] * count)}
+    told = roles | text.rows | core(text.seen[model]) | text.seen[f"{model}@{partner}"]
+    return pa.table(told | {"max_tuned_gain": pa.nulls(count, pa.float32())}).select(READS.names)
+
+
+def write_grades(data: Path, prompts: pl.DataFrame, seed: int) -> None:
+    """Verdicts on every text: models by their accuracy, policies between their two models'."""
+    chance = make_chance(seed, len(MODELS))
+    asked = prompts.sort("prompt_id")
+    for name, kind in MODELS.items():
+        table = judge(chance, asked, kind.accuracy)
+        store.write(data / f"graded/models/{name}/{DATASET}.parquet", table, GRADED)
+    tested = asked.filter(split="test")
+    for pair, (small, large) in PAIRS.items():
+        frames = []
+        for policy in POLICIES:
+            part = 0.0 if policy.endswith("never") else 1.0 if policy.endswith("always") else 0.6
+            accuracy = (1 - part) * MODELS[small].accuracy + part * MODELS[large].accuracy
+            frames.append(judge(chance, tested, accuracy).with_columns(policy=pl.lit(policy)))
+        store.write(data / f"graded/pairs/{pair}/{DATASET}.parquet", pl.concat(frames), GRADED_PAIR)
+
+
+def judge(chance: np.random.Generator, prompts: pl.DataFrame, accuracy: float) -> pl.DataFrame:
+    """A verdict on a text of every prompt; one in fifty holds no answer."""
+    drawn_P = chance.random(len(prompts))
+    verdict_P = np.where(drawn_P < accuracy, "right", np.where(drawn_P > 0.98, "unknown", "wrong"))
+    extracted_P = chance.integers(0, 1000, len(prompts)).astype(str)
+    nothing = {name: pl.lit(None, pl.String) for name in ("outcome", "detail")}
+    return prompts.select(
+        "prompt_id",
+        "split",
+        turn=pl.lit(1, pl.Int32),
+        verdict=pl.Series(verdict_P),
+        extracted=pl.when(pl.Series(verdict_P) != "unknown").then(pl.Series(extracted_P)),
+        strict=pl.Series(verdict_P),
+        flexible=pl.Series(verdict_P),
+        **nothing,
+        rating=pl.lit(None, pl.Float32),
+    )
+
+
+def main() -> None:
+    """Make a lake in a folder: `python benchmarks/synthetic.py FOLDER --prompts 400`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("home", type=Path)
+    parser.add_argument("--prompts", type=int, required=True)
+    parser.add_argument("--tokens", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=20240618)
+    parser.add_argument("--block", type=int, default=256)
+    write_lake(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
