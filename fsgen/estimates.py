@@ -33,7 +33,7 @@ PROMPT_TOKENS = {
 SHOT_TOKENS = 150
 TURNS = {"mtbench": 2}
 # of the steps that policies would take one by one, what a tree took: a real pair's 21 policies of GSM8K;
-# 33 of four benchmarks took 0.34 (results/qwen-coder), the embedded default takes 0.13
+# 33 of five benchmarks took 0.37 (results/qwen-coder), the embedded default takes 0.13
 SHARED = 0.43
 ROW_BYTES = {2: 80, 4: 160}  # of Parquet a token and model, at most, by bytes a weight (benchmarks/README.md)
 HEADROOM = 1.1  # of a card's memory, for what is neither weights nor cache

@@ -136,4 +136,4 @@ def test_committed_pages_are_fresh(params):
 
 def test_the_readme_shows_a_kept_run():
     """Its table is drawn from results/ (FSGEN_WRITE_DOCS=1 writes it anew)."""
-    check_part("real", [findings.brief(ROOT / "results/qwen-coder-five") + "\n"])
+    check_part("real", [findings.brief(ROOT / "results/qwen-coder") + "\n"])
