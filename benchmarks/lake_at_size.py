@@ -144,7 +144,7 @@ def tell(lakes: list[dict]) -> None:
 
 
 def draw(lakes: list[dict], path: Path) -> None:
-    """Seconds and peak memory against token rows, a line a stage: its slowest pair, the worst query."""
+    """CPU seconds and peak memory against token rows, a line a stage: its slowest pair, the worst query."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -153,7 +153,7 @@ def draw(lakes: list[dict], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = path.stem
     figure, sides = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     rows = [lake["rows"] for lake in lakes]
-    labels = {"seconds": "seconds", "peak_gb": "peak memory, GB"}
+    labels = {"cpu_seconds": "CPU seconds", "peak_gb": "peak memory, GB"}
     for axes, (key, label) in zip(sides, labels.items(), strict=True):
         for stage in dict.fromkeys(name.split()[0] for name in lakes[0]["processes"]):
             axes.plot(rows, [worst(lake, stage, key) for lake in lakes], marker="o", label=stage)

@@ -82,7 +82,14 @@ def route_pair(settings: Settings, pair: str) -> None:
     )
 
 
-def _route_shards(settings: Settings, pair: str, dataset: str, gates, weights, folder: Path) -> None:
+def _route_shards(
+    settings: Settings,
+    pair: str,
+    dataset: str,
+    gates: Mapping[Policy, routers.Gate],
+    weights: Mapping[str, dict],
+    folder: Path,
+) -> None:
     """A shard at a time, so that memory does not grow with the test prompts."""
     for shard in store.shards(Path("data/fused") / pair / dataset, "fused"):
         texts = _Texts.open(settings, pair, dataset, "test", shard)
@@ -140,16 +147,16 @@ class _Texts(NamedTuple):
         """Those of one split's prompts, in one shard of the dumps or in all."""
         prompts = store.read(f"data/prompts/{dataset}.parquet", ["prompt_id", "split"]).filter(split=split)
         wanted = pl.col("prompt_id").is_in(prompts["prompt_id"].implode())
-        seen, records = speakers.columns(settings.dump.k_min), {}
-        reads = store.scan(f"data/small/{pair}/{dataset}/reads-{shard}.parquet").filter(wanted)
+        asked, records = [*KEY, *speakers.columns(settings.dump.k_min)], {}
+        reads = store.scan(f"data/small/{pair}/{dataset}/reads-{shard}.parquet").filter(
+            wanted, writer="large"
+        )
         for role, model in settings.pairs[pair].members().items():
             if role == "large":
                 continue  # it never speaks by default
             own = store.scan(f"data/dumps/{model}/{dataset}/tokens-{shard}.parquet").filter(wanted)
-            on_large = reads.filter(writer="large", reader=role)
-            records[role, role], records[role, "large"] = (
-                rows.select(*KEY, *seen).collect() for rows in (own, on_large)
-            )
+            records[role, role] = own.select(asked).collect()
+            records[role, "large"] = reads.filter(reader=role).select(asked).collect()
         fused = store.scan(f"data/fused/{pair}/{dataset}/fused-{shard}.parquet").filter(wanted).collect()
         return cls(records, fused, settings.dump.k_min)
 
@@ -222,6 +229,7 @@ class _Texts(NamedTuple):
 def _simulated(
     name: str, gate: routers.Gate, rows: pl.DataFrame, seen: speakers.Speaker, chance_N: np.ndarray
 ) -> pl.DataFrame:
+    """One policy's decisions at rows of its method, and how long its own text is still this one."""
     called_N = routers.calls(gate, seen, chance_N, rows["mismatch"].to_numpy())
     rows = rows.with_columns(policy=pl.lit(name), called=pl.Series(called_N))
     unproven = pl.col("certificate") == "uncertain"
