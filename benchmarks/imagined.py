@@ -173,7 +173,7 @@ def draw_ids(chance: np.random.Generator, is_end_N: np.ndarray) -> tuple[np.ndar
 
 
 def round_bfloat16(values_NC: np.ndarray) -> np.ndarray:
-    """The nearest numbers that a bfloat16 model could say, in float32."""
+    """The array itself, changed to the nearest numbers that a bfloat16 model could say; ties go outward."""
     bits_NC = values_NC.view(np.uint32)
     bits_NC += 0x8000
     bits_NC &= 0xFFFF0000

@@ -16,8 +16,7 @@ from fsgen.rolled import ROLLED, ROLLED_TEXTS, STEPS
 UNDECIDED = ("always", "never", "random", "perfect")  # routers that score nothing
 BUDGET = 0.2
 ON_SMALL_TEXT = ["oracle+never"] + [
-    f"oracle+{router}@{BUDGET:.0%}".rstrip("%")
-    for router in ("entropy", "logistic", "margin", "perfect", "random")
+    f"oracle+{router}@{100 * BUDGET:.0f}" for router in ("entropy", "logistic", "margin", "perfect", "random")
 ]
 POLICIES = sorted([*(f"{name}+always" for name in SPOKEN), *ON_SMALL_TEXT])
 
@@ -28,7 +27,7 @@ def roll(own: Text, other: Text, pieces: pa.Array) -> tuple[pa.Table, pa.Table]:
     A policy stays on that text after a call, where a real one goes its own way.
     """
     rows, texts, small, large = [], [], own.writer, other.writer
-    own, other = tested(own), tested(other)
+    own, other = keep_tests(own), keep_tests(other)
     for policy in POLICIES:
         text = own if policy in ON_SMALL_TEXT else other
         decided = text.rows | decide(policy, small, large, text)
@@ -38,7 +37,7 @@ def roll(own: Text, other: Text, pieces: pa.Array) -> tuple[pa.Table, pa.Table]:
     return pa.concat_tables(rows), pa.concat_tables(texts)
 
 
-def tested(text: Text) -> Text:
+def keep_tests(text: Text) -> Text:
     """Of the test prompts alone, and without lists, which rollouts have none of."""
     is_mine_P, is_mine_N = text.is_test_P, np.repeat(text.is_test_P, text.length_P)
     keep_N = pa.array(is_mine_N)
@@ -80,14 +79,13 @@ def decide(policy: str, small: str, large: str, text: Text) -> dict:
 
 
 def score(router: str, seen: dict) -> np.ndarray | None:
-    """The doubt of a scored router; of `margin` the score falls with doubt."""
+    """What a scored router compares; of `margin` it falls with doubt, of `logistic` it is made up."""
     if router in UNDECIDED:
         return None
     if router in ("entropy", "margin"):
         return seen[router].to_numpy()
-    return 1 / (
-        1 + np.exp(3 - 1.5 * seen["entropy"].to_numpy() - 2 * (1 - seen["max_probability"].to_numpy()))
-    )
+    entropy_N, probability_N = (seen[name].to_numpy() for name in ("entropy", "max_probability"))
+    return 1 / (1 + np.exp(3 - 1.5 * entropy_N - 2 * (1 - probability_N)))
 
 
 def call(router: str, score_N: np.ndarray | None, chance_N: np.ndarray, mismatch_N: np.ndarray) -> np.ndarray:

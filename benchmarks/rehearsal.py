@@ -18,16 +18,14 @@ import time
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet as pq
 import torch
 import yaml
-from lake_at_size import TABLES
+from lake_at_size import count
 from noop_repro import UP_TO_DATE
 from sidebyside import REPETITIONS, Row, write_result
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from fsgen import timings
-from fsgen.views import VIEWS
 
 ROOT = Path(__file__).parent.parent
 PROFILE = ROOT / "profiles/qwen15.yaml"
@@ -65,7 +63,7 @@ def main(pairs: int) -> None:
         stages = read_stages(log, home)
         again = [time_repro(home, environment, UP_TO_DATE) for _ in range(REPETITIONS)]
         sizes = {name: len(params[name]) for name in ("models", "pairs", "datasets")}
-        sizes |= {"stages": len(stages), "token_rows": count_rows(home / "data"), "disk_mib": disk(home)}
+        sizes |= {"stages": len(stages), "token_rows": count(home)["rows"], "disk_mib": disk(home)}
     seconds = share_out(wall, stages) | {"with nothing to do": statistics.median(again)}
     rest = {"seconds": seconds, "seconds_a_stage": by_kind(stages), "sizes": sizes}
     write_result(Path(__file__).stem, ROW, seconds["dvc"] / len(stages), rest)
@@ -142,10 +140,13 @@ def read_stages(log: Path, home: Path) -> pl.DataFrame:
     Before the first command DVC also starts itself; that is null here.
     """
     commands = pl.read_csv(log, separator=" ", has_header=False, new_columns=["script", "start", "end"])
-    counted = timings.summarise(home / timings.KEPT)  # in the order of the commands
+    commands = commands.with_columns(kind=pl.col("script").str.extract(r"(\w+)\.py"))
+    counted = timings.summarise(home / timings.KEPT)
+    counted_kind = counted["stage"].str.split("@").list.first()
+    assert counted_kind.equals(commands["kind"], check_names=False), "stages and commands are not the same"
     inside = pl.col("inside")
     return commands.with_columns(counted["wall_s"].alias("inside")).select(
-        kind=pl.col("script").str.extract(r"(\w+)\.py"),
+        "kind",
         dvc=pl.col("start") - pl.col("end").shift(),
         interpreter=pl.col("end") - pl.col("start") - inside,
         inside=inside,
@@ -163,12 +164,6 @@ def by_kind(stages: pl.DataFrame) -> dict[str, dict]:
     means = pl.col("dvc", "interpreter", "inside").mean()
     found = stages.group_by("kind", maintain_order=True).agg(pl.len().alias("stages"), means)
     return {row.pop("kind"): row for row in found.to_dicts()}
-
-
-def count_rows(data: Path) -> int:
-    """Rows of every table with a row a token."""
-    paths = [path for name in TABLES for path in data.glob(VIEWS[name].pattern)]
-    return sum(pq.read_metadata(path).num_rows for path in paths)
 
 
 def disk(home: Path) -> float:

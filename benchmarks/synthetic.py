@@ -54,7 +54,7 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
     asked = make_prompts(prompts, seed)
     store.write(data / f"prompts/{DATASET}.parquet", asked, benchmarks.PROMPTS)
     press = Press(data, pieces, block)
-    for number in range(0, -(-prompts // block)):
+    for number in range(-(-prompts // block)):
         mine = asked[number * block : (number + 1) * block]
         press.print_block(number, mine, list(imagine_texts(mine.sort("prompt_id"), number, tokens, seed)))
     press.finish()
@@ -71,7 +71,7 @@ def list_params(prompts: int, tokens: int, seed: int, block: int) -> dict:
         "models": {name: {"hub": f"synthetic/{name}"} | model for name in MODELS},
         "pairs": {name: {"small": s, "tuned": s, "large": l} for name, (s, l) in PAIRS.items()},
         "methods": METHODS,
-        "routers": {"threshold": {"at": 0.5}, "margin": {"at": 0.4}}
+        "routers": {"margin": {"at": 0.4}}
         | {name: {} for name in ("always", "never", "entropy", "logistic", "random", "perfect")},
         "policies": [*POLICIES, "speculative@3"],
         "dump": DUMP | {"block": block},

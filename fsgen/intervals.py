@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm, t
 
 AT_ONCE = 250  # samples of the prompts in memory together
-REMEMBERED = 8192  # prompts up to which drawn samples are kept for the next interval: 256 MB at most
+REMEMBERED = 8192  # prompts up to which drawn samples are kept for the next interval: 262 MB at most
 NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is all that is left
 
 

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from fsgen.typed import Complaint, look_up
 from fsgen.views import JOINED, VIEWS
 
-# what a query holds at a time, beyond which DuckDB works on disk: the tables may be far larger than memory
-SPILLING = {"memory_limit": "4GB", "temp_directory": f"{tempfile.gettempdir()}/fsgen-{os.getpid()}"}
+MEMORY = "4GB"  # of a query, beyond which DuckDB works on disk: the tables may be far larger than memory
 
 
 def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
@@ -24,7 +23,8 @@ def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
 
     Complaint where `data` is a URL that cannot be reached.
     """
-    connection = duckdb.connect(config=SPILLING)
+    aside = f"{tempfile.gettempdir()}/fsgen-{os.getpid()}"
+    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": aside})
     if isinstance(data, str):
         connection.register_filesystem(_reach(data)[0])
     connection.execute("set preserve_insertion_order = true")

@@ -89,8 +89,9 @@ def speed_ups(settings: Settings, pair: str, dataset: str, pace: Pace) -> dict[i
             "methods names no speculative one to draft with; add 'speculative: {rule: speculative}'."
         )
     prompts = store.read(f"data/prompts/{dataset}.parquet").filter(split="test").select("prompt_id")
-    rows = store.read(f"data/fused/{pair}/{dataset}/fused-*.parquet").join(prompts, on="prompt_id")
-    rows = rows.filter("in_answer", method=names[0], writer="large").sort("prompt_id", "pos")
+    rows = store.scan(f"data/fused/{pair}/{dataset}/fused-*.parquet")
+    rows = rows.filter("in_answer", method=names[0], writer="large").collect()
+    rows = rows.join(prompts, on="prompt_id").sort("prompt_id", "pos")
     return {
         k: drafting.speed_up(
             drafting.draft_along(rows, k),

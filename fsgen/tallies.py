@@ -220,16 +220,17 @@ def _speculated(
     source = {"here": here, "model": members["large"], "dataset": dataset}
     turns = lake_.sql(LARGE_TURNS.format(**source)).pl()
     models = [shapes[members[role]] for role in ("small", "large")]
-    drafting = [policy for policy in settings.policies_of(pair) if policy.draft is not None]
-    rows = {
-        name: lake_.sql(SPECULATED_ROWS.format(method=name, **source)).pl()
-        for name in dict.fromkeys(policy.method for policy in drafting)
-    }
+    by_method: dict[str, list] = {}
+    for policy in settings.policies_of(pair):
+        if policy.draft is not None:
+            by_method.setdefault(policy.method, []).append(policy)
     parts = [pl.from_arrow(POLICIES.empty_table())]
-    for policy in drafting:
-        spent = spending.speculate(rows[policy.method], turns, policy.draft, *models)
-        named = large.join(spent, on="prompt_id", validate="1:1").with_columns(
-            pair=pl.lit(pair), policy=pl.lit(policy.name)
-        )
-        parts.append(named.select(POLICIES.names).cast(INTEGERS))
+    for method, drafting in by_method.items():
+        rows = lake_.sql(SPECULATED_ROWS.format(method=method, **source)).pl()
+        for policy in drafting:
+            spent = spending.speculate(rows, turns, policy.draft, *models)
+            named = large.join(spent, on="prompt_id", validate="1:1").with_columns(
+                pair=pl.lit(pair), policy=pl.lit(policy.name)
+            )
+            parts.append(named.select(POLICIES.names).cast(INTEGERS))
     return pl.concat(parts)

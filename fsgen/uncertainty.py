@@ -144,15 +144,17 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
     scores = store.scan(f"data/routes/{pair}/{dataset}/scores-*.parquet").filter("in_answer")
     members, methods = settings.pairs[pair].members(), settings.methods_of(pair)
     rules = {name: method.rule for name, method in methods.items() if method.rule != "speculative"}
+    speaks = {name: fusion.speaker(methods[name]) for name in rules}
+    places = {writer: _places(members[writer], dataset) for writer in {"large", *speaks.values()}}
     for method in sorted(rules):
-        for writer in sorted(("large", fusion.speaker(methods[method]))):
+        for writer in sorted(("large", speaks[method])):
             rows = scores.filter(method=method, writer=writer).collect()
-            placed = rows.join(_places(members[writer], dataset), on=KEY, validate="1:1").sort(KEY)
+            placed = rows.join(places[writer], on=KEY, validate="1:1").sort(KEY)
             about = {"method": method, "writer": writer}
             for table, row in describe(placed, settings.seed):
                 yield table, about | row
     method = min(rules, key=lambda name: rules[name] != "oracle")
-    writer = fusion.speaker(methods[method])
+    writer = speaks[method]
     own = scores.filter(method=method, writer=writer).select(*KEY, "mismatch").collect()
     for row in _embed(settings, members[writer], dataset, own):
         yield "embedding", {"method": method, "writer": writer} | row
@@ -172,8 +174,7 @@ def _places(model: str, dataset: str) -> pl.DataFrame:
 
 def describe(rows: pl.DataFrame, seed: int) -> Iterator[tuple[str, dict]]:
     """What scores and positions tell of the mismatches of one method on one text, table by table."""
-    mismatch_N = rows["mismatch"].to_numpy()
-    prompt_N = rows["prompt_id"].rank("dense").to_numpy()  # names would be compared letter by letter
+    mismatch_N, prompt_N = rows["mismatch"].to_numpy(), _prompt_ranks(rows)
     for score in SCORES:
         if rows[score].null_count() == 0:
             doubt_N = discrimination.doubt(score, rows[score].to_numpy().astype(np.float64))
@@ -181,6 +182,11 @@ def describe(rows: pl.DataFrame, seed: int) -> Iterator[tuple[str, dict]]:
             yield from _calibrated(score, doubt_N, mismatch_N, prompt_N, seed)
     yield from _located(rows, mismatch_N, prompt_N, seed)
     yield from _regressed(rows, mismatch_N, prompt_N)
+
+
+def _prompt_ranks(rows: pl.DataFrame) -> np.ndarray:
+    """The rows' prompts as numbers in the order of their names, which would be compared letter by letter."""
+    return rows["prompt_id"].rank("dense").to_numpy()
 
 
 def _ranked(score: str, doubt_N, mismatch_N, prompt_N, seed: int) -> Iterator[tuple[str, dict]]:
@@ -245,8 +251,7 @@ def _embed(settings: Settings, model: str, dataset: str, rows: pl.DataFrame) -> 
     """Coordinates of a sample of tokens in both views."""
     width = settings.dump.k_min
     rows = rows.sort(KEY)
-    place_N = rows["prompt_id"].rank("dense").to_numpy()
-    rows = rows.filter(pl.Series(embedding.sample(place_N, settings.seed)))
+    rows = rows.filter(pl.Series(embedding.sample(_prompt_ranks(rows), settings.seed)))
     dump = store.scan(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
     dump = dump.filter(pl.col("prompt_id").is_in(rows["prompt_id"].unique().implode()))
     dump = dump.select(*KEY, *speakers.columns(width)).collect()
