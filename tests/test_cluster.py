@@ -37,11 +37,11 @@ def settings_of(**compute) -> Settings:
 
 @pytest.fixture(scope="module")
 def address():
-    """A Ray cluster of one machine, this one; RAY_ADDRESS leads there meanwhile."""
+    """A Ray cluster of one machine, this one, that claims four cards; RAY_ADDRESS leads there meanwhile."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         where = f"127.0.0.1:{free.getsockname()[1]}"
-    options = ["--node-ip-address=127.0.0.1", f"--port={where.split(':')[1]}", "--num-cpus=4", "--num-gpus=0"]
+    options = ["--node-ip-address=127.0.0.1", f"--port={where.split(':')[1]}", "--num-cpus=4", "--num-gpus=4"]
     options += ["--include-dashboard=false", "--disable-usage-stats", "--object-store-memory=100000000"]
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", *options]
     with pytest.MonkeyPatch.context() as patch:
@@ -144,14 +144,14 @@ def test_finished_shards_load_no_model(engine, local, monkeypatch):
     assert contents(local) == before
 
 
-def crew_of(make, **compute) -> list:
-    """What a crew on the cluster makes of one shard without models."""
-    shard = shards.Shard({"what": "test"}, {}, (1, "texts"), make, 1)
+def crew_of(make, count: int = 1, **compute) -> list:
+    """What a crew on the cluster makes of some shards without models."""
+    wanted = [shards.Shard({"what": f"test {i}"}, {}, (1, "texts"), make, 1) for i in range(count)]
     with (
         engines.open_crew(settings_of(engine="ray", **compute)) as crew,
-        console.progress(1, "texts", "") as bar,
+        console.progress(count, "texts", "") as bar,
     ):
-        return [*crew([shard], bar)]
+        return [*crew(wanted, bar)]
 
 
 def test_a_shard_that_ends_every_actor_is_given_up(again, address):
@@ -206,8 +206,25 @@ def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):
 
 def test_more_cards_than_the_cluster_has_are_refused(again, address):
     """Ray would wait for them for ever."""
-    with pytest.raises(Complaint, match=r"at most the cluster's 0 cards, got 8"):
+    with pytest.raises(Complaint, match=r"at most the cluster's 4 cards, got 8"):
         crew_of(None, replicas=2, gpus_per_replica=4)
+
+
+def test_every_actor_sees_cards_of_its_own(again, address):
+    """As many as asked for; the cards are claimed, since what is held here is who may see which."""
+    met = Path.cwd()
+
+    def make(hands):
+        (met / str(os.getpid())).mkdir()
+        while sum(path.name.isdigit() for path in met.iterdir()) < 2:
+            time.sleep(0.05)
+        return {"told": pa.table({"told": [os.environ["CUDA_VISIBLE_DEVICES"]]})}
+
+    made = crew_of(make, count=2, replicas=2, gpus_per_replica=2)
+
+    seen = [tables["told"]["told"][0].as_py().split(",") for _, tables in made]
+    assert [len(cards) for cards in seen] == [2, 2]
+    assert sorted(seen[0] + seen[1]) == ["0", "1", "2", "3"]
 
 
 def test_a_cluster_starts_here_where_none_is_named(again, monkeypatch):
