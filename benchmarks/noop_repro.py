@@ -12,7 +12,8 @@ from pathlib import Path
 from sidebyside import REPETITIONS, Row, write_result
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("stages", "fsgen", "data", "metrics", "plots", "dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore")
+FILES = ("dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore")
+PARTS = ("stages", "fsgen", "queries", "data", "metrics", "plots", *FILES)
 UP_TO_DATE = "Data and pipelines are up to date."
 ROW = Row(
     what="`dvc repro` on the default with nothing to do",
