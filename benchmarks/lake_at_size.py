@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,9 @@ def list_processes() -> Iterator[tuple[str, list]]:
         yield stage, [ROOT / f"stages/{stage}.py"]
     for path in sorted((ROOT / "queries").glob("*.sql")):
         yield f"query {path.stem}", ["-m", "fsgen.cli", "sql", path, "--format", "json"]
+    shown = re.findall(r'^fsgen sql "(.+?)"', (ROOT / "README.md").read_text(), re.MULTILINE)
+    for number, sql in enumerate(shown, 1):
+        yield f"query {number} of the README", ["-m", "fsgen.cli", "sql", sql, "--format", "json"]
 
 
 def measure(name: str, command: list, folder: Path) -> dict:

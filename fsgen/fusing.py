@@ -3,6 +3,7 @@
 Shape legend: N positions of one text table, K ids of a padded list.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,8 @@ def fuse_pair(settings: Settings, pair: str) -> None:
         for dataset in settings.datasets:
             proven = rows = 0
             for shard in store.shards(Path("data/dumps") / members["large"] / dataset, "tokens"):
-                table = _fuse_shard(settings, pair, dataset, shard)
+                sides = (open_side(settings, pair, dataset, writer, shard) for writer in members)
+                table = _fuse_sides(methods, sides)
                 proven += (table["certificate"] == "exact").sum()
                 rows += len(table)
                 store.write(folder / dataset / f"fused-{shard}.parquet", table, FUSED)
@@ -66,12 +68,14 @@ def fuse_pair(settings: Settings, pair: str) -> None:
     )
 
 
-def _fuse_shard(settings: Settings, pair: str, dataset: str, shard: str) -> pl.DataFrame:
-    frames = []
-    for writer in settings.pairs[pair].members():
-        side = open_side(settings, pair, dataset, writer, shard)
-        own = {name: m for name, m in settings.methods_of(pair).items() if _concerns(m, writer)}
-        frames += [_fuse_side(name, method, side) for name, method in own.items()]
+def _fuse_sides(methods: Mapping[str, Method], sides: Iterable[Side]) -> pl.DataFrame:
+    """Rows of FUSED for every method on the texts that it concerns."""
+    frames = [
+        _fuse_side(name, method, side)
+        for side in sides
+        for name, method in methods.items()
+        if _concerns(method, side.writer)
+    ]
     return pl.concat(frames).sort("method", "writer", *KEY)
 
 

@@ -177,7 +177,7 @@ def _weights(seed: int, piece: int, prompts: int) -> np.ndarray:
     """How often each prompt occurs in AT_ONCE samples of as many prompts, [B, P]."""
     generator = np.random.Generator(np.random.PCG64([seed, piece]))
     times_BP = generator.multinomial(prompts, np.full(prompts, 1 / prompts), size=AT_ONCE)
-    return times_BP.astype(np.uint16 if prompts < 1 << 16 else np.int64)
+    return times_BP.astype(np.uint16)  # which a prompt's share of the draws, one on average, never fills
 
 
 def _bias(value_B: np.ndarray, value: float) -> float:

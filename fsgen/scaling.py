@@ -91,7 +91,7 @@ def small_entropies(settings: Settings, data: Path = Path("data")) -> dict[tuple
             folder = data / f"dumps/{model}/{dataset}"
             if not any(folder.glob("tokens-*.parquet")):
                 continue
-            tokens = pl.scan_parquet(folder / "tokens-*.parquet").filter(
+            tokens = store.scan(folder / "tokens-*.parquet").filter(
                 pl.col("in_answer"), ~pl.col("forced"), pl.col("prompt_id").is_in(tested.implode())
             )
             entropy_N = tokens.select("entropy").collect()["entropy"].to_numpy()

@@ -201,15 +201,13 @@ class _Texts(NamedTuple):
 
     def simulate(self, settings: Settings, gates: Mapping[Policy, routers.Gate]) -> pl.DataFrame:
         """The policies' decisions along text that they may already have left."""
-        by_method: dict[str, list] = {}
-        for policy, gate in gates.items():
-            by_method.setdefault(policy.method, []).append((policy.name, gate))
         frames = []
-        for method, own in by_method.items():
+        for method in dict.fromkeys(policy.method for policy in gates):
             rows = self.rows_of(settings, method)
             seen = speakers.seen(rows, self.width)
             chance_N = routers.chance(settings.seed, rows["prompt_id"].to_numpy(), rows["pos"].to_numpy())
-            frames += [_simulated(name, gate, rows, seen, chance_N) for name, gate in own]
+            own = {policy: gate for policy, gate in gates.items() if policy.method == method}
+            frames += [_simulated(policy.name, gate, rows, seen, chance_N) for policy, gate in own.items()]
         return pl.concat(frames).sort("policy", *KEY)
 
     def score(self, settings: Settings, pair: str, weights: Mapping[str, dict]) -> pl.DataFrame:

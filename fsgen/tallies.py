@@ -220,14 +220,11 @@ def _speculated(
     source = {"here": here, "model": members["large"], "dataset": dataset}
     turns = lake_.sql(LARGE_TURNS.format(**source)).pl()
     models = [shapes[members[role]] for role in ("small", "large")]
-    by_method: dict[str, list] = {}
-    for policy in settings.policies_of(pair):
-        if policy.draft is not None:
-            by_method.setdefault(policy.method, []).append(policy)
+    drafting = [policy for policy in settings.policies_of(pair) if policy.draft is not None]
     parts = [pl.from_arrow(POLICIES.empty_table())]
-    for method, drafting in by_method.items():
+    for method in dict.fromkeys(policy.method for policy in drafting):
         rows = lake_.sql(SPECULATED_ROWS.format(method=method, **source)).pl()
-        for policy in drafting:
+        for policy in (policy for policy in drafting if policy.method == method):
             spent = spending.speculate(rows, turns, policy.draft, *models)
             named = large.join(spent, on="prompt_id", validate="1:1").with_columns(
                 pair=pl.lit(pair), policy=pl.lit(policy.name)

@@ -216,7 +216,9 @@ def test_every_actor_sees_cards_of_its_own(again, address):
 
     def make(hands):
         (met / str(os.getpid())).mkdir()
+        deadline = time.monotonic() + 60
         while sum(path.name.isdigit() for path in met.iterdir()) < 2:
+            assert time.monotonic() < deadline, "one actor alone is at work"
             time.sleep(0.05)
         return {"told": pa.table({"told": [os.environ["CUDA_VISIBLE_DEVICES"]]})}
 
