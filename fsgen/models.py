@@ -34,15 +34,14 @@ class Loaded(Outline):
     """A model in memory."""
 
     network: PreTrainedModel
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lies."""
-        return self.network.device
+    device: torch.device
+    """Where it takes ids and leaves states and logits; its layers may lie on other cards."""
 
     def hidden(self, ids_BL: torch.Tensor, **where) -> torch.Tensor:
         """Last hidden states [B, L, H]; `where` carries mask, positions and cache."""
-        return self.network.base_model(input_ids=ids_BL, **where).last_hidden_state
+        first = self.network.device
+        given = {name: x.to(first) if isinstance(x, torch.Tensor) else x for name, x in where.items()}
+        return self.network.base_model(input_ids=ids_BL.to(first), **given).last_hidden_state.to(self.device)
 
     def spans(self, count: int) -> Iterator[slice]:
         """Stretches of `count` rows whose logits may be alive at once."""
@@ -51,7 +50,9 @@ class Loaded(Outline):
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
         """Float32 logits [N, V] of the head's own output precision; Complaint on NaN or infinity."""
-        logits_NV = self.network.get_output_embeddings()(hidden_NH)[:, : self.vocabulary].float()
+        head = self.network.get_output_embeddings()
+        whole_NV = head(hidden_NH.to(head.weight.device))
+        logits_NV = whole_NV[:, : self.vocabulary].to(self.device).float()
         if not torch.isfinite(logits_NV.sum()):
             raise Complaint(
                 f"{self.name} produced NaN or infinite logits in {self.network.dtype}; "
@@ -69,17 +70,16 @@ def load_weights(settings: Settings, model: Outline) -> Loaded:
     if device.type == "cpu":  # where torch itself shares keys among heads, and need not be given copies
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         _limit_memory()
-    is_wide = device.type == "cuda" and not _fits_one_card(model.parameters, dtype)
+    layout = {} if device.type == "cpu" else _layout(model, device, dtype)
     network = AutoModelForCausalLM.from_pretrained(
-        checkpoints.folder(model.name, model.source),
-        dtype=dtype,
-        use_safetensors=True,
-        device_map="auto" if is_wide else None,  # over all cards, by accelerate
+        checkpoints.folder(model.name, model.source), dtype=dtype, use_safetensors=True, **layout
     )
-    if not is_wide:
+    if not layout:
         network.to(device)
+    elif any(weights.is_meta for weights in network.parameters()):  # left on disk, to be read in every pass
+        raise _too_wide(model, layout["max_memory"])
     network.eval().requires_grad_(False)
-    loaded = Loaded(**vars(model), network=network)
+    loaded = Loaded(**vars(model), network=network, device=device)
     _check_head(loaded)
     return loaded
 
@@ -97,10 +97,27 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (held + free * 4 // 5, hard))
 
 
-def _fits_one_card(parameters: int, dtype: torch.dtype) -> bool:
-    """Whether the weights leave a fifth of the first card's free memory to caches and activations."""
-    free, _ = torch.cuda.mem_get_info()
-    return parameters * dtype.itemsize < 0.8 * free
+def _layout(model: Outline, device: torch.device, dtype: torch.dtype) -> dict:
+    """What lets `from_pretrained` lay a model's layers over all cards, where the first would be over full.
+
+    Caches and activations need a fifth of a card, or make do with a twentieth where there is no other.
+    Complaint where even so the cards are too few.
+    """
+    cards, needed = torch.get_device_module(device), model.parameters * dtype.itemsize
+    free = [cards.mem_get_info(i)[0] for i in range(cards.device_count())]
+    usable = {i: held * 19 // 20 for i, held in enumerate(free)}
+    if needed > sum(usable.values()):
+        raise _too_wide(model, usable)
+    if len(free) == 1 or needed <= free[0] * 4 // 5:
+        return {}
+    return {"device_map": "auto", "max_memory": usable}
+
+
+def _too_wide(model: Outline, usable: dict[int, int]) -> Complaint:
+    return Complaint(
+        f"The weights of {model.name} should fit into what is free on the cards "
+        f"({sum(usable.values()) / 1e9:.1f} GB on {len(usable)}), and do not; use more cards or bfloat16."
+    )
 
 
 def placement(compute: Compute, dtype: str | None) -> tuple[torch.device, torch.dtype]:
@@ -135,9 +152,9 @@ def run_facts(settings: Settings, rooms: tuple[str, ...], *names: str) -> dict:
 
 
 def _check_head(loaded: Loaded) -> None:
-    ids_BL = torch.tensor([[0, 1]], device=loaded.device)
+    ids_BL = torch.tensor([[0, 1]], device=loaded.network.device)
     with torch.inference_mode():
-        whole = loaded.network(input_ids=ids_BL).logits[0, :, : loaded.vocabulary].float()
+        whole = loaded.network(input_ids=ids_BL).logits[0, :, : loaded.vocabulary].to(loaded.device).float()
         ours = loaded.logits(loaded.hidden(ids_BL)[0])
     if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
         raise Complaint(

@@ -97,7 +97,7 @@ def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="<unk>")
 
 
-def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS) -> None:
+def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS, layers: int = 2) -> None:
     """A random Llama, `noise` away from the one that all share, so that two of them often agree.
 
     Its output matrix is wider than its tokenizer, as real ones are.
@@ -107,7 +107,7 @@ def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS) 
         vocab_size=len(tokenizer) + 4,
         hidden_size=24,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=128,
         initializer_range=0.35,

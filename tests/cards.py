@@ -1,0 +1,129 @@
+"""Cards that are not there: tensors that claim to lie on one of several, and that the CPU computes.
+
+An operation on tensors of two cards fails as it does on real ones. A process that pretends them has them as
+its accelerator for good, so this file is run: `python cards.py FREE FREE ..` runs the model stages of the
+project in the current folder on cards with so many free bytes, and prints which of them hold which model.
+"""
+
+import json
+import sys
+
+import torch
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+ATEN = torch.ops.aten
+MOVES = (ATEN._to_copy.default, ATEN.copy_.default)
+INDEXING = (ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_)
+
+
+class OnCard(torch.Tensor):
+    """A tensor that claims to lie on a card; `held` is where it lies."""
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor, device: torch.device):
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=device
+        )
+        made.held = held
+        return made
+
+    def tolist(self):
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return compute(function, args, kwargs or {})
+
+
+class Cards(TorchDispatchMode):
+    """While it holds, tensors may be made on cards."""
+
+    def __enter__(self):
+        self.before = torch._C._only_lift_cpu_tensors()
+        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(.., device=..) would go below this mode
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch._C._set_only_lift_cpu_tensors(self.before)
+        return super().__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return compute(function, args, kwargs or {})
+
+
+def compute(function, args, kwargs):
+    """What torch would answer if the cards were there."""
+    if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
+        with Cards():
+            return function.decompose(*args, **kwargs)
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    on_cards = [x for x in tensors if isinstance(x, OnCard)]
+    asked = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+    if not on_cards and (asked is None or asked.type != "card"):
+        return function(*args, **kwargs)
+    refuse_strangers(function, tensors, on_cards)
+    if asked is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    target = asked or (args[0] if function is MOVES[1] else on_cards[0]).device
+    known = {id(x.held): x for x in on_cards}
+
+    def lay(x):
+        if not isinstance(x, torch.Tensor) or target.type != "card":
+            return x
+        return known[id(x)] if id(x) in known else OnCard(x, torch.device("card", target.index or 0))
+
+    bare = tree_map(lambda x: x.held if isinstance(x, OnCard) else x, (args, kwargs))
+    return tree_map(lay, function(*bare[0], **bare[1]))
+
+
+def refuse_strangers(function, tensors, on_cards) -> None:
+    """Two cards never meet; the host's tensors come as scalars or as indices alone."""
+    if function in MOVES:
+        return
+    hosted = [x for x in tensors if not isinstance(x, OnCard) and x.dim()]
+    is_met = bool(on_cards and hosted) and function.overloadpacket not in INDEXING
+    if is_met or len({x.device for x in on_cards}) > 1:
+        raise RuntimeError(f"{function} was given tensors on {sorted({str(x.device) for x in tensors})}")
+
+
+class _Backend(backend_registration._DummyBackendModule):
+    def __init__(self, free: list[int]):
+        self.free = free
+
+    def device_count(self) -> int:
+        return len(self.free)
+
+    def mem_get_info(self, card: int) -> tuple[int, int]:
+        return self.free[card], self.free[card]
+
+
+def install(free: list[int]) -> None:
+    """Give this process cards with so many free bytes."""
+    backend_registration._setup_privateuseone_for_python_backend("card", _Backend(free))
+
+
+def main(free: list[int]) -> None:
+    install(free)
+    import conftest
+
+    from fsgen import closeups, cursor, models, settings
+
+    places, load = {}, cursor.load_weights
+
+    def load_and_tell(loaded, model):
+        made = load(loaded, model)
+        places[model.name] = sorted({str(weights.device) for weights in made.network.parameters()})
+        return made
+
+    models.placement = lambda compute, dtype: (torch.device("card", 0), getattr(torch, dtype or "float32"))
+    cursor.load_weights = load_and_tell
+    with Cards():
+        conftest.run_pair(settings.load())
+        closeups.close_up(settings.load(), "duo")
+    print(json.dumps(places))
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]])
