@@ -267,7 +267,7 @@ config = Qwen2Config(vocab_size=150_000, hidden_size=16, num_hidden_layers=1, nu
                      num_key_value_heads=2, intermediate_size=16, max_position_embeddings=4096)
 network = Qwen2ForCausalLM(config).eval().requires_grad_(False)
 source = Model(prompt="plain", path="wide")
-loaded = models.Loaded("wide", source, None, "plain", 150_000, (0,), 4096, 0, network)
+loaded = models.Loaded("wide", source, None, "plain", 150_000, (0,), 4096, 0, network, network.device)
 settings = SimpleNamespace(dump=Dump(depth=3.0, k_min=8, k_max=64, block=1))
 ids = torch.randint(0, 150_000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 text = forcing.Written([1, 2], ids, np.zeros((length, 4), np.int32), ("large",))
