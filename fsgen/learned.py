@@ -30,14 +30,9 @@ class Lesson(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A learned router as numbers, and what it says of the prompts that it learnt from.
-
-    `held_out_N` are chances by routers that had not seen the row's prompt: thresholds come from
-    them, since of its own prompts a router is too sure. nan at rows that were not sampled.
-    """
+    """A learned router as numbers, and how much it learnt from."""
 
     weights: Weights
-    held_out_N: np.ndarray
     prompts: int
     tokens: int
     mismatches: int
@@ -71,10 +66,10 @@ def fit_logistic(lesson: Lesson, seed: int) -> Fitted:
     """Logistic regression with scikit-learn's ridge of 1 on standardised features."""
     from sklearn.linear_model import LogisticRegression  # a second to import, and only fits need it
 
-    fitted, decision_N = _fit(LogisticRegression(max_iter=1000), lesson)
+    fitted = _fit(LogisticRegression(max_iter=1000), lesson)
     mean, scale = fitted[0].mean_, fitted[0].scale_
     line = {"coefficients": fitted[1].coef_[0], "intercept": fitted[1].intercept_[0]}
-    return _told(lesson, {"mean": mean, "scale": scale, **line}, _sigmoid(decision_N))
+    return _told(lesson, {"mean": mean, "scale": scale, **line})
 
 
 def fit_svm(lesson: Lesson, seed: int) -> Fitted:
@@ -85,9 +80,10 @@ def fit_svm(lesson: Lesson, seed: int) -> Fitted:
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
-    taken = _sampled(lesson.prompt_N, seed)
-    part = Lesson(*(column[taken] for column in lesson))
-    fitted, decision_N = _fit(SVC(C=1.0, gamma="auto"), part)
+    taken_N = _sampled(lesson.prompt_N, seed)
+    part = Lesson(*(column_N[taken_N] for column_N in lesson))
+    fitted = _fit(SVC(C=1.0, gamma="auto"), part)
+    decision_N = _hold_out(SVC(C=1.0, gamma="auto"), part)
     platt = LogisticRegression(C=np.inf, max_iter=1000).fit(decision_N[:, None], part.mismatch_N)
     weights = {
         "mean": fitted[0].mean_,
@@ -99,35 +95,38 @@ def fit_svm(lesson: Lesson, seed: int) -> Fitted:
         "slope": platt.coef_[0, 0],
         "offset": platt.intercept_[0],
     }
-    held_out_N = np.full(len(lesson.prompt_N), np.nan)
-    held_out_N[taken] = _sigmoid(weights["slope"] * decision_N + weights["offset"])
-    return _told(part, weights, held_out_N)
+    return _told(part, weights)
 
 
-def _fit(model, lesson: Lesson) -> tuple:
-    """The pipeline fitted on everything, and decisions on each fold of prompts by fits on the others."""
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+def _fit(model, lesson: Lesson):
+    """The model behind a standardiser, fitted; Complaint where there is nothing to tell apart."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = min(FOLDS, len(np.unique(lesson.prompt_N)))
-    pipeline = make_pipeline(StandardScaler(), model)
-    try:
-        decision_N = cross_val_predict(
-            pipeline,
-            lesson.feature_NF,
-            lesson.mismatch_N,
-            groups=lesson.prompt_N,
-            cv=GroupKFold(folds),
-            method="decision_function",
-        )
-    except ValueError as error:  # a fold without a mismatch, or a single prompt
-        raise Complaint(
-            f"A learned router needs matches and mismatches in all of its {FOLDS} folds of calibration "
-            f"prompts, got {lesson.mismatch_N.sum()} mismatches among {len(lesson.mismatch_N)} tokens of "
-            f"{len(np.unique(lesson.prompt_N))} prompts; raise 'limit' or 'calibration' of the dataset."
-        ) from error
-    return pipeline.fit(lesson.feature_NF, lesson.mismatch_N), decision_N
+    if lesson.mismatch_N.all() or not lesson.mismatch_N.any():
+        raise _nothing_to_learn("among its calibration tokens", lesson)
+    return make_pipeline(StandardScaler(), model).fit(lesson.feature_NF, lesson.mismatch_N)
+
+
+def _hold_out(model, lesson: Lesson) -> np.ndarray:
+    """Decisions on each fold of prompts by fits on the others, [N]."""
+    from sklearn.model_selection import GroupKFold
+
+    folds, decision_N = min(FOLDS, len(np.unique(lesson.prompt_N))), np.empty(len(lesson.prompt_N))
+    if folds < 2:
+        raise _nothing_to_learn("on two calibration prompts at least", lesson)
+    for learnt, rest in GroupKFold(folds).split(lesson.feature_NF, groups=lesson.prompt_N):
+        fitted = _fit(model, Lesson(*(column_N[learnt] for column_N in lesson)))
+        decision_N[rest] = fitted.decision_function(lesson.feature_NF[rest])
+    return decision_N
+
+
+def _nothing_to_learn(where: str, lesson: Lesson) -> Complaint:
+    return Complaint(
+        f"A learned router needs matches and mismatches {where}, got {lesson.mismatch_N.sum()} mismatches "
+        f"among {len(lesson.mismatch_N)} tokens of {len(np.unique(lesson.prompt_N))} prompts; raise 'limit' "
+        "or 'calibration' of the dataset."
+    )
 
 
 def _sampled(prompt_N: np.ndarray, seed: int) -> np.ndarray:
@@ -138,10 +137,10 @@ def _sampled(prompt_N: np.ndarray, seed: int) -> np.ndarray:
     return np.isin(inverse_N, kept_P)
 
 
-def _told(lesson: Lesson, weights: dict, held_out_N: np.ndarray) -> Fitted:
+def _told(lesson: Lesson, weights: dict) -> Fitted:
     arrays = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
     prompts = len(np.unique(lesson.prompt_N))
-    return Fitted(arrays, held_out_N, prompts, len(lesson.prompt_N), int(lesson.mismatch_N.sum()))
+    return Fitted(arrays, prompts, len(lesson.prompt_N), int(lesson.mismatch_N.sum()))
 
 
 def _sigmoid(x_N: np.ndarray) -> np.ndarray:

@@ -192,11 +192,11 @@ class _Texts(NamedTuple):
         if rule == "perfect":
             on_large = self.fused.filter("in_answer", method=policy.method, writer="large")
             return min(1.0, policy.budget / max(on_large["mismatch"].mean(), 1e-9))
-        if rule in LEARNED_ROUTERS:
-            score_N = fits[f"{policy.method}+{rule}"].held_out_N
-            return routers.calibrate(rule, score_N[~np.isnan(score_N)], policy.budget)
+        # of a learned router too those that the loop will see: a quantile needs scores, not honest chances,
+        # and fits on parts of the prompts score too unlike this one for their quantile to be its own
+        weights = fits[f"{policy.method}+{rule}"].weights if rule in LEARNED_ROUTERS else {}
         rows = self.rows_of(settings, policy.method).filter("in_answer")
-        score_N = routers.Gate(rule).score(speakers.seen(rows, self.width))
+        score_N = routers.Gate(rule, None, weights).score(speakers.seen(rows, self.width))
         return routers.calibrate(rule, score_N, policy.budget)
 
     def simulate(self, settings: Settings, gates: Mapping[Policy, routers.Gate]) -> pl.DataFrame:
