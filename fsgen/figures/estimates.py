@@ -14,19 +14,19 @@ def estimates(frame: pl.DataFrame) -> Figure:
     told, kept = frame.filter(kind="estimate"), frame.filter(kind="survival")
     figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    routers = sorted(told["router"].unique())
-    for router in routers:
-        own = told.filter(router=router)
+    for (method, router), own in told.sort("router").group_by("method", "router", maintain_order=True):
         colour, _, marker = style.look(router)
         x_3P = style.column(own, "exact", "exact_low", "exact_high")
         y_3P = style.column(own, "estimate", "estimate_low", "estimate_high")
-        style.points(left, x_3P[0], *y_3P, colour=colour, fmt=marker, x_ends=np.stack(x_3P[1:]), label=router)
+        looks = {"fmt": marker, "x_ends": np.stack(x_3P[1:])} | style.of_method(method, colour)
+        style.points(left, x_3P[0], *y_3P, colour=colour, **looks)
     most = max(told["exact"].max(), told["estimate"].max()) * 1.05
     left.plot([0, most], [0, most], color=GREY, linewidth=0.8, linestyle=DASHES)
     left.set_xlabel("exact: on the policy's own text, % of tokens")
     left.set_ylabel("estimate: on the dumped text, % of tokens")
-    left.set_title("call ratio, all pairs")
-    left.legend(fontsize=7.5)
+    left.set_title("call ratio, all pairs; hollow: not oracle")
+    signs = [style.sign(r, style.look(r)[0], style.look(r)[2]) for r in sorted(told["router"].unique())]
+    left.legend(handles=signs, fontsize=7.5)
     for place, policy in enumerate(sorted(kept["policy"].unique(), key=_budget)):
         own = kept.filter(policy=policy).sort("pos")
         pos_P, share_P, low_P, high_P = style.column(own, "pos", "survival", "low", "high")

@@ -51,7 +51,7 @@ def _frontiers(frame: pl.DataFrame, rows: list[tuple[str, str]], label: str) -> 
             style.in_percent(ax.yaxis)
             if axis == "call_ratio":
                 style.in_percent(ax.xaxis)
-        furthest = style.column(frame.filter(axis=axis, method=method), "x_high")[0].max()
+        furthest = _furthest(frame.filter(axis=axis, method=method))
         axes[0].set_xlim(-0.03 * furthest, 1.03 * furthest)
         axes[0].set_ylabel(f"{method}\n{label}")
         for ax in axes:
@@ -63,6 +63,12 @@ def _frontiers(frame: pl.DataFrame, rows: list[tuple[str, str]], label: str) -> 
     ]
     style.key(figure, signs, columns=min(len(signs), 7))
     return figure
+
+
+def _furthest(frame: pl.DataFrame) -> float:
+    """The largest x that is drawn: of a point, or of an upper end where one is known."""
+    ends = np.stack(style.column(frame, "x", "x_high"))
+    return float(ends[np.isfinite(ends)].max())
 
 
 def _draw_router(ax, own: pl.DataFrame, router: str) -> None:
@@ -114,15 +120,18 @@ def budgets(frame: pl.DataFrame) -> Figure:
         ax.set_title(pair)
         most = frame["budget"].max()
         ax.plot([0, most], [0, most], color=GREY, linewidth=0.8, linestyle=DASHES)
-        for place, router in enumerate(routers):
-            own = frame.filter(pair=pair, router=router).sort("budget")
+        for (method, router), own in frame.filter(pair=pair).group_by(
+            "method", "router", maintain_order=True
+        ):
             colour, _, marker = style.look(router)
-            aside = 3.0 * (place - (len(routers) - 1) / 2)
-            columns = style.column(own, "budget", "x", "x_low", "x_high")
-            style.points(ax, *columns, colour=colour, fmt=marker, aside=aside)
+            aside = 3.0 * (routers.index(router) - (len(routers) - 1) / 2)
+            columns = style.column(own.sort("budget"), "budget", "x", "x_low", "x_high")
+            looks = style.of_method(method, colour)
+            style.points(ax, *columns, colour=colour, fmt=marker, aside=aside, **looks)
         style.in_percent(ax.xaxis, ax.yaxis)
         ax.set_xticks(sorted(frame["budget"].unique()))
-    figure.supxlabel(f"Budget: call ratio aimed at on calibration prompts, %{remark}", fontsize=9)
+    hollow = "; hollow: of another method than oracle" if frame["method"].n_unique() > 1 else ""
+    figure.supxlabel(f"Budget: call ratio aimed at on calibration prompts, %{remark}{hollow}", fontsize=9)
     figure.supylabel("Call ratio on test prompts, %", fontsize=9)
     signs = [style.sign(name, style.look(name)[0], style.look(name)[2]) for name in routers]
     style.key(figure, signs, columns=min(len(signs), 7))

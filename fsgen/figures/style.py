@@ -95,6 +95,11 @@ def sign(label: str, colour: str, marker: str = "", line: str | tuple = "") -> L
     return Line2D([], [], color=colour, marker=marker, markersize=4.5, linestyle=line, label=label)
 
 
+def of_method(method: str, colour: str) -> dict:
+    """Looks of a policy's point: full where the oracle fuses, hollow where another method does."""
+    return {} if method == "oracle" else {"markerfacecolor": "white", "markeredgecolor": colour}
+
+
 def points(ax: Axes, x_P, y_P, low_P, high_P, *, colour: str, aside: float = 0.0, x_ends=None, **looks):
     """Points with white rims over paler intervals, moved aside by so many points on paper.
 
@@ -116,11 +121,10 @@ def points(ax: Axes, x_P, y_P, low_P, high_P, *, colour: str, aside: float = 0.0
         elinewidth=0.9,
         linewidth=1,
         markersize=4.5,
-        markeredgecolor="white",
         markeredgewidth=0.5,
         zorder=3,
         transform=moved,
-        **looks,
+        **({"markeredgecolor": "white"} | looks),
     )
 
 

@@ -2,7 +2,7 @@
 select 'estimate' as kind, dataset, pair, method, router, policy,
        estimate, estimate_low, estimate_high, exact, exact_low, exact_high,
        null::bigint as pos, null::double as survival, null::double as low, null::double as high
-from estimates where quantity = 'call_ratio' and method = 'oracle'
+from estimates where quantity = 'call_ratio'
 union all by name
 select 'survival' as kind, dataset, pair, method, router, policy, pos, survival, low, high
 from survival join (
