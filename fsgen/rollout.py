@@ -117,8 +117,7 @@ def _roll(
     until: Ending,
 ) -> Share:
     """Let these riders write, on one tree."""
-    told, starts, ends = _follow_trunks(settings, riders, known, [*prompts], until)
-    hands.bar.advance(len(ends))
+    told, starts, ends = _follow_trunks(settings, riders, known, [*prompts], until, hands.bar)
     grown = hands.budget.spend(
         lambda rows: Tree(hands.loaded, prompts, riders, until, settings, rows).grow(starts, hands.bar)
     )
@@ -133,13 +132,13 @@ def _roll(
 
 
 def _follow_trunks(
-    settings: Settings, riders: list[Rider], known: dict[str, Trunks], names: list[str], until: Ending
+    settings: Settings, riders: list[Rider], known: dict[str, Trunks], names: list[str], until: Ending, bar
 ) -> tuple[dict[str, np.ndarray], list[Start], list[End]]:
     """Decisions on dumped text by rider and position, and which riders go on or have ended."""
     parts, starts, ends = [], [], []
     seen = {method: speakers.seen(own.rows, settings.dump.k_min) for method, own in known.items()}
     for index, rider in enumerate(riders):
-        method = rider.policy.method
+        method, before = rider.policy.method, len(ends)
         called_N, rides = trunks.ride(settings.seed, rider, known[method], seen[method])
         for ride in rides:
             prompt = names.index(ride.prompt_id)
@@ -149,6 +148,7 @@ def _follow_trunks(
                 (text,) = until.advance([ride.prompt_id], [text])
             is_done = until.is_finished(ride.prompt_id, text)
             (ends if is_done else starts).append((End if is_done else Start)(index, prompt, text))
+        bar.advance(len(ends) - before)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, starts, ends
 
 

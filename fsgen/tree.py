@@ -45,6 +45,21 @@ class Grown(NamedTuple):
     """Role to positions of prompts and later questions that its model processed."""
 
 
+class _Children(NamedTuple):
+    """What branches become by their riders' tokens, by parent and token."""
+
+    parent_C: np.ndarray
+    child_R: np.ndarray
+    """Rider to its child."""
+    texts: list[Text]
+    is_ended_C: np.ndarray
+
+    @property
+    def is_lost_C(self) -> np.ndarray:
+        """Whether the parent's place in the caches goes with it: where it ends or splits."""
+        return self.is_ended_C | (np.bincount(self.parent_C)[self.parent_C] > 1)
+
+
 class _Unread(NamedTuple):
     """A node where nothing is fused yet."""
 
@@ -202,7 +217,7 @@ class Tree:
                 own = seen[role].take(at)
                 called_R[mine] = routers.calls(self.riders[i].gate, own, chance_B[at], is_mismatch_R)
             if not is_answered:
-                self._ask(np.unique(self.branch_R[called_R | needs_answer_R]))
+                self._ask(self._to_ask(called_R | needs_answer_R, default_R))
         node_R = node_B[self.branch_R]
         token_R = np.where(called_R, self.nodes.fused(node_R, self.method_of[self.rider_R]), default_R)
         self.nodes.note_step(
@@ -214,6 +229,15 @@ class Tree:
             default_id=default_R,
         )
         return token_R
+
+    def _to_ask(self, asks_R: np.ndarray, default_R: np.ndarray) -> np.ndarray:
+        """Branches where riders ask, and those that the others' default tokens end or split, for one pass."""
+        is_asked_B = np.zeros(len(self.branches), dtype=bool)
+        is_asked_B[self.branch_R[asks_R]] = True
+        quiet_R = ~is_asked_B[self.branch_R]
+        children = self._children(self.branch_R[quiet_R], default_R[quiet_R])
+        is_asked_B[children.parent_C[children.is_lost_C]] = True
+        return np.flatnonzero(is_asked_B)
 
     def _ask(self, branches: np.ndarray) -> None:
         """Let the models that lag catch up on these branches, and fuse for the methods that ride there."""
@@ -263,18 +287,22 @@ class Tree:
     def _sequence(self, branch: int) -> list[int]:
         return self.prompts[self.branches[branch].prompt] + self.branches[branch].text.ids
 
-    def _move(self, token_R: np.ndarray) -> int:
-        """Append the riders' tokens: split branches, end texts; returns the number of riders that ended."""
+    def _children(self, branch_R: np.ndarray, token_R: np.ndarray) -> _Children:
+        """The texts that riders on these branches go on with, one for all that choose the same token."""
         vocabulary = self.loaded["large"].vocabulary
-        key_C, child_R = np.unique(self.branch_R * vocabulary + token_R, return_inverse=True)
+        key_C, child_R = np.unique(branch_R * vocabulary + token_R, return_inverse=True)
         parent_C, token_C = np.divmod(key_C, vocabulary)
         parents = [self.branches[p] for p in parent_C]
         names = self.names_P[[parent.prompt for parent in parents]]
         longer = [p.text.followed_by(t) for p, t in zip(parents, token_C.tolist(), strict=True)]
         grown = self.until.advance(names, longer)
-        is_ended_C = np.array([self.until.is_finished(*child) for child in zip(names, grown, strict=True)])
-        is_only_C = np.bincount(parent_C)[parent_C] == 1
-        self._ask(np.unique(parent_C[is_ended_C | ~is_only_C]))  # what it missed, while its cache is at hand
+        is_ended_C = [self.until.is_finished(*child) for child in zip(names, grown, strict=True)]
+        return _Children(parent_C, child_R, grown, np.array(is_ended_C, dtype=bool))
+
+    def _move(self, token_R: np.ndarray) -> int:
+        """Append the riders' tokens: split branches, end texts; returns the number of riders that ended."""
+        parent_C, child_R, grown, is_ended_C = self._children(self.branch_R, token_R)
+        parents = [self.branches[p] for p in parent_C]
         is_ended_R = is_ended_C[child_R]
         for rider, child in zip(self.rider_R[is_ended_R].tolist(), child_R[is_ended_R], strict=True):
             self.ends.append(End(rider, parents[child].prompt, grown[child]))
