@@ -33,14 +33,21 @@ def load(settings: Settings, name: str) -> Loaded:
 
 
 def load_weights(settings: Settings, model: Outline) -> Loaded:
-    """A model in memory, on trial: Complaint unless it reads in pieces as it reads in one."""
-    loaded, name = models.load_weights(settings, model), model.name
+    """A model in memory, on trial; Complaint where there is no room for it."""
+    with models.room_for(model.name):
+        loaded = models.load_weights(settings, model)
+        _try_pieces(loaded)
+    return loaded
+
+
+@torch.inference_mode()
+def _try_pieces(loaded: Loaded) -> None:
+    """Complaint unless the model reads in pieces as it reads in one."""
     ids = list(range(min(8, loaded.vocabulary)))
-    with torch.inference_mode():
-        whole_LH = loaded.hidden(torch.tensor([ids], device=loaded.device))[0]
-        cursor = Cursor(loaded, budget=sys.maxsize)
-        first_NH = cursor.enter([ids[:3], ids[:5]])
-        second_NH = cursor.extend([ids[3:], ids[5:]])
+    whole_LH = loaded.hidden(torch.tensor([ids], device=loaded.device))[0]
+    cursor = Cursor(loaded, budget=sys.maxsize)
+    first_NH = cursor.enter([ids[:3], ids[:5]])
+    second_NH = cursor.extend([ids[3:], ids[5:]])
     pieces_2LH = [
         torch.cat([first_NH[:3], second_NH[: len(ids) - 3]]),
         torch.cat([first_NH[3:], second_NH[len(ids) - 3 :]]),
@@ -48,10 +55,9 @@ def load_weights(settings: Settings, model: Outline) -> Loaded:
     # bfloat16 differs by about a hundredth; a mask or position gone astray by the order of one
     if any((piece_LH - whole_LH).norm() > 0.1 * whole_LH.norm() for piece_LH in pieces_2LH):
         raise Complaint(
-            f"{name} says something else when it reads in pieces, so its architecture is not supported: "
-            "it needs keys and values that depend on token and position alone."
+            f"{loaded.name} says something else when it reads in pieces, so its architecture is not "
+            "supported: it needs keys and values that depend on token and position alone."
         )
-    return loaded
 
 
 def passes(lengths: list[int], budget: int) -> list[list[int]]:
@@ -139,9 +145,7 @@ class Cursor:
         position_BL = torch.from_numpy(begin_B[:, None] + step_BL)
         own_N, step_N = is_new_BL.nonzero(as_tuple=True)
         row_B = self._row_R[rows]
-        order_B = (
-            row_B.argsort()
-        )  # the pass goes by rows of the cache, so that one over all of them copies none
+        order_B = row_B.argsort()  # by rows of the cache, so that a pass over all of them copies none
         place.batch_N = torch.from_numpy(order_B.argsort())[own_N].to(device)
         place.step_N = step_N.to(device)
         place.row_N = torch.from_numpy(row_B)[own_N].to(device)

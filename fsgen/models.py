@@ -9,6 +9,7 @@ import os
 import re
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -87,14 +88,24 @@ def load_weights(settings: Settings, model: Outline) -> Loaded:
 def _limit_memory() -> None:
     """Let what exceeds four fifths of the free memory fail, which a Budget answers; Linux would kill instead.
 
-    The rest is for weights, which are mapped and not counted. A limit that is set already stays.
+    Weights count, the rest is left to everything else. A limit that is set already stays.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    told = Path("/proc/meminfo")
-    if soft == resource.RLIM_INFINITY and told.is_file():
-        free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", told.read_text()).group(1))
+    if soft == resource.RLIM_INFINITY and (free := _free_memory()):
         held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (held + free * 4 // 5, hard))
+
+
+def _free_memory() -> int:
+    """Bytes of the machine, or of the container where that has fewer; 0 where nobody tells."""
+    told, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if not told.is_file():
+        return 0
+    free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", told.read_text()).group(1))
+    limit = group / "memory.max"
+    if limit.is_file() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int((group / "memory.current").read_text()))
+    return free
 
 
 def _layout(model: Outline, device: torch.device, dtype: torch.dtype) -> dict:
@@ -104,6 +115,8 @@ def _layout(model: Outline, device: torch.device, dtype: torch.dtype) -> dict:
     Complaint where even so the cards are too few.
     """
     cards, needed = torch.get_device_module(device), model.parameters * dtype.itemsize
+    gc.collect()
+    cards.empty_cache()  # what models before this one had; torch keeps it, and it would not count as free
     free = [cards.mem_get_info(i)[0] for i in range(cards.device_count())]
     usable = {i: held * 19 // 20 for i, held in enumerate(free)}
     if needed > sum(usable.values()):
@@ -126,6 +139,11 @@ def placement(compute: Compute, dtype: str | None) -> tuple[torch.device, torch.
     Under `ray` CUDA is present where replicas have cards, whatever this machine has.
     """
     is_far = compute.engine == "ray"
+    if is_far and compute.device == "auto" and not compute.gpus_per_replica and torch.cuda.is_available():
+        raise Complaint(
+            "compute.engine is ray and gpus_per_replica 0, so models would run on CPUs, with local on the "
+            "card here, which gives other numbers; set gpus_per_replica, or device to cpu."
+        )
     has_cuda = compute.gpus_per_replica > 0 if is_far else torch.cuda.is_available()
     if compute.device == "cuda" and not has_cuda:
         lacks = "compute.gpus_per_replica is 0" if is_far else "torch finds no CUDA device"
@@ -163,6 +181,19 @@ def _check_head(loaded: Loaded) -> None:
         )
 
 
+@contextmanager
+def room_for(name: str) -> Iterator[None]:
+    """While a model is being loaded: memory that runs out is a Complaint."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Complaint(
+            f"Memory ran out while {name} was loaded; use bfloat16, a smaller model or more memory."
+        ) from error
+
+
 class Budget:
     """How much a pass may hold at once; it halves where memory runs out and stays halved for its stage."""
 
@@ -195,5 +226,6 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, on a card or (where torch has no class of its own) on the host."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # the words of torch's allocator on the host, and of oneDNN where it gets no workspace
-    return any(words in str(error) for words in ("allocate memory", "could not create a primitive"))
+    # of torch's allocator on the host, of oneDNN that gets no workspace, and of CUDA's libraries
+    words = ("allocate memory", "could not create a primitive", "out of memory", "ALLOC_FAILED")
+    return any(word in str(error) for word in words)

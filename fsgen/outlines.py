@@ -51,6 +51,11 @@ def prompt_ids(model: Outline, prompts: pl.DataFrame, max_new_tokens: int) -> li
     """
     ids = checkpoints.encode(model.name, model.prompt, model.tokenizer, prompts)
     given = {name: list(own) for name, own in zip(prompts["prompt_id"], ids, strict=True)}
+    if empty := [name for name, own in given.items() if not own]:
+        raise Complaint(
+            f"Prompt '{empty[0]}' has no token for {model.name}, whose first one needs some before it; "
+            "ask something, or use a prompt form that has a template."
+        )
     turns = 1
     for name, between in checkpoints.bridges(model.name, model.prompt, model.tokenizer, prompts).items():
         given[name] += model.tokenizer("".join(between), add_special_tokens=False)["input_ids"]

@@ -1,12 +1,14 @@
 """Cards that are not there: tensors that claim to lie on one of several, and that the CPU computes.
 
 An operation on tensors of two cards fails as it does on real ones. A process that pretends them has them as
-its accelerator for good, so this file is run: `python cards.py FREE FREE ..` runs the model stages of the
-project in the current folder on cards with so many free bytes, and prints which of them hold which model.
+its accelerator for good, so this file is run: `python cards.py SIZE SIZE ..` runs the model stages of the
+project in the current folder on cards of so many bytes, and prints which of them held which model at the end.
 """
 
 import json
 import sys
+import weakref
+from collections import Counter
 
 import torch
 from torch.utils import backend_registration
@@ -27,6 +29,7 @@ class OnCard(torch.Tensor):
             cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=device
         )
         made.held = held
+        STORE.note(made)
         return made
 
     def tolist(self):
@@ -88,24 +91,51 @@ def refuse_strangers(function, tensors, on_cards) -> None:
         raise RuntimeError(f"{function} was given tensors on {sorted({str(x.device) for x in tensors})}")
 
 
-class _Backend(backend_registration._DummyBackendModule):
-    def __init__(self, free: list[int]):
-        self.free = free
+class Store:
+    """The cards' memory, in bytes; as torch does, it keeps what was freed until it has to give it back."""
 
+    def __init__(self):
+        self.size, self.used, self.kept = [], [], []
+        self.tensors: Counter[tuple[int, int]] = Counter()
+
+    def note(self, made: OnCard) -> None:
+        """Count the tensor's storage, if it is the first there, until the last one there goes."""
+        storage, card = made.held.untyped_storage(), made.device.index
+        place = (card, storage.data_ptr())
+        if not self.tensors[place]:
+            self.used[card] += storage.nbytes()
+            self.kept[card] = max(self.kept[card], self.used[card])
+        self.tensors[place] += 1
+        weakref.finalize(made, self._leave, place, storage.nbytes())
+
+    def _leave(self, place: tuple[int, int], size: int) -> None:
+        self.tensors[place] -= 1
+        if not self.tensors[place]:
+            self.used[place[0]] -= size
+
+
+STORE = Store()
+
+
+class _Backend(backend_registration._DummyBackendModule):
     def device_count(self) -> int:
-        return len(self.free)
+        return len(STORE.size)
 
     def mem_get_info(self, card: int) -> tuple[int, int]:
-        return self.free[card], self.free[card]
+        return STORE.size[card] - STORE.kept[card], STORE.size[card]
+
+    def empty_cache(self) -> None:
+        STORE.kept = list(STORE.used)
 
 
-def install(free: list[int]) -> None:
-    """Give this process cards with so many free bytes."""
-    backend_registration._setup_privateuseone_for_python_backend("card", _Backend(free))
+def install(size: list[int]) -> None:
+    """Give this process cards of so many bytes."""
+    STORE.size, STORE.used, STORE.kept = size, [0] * len(size), [0] * len(size)
+    backend_registration._setup_privateuseone_for_python_backend("card", _Backend())
 
 
-def main(free: list[int]) -> None:
-    install(free)
+def main(size: list[int]) -> None:
+    install(size)
     import conftest
 
     from fsgen import closeups, cursor, models, settings
@@ -114,7 +144,7 @@ def main(free: list[int]) -> None:
 
     def load_and_tell(loaded, model):
         made = load(loaded, model)
-        places[model.name] = sorted({str(weights.device) for weights in made.network.parameters()})
+        places[model.name] = sorted({weights.device.index for weights in made.network.parameters()})
         return made
 
     models.placement = lambda compute, dtype: (torch.device("card", 0), getattr(torch, dtype or "float32"))

@@ -4,10 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import NOISE, PARAMS, describe_all, make_model, write_params, write_prompts
+
+from fsgen import models
+from fsgen.sections import Compute
+from fsgen.typed import Complaint
 
 CARDS = Path(__file__).with_name("cards.py")
 POLICIES = ["oracle+entropy@20", "contrastive+always", "proxy+random@30"]
@@ -24,8 +30,8 @@ def checkpoints(tmp_path_factory) -> Path:
     return home
 
 
-def run_on(home: Path, checkpoints: Path, *free: int) -> dict[str, list[str]]:
-    """The model stages of a small project on cards with so many free bytes; which of them hold which model.
+def run_on(home: Path, checkpoints: Path, *size: int) -> dict[str, list[int]]:
+    """The model stages of a small project on cards of so many bytes; which of them hold which model.
 
     In a process of its own; Complaint as RuntimeError.
     """
@@ -38,7 +44,7 @@ def run_on(home: Path, checkpoints: Path, *free: int) -> dict[str, list[str]]:
         describe_all(write_params(PARAMS | {"policies": POLICIES, "datasets": datasets}))
     # its loader's threads would not know of the cards
     environment = os.environ | {"HF_DEACTIVATE_ASYNC_LOAD": "1", "PYTHONPATH": str(CARDS.parent.parent)}
-    command = [sys.executable, str(CARDS), *map(str, free)]
+    command = [sys.executable, str(CARDS), *map(str, size)]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -53,29 +59,40 @@ def contents(home: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def one_card(checkpoints, tmp_path_factory) -> dict[str, bytes]:
-    """What the stages leave where one card holds everything."""
+    """What the stages leave where one card holds the three models and little more; each stage loads anew."""
     home = tmp_path_factory.mktemp("cards") / "one"
-    assert set(map(tuple, run_on(home, checkpoints, 10**9).values())) == {("card:0",)}
+    held = run_on(home, checkpoints, (2 * SMALL + LARGE) * 5 // 4)
+    assert held == {"small": [0], "tuned": [0], "large": [0]}
     return contents(home)
 
 
 @pytest.mark.parametrize(
-    ("free", "small", "large"),
+    ("sizes", "held"),
     [
-        ((SMALL * 3 // 2, LARGE // 2, LARGE // 2), ["card:0"], ["card:0", "card:1", "card:2"]),
-        ((SMALL // 2, LARGE * 2), ["card:1"], ["card:1"]),
+        ((SMALL * 3 // 2, LARGE * 4 // 5, LARGE * 4 // 5), {"small": [0], "tuned": [0], "large": [0, 1, 2]}),
+        ((SMALL // 2, LARGE * 3), {"small": [1], "tuned": [1], "large": [1]}),
     ],
 )
-def test_models_over_cards_leave_the_bytes_of_one(free, small, large, one_card, checkpoints, tmp_path):
+def test_models_over_cards_leave_the_bytes_of_one(sizes, held, one_card, checkpoints, tmp_path):
     """Records, close-ups and every policy's texts, where models that are fused lie on unlike cards."""
-    held = run_on(tmp_path / "several", checkpoints, *free)
-
-    assert held == {"small": small, "tuned": small, "large": large}
+    assert run_on(tmp_path / "several", checkpoints, *sizes) == held
     assert contents(tmp_path / "several") == one_card
 
 
-@pytest.mark.parametrize("free", [(LARGE // 2, LARGE // 4), (LARGE, LAYER // 2, LAYER // 2)])
-def test_a_model_that_the_cards_do_not_hold_is_refused(free, checkpoints, tmp_path):
+@pytest.mark.parametrize("sizes", [(LARGE // 2, LARGE // 4), (LARGE, LAYER // 2, LAYER // 2)])
+def test_a_model_that_the_cards_do_not_hold_is_refused(sizes, checkpoints, tmp_path):
     """Rather than read from disk in every pass, be it that a layer finds no card."""
-    with pytest.raises(RuntimeError, match=f"weights of large should fit .* on {len(free)}.*, and do not"):
-        run_on(tmp_path / "several", checkpoints, *free)
+    with pytest.raises(RuntimeError, match=f"weights of large should fit .* on {len(sizes)}.*, and do not"):
+        run_on(tmp_path / "several", checkpoints, *sizes)
+
+
+def test_ray_on_cpus_beside_a_card_is_refused(monkeypatch):
+    """Stages that ran here before would have used it, in bfloat16."""
+    compute = Compute(device="auto", dtype="auto", rows=1, read_tokens=1, engine="ray")
+    assert models.placement(compute, None) == (torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    with pytest.raises(Complaint, match=r"engine is ray and gpus_per_replica 0, .* set gpus_per_replica, or"):
+        models.placement(compute, None)
+    assert models.placement(replace(compute, device="cpu"), None)[0].type == "cpu"
+    assert models.placement(replace(compute, gpus_per_replica=1), None)[0].type == "cuda"

@@ -4,12 +4,13 @@ import itertools
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fsgen import cursor, models
+from fsgen import cursor, models, outlines, store
 from fsgen.cursor import Cursor, passes
 from fsgen.typed import Complaint
 
@@ -125,3 +126,32 @@ def test_a_model_whose_states_depend_on_more_than_its_tokens_is_refused(tiny_wor
 
     with pytest.raises(Complaint, match="large says something else when it reads in pieces"):
         cursor.load(tiny_world, "large")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (RuntimeError("can't allocate memory"), Complaint, "Memory ran out while large was loaded"),
+        (RuntimeError("CUDA error: out of memory"), Complaint, "Memory ran out while large was loaded"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), Complaint, "Memory ran out while large was loaded"),
+        (RuntimeError("no such kernel"), RuntimeError, "no such kernel"),
+    ],
+)  # fmt: skip
+def test_no_room_for_a_model_is_a_complaint(error, raised, said, tiny_world, monkeypatch):
+    """Before there is a budget that could halve."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(models, "load_weights", fail)
+
+    with pytest.raises(raised, match=said):
+        cursor.load(tiny_world, "large")
+
+
+def test_a_prompt_without_a_token_is_refused(tiny_world):
+    """Its first token would have nothing to follow."""
+    prompts = store.read("data/prompts/toy.parquet").with_columns(plain=pl.lit(""))
+
+    with pytest.raises(Complaint, match=r"Prompt 'toy-000' has no token for large"):
+        outlines.prompt_ids(outlines.outline(tiny_world, "large"), prompts, 5)
