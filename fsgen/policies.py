@@ -25,7 +25,9 @@ class Method:
     """A rule of fusion with its parameters."""
 
     rule: str
+    """`oracle`, `speculative`, `li2022`, `obrien2023`, `average` or `proxy`; by default the method's name."""
     parameters: dict[str, float]
+    """`alpha`, `beta`, `tau`: the rule's own as keys of the method, by default as RULE_DEFAULTS has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Router:
     """A rule by which the large model is called, and its threshold."""
 
     rule: str
+    """`always`, `never`, `threshold`, `margin`, `entropy`, `logistic`, `svm`, `random` or `perfect`; by
+    default the router's name."""
     at: float | None = None
     """Threshold of a policy that names no budget, in the score's own unit."""
 

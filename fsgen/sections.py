@@ -18,6 +18,7 @@ class Dataset:
     path: str | None = None
     """Local file or folder with the hub's column names; without it the hub is asked."""
     split: str = "test"
+    """Split of the hub's dataset, or the file of a local folder."""
     limit: int | None = None
     """Number of prompts, calibration and test together, in a seeded order that a raise only extends."""
     shots: int = 0
@@ -33,9 +34,11 @@ class Model:
     prompt: str
     """`plain` text or the tokenizer's `chat` template; equal for all models of a pair."""
     hub: str | None = None
+    """Repository of the hub, fetched once."""
     revision: str | None = None
     """Commit of the hub repository; required with `hub`, so that results can be rebuilt."""
     path: str | None = None
+    """Local folder of a checkpoint, in place of `hub`."""
     family: str | None = None
     """Name of a member of the embedded family."""
     dtype: str | None = None
@@ -51,9 +54,11 @@ class Pair:
     """A small and a large model that write together."""
 
     small: str
+    """Name of a model: the one that writes."""
     tuned: str
     """The small model after fine-tuning; the small model's own name where there is none (no proxy then)."""
     large: str
+    """Name of a model: the one that steps in."""
 
     @property
     def has_tuned(self) -> bool:
@@ -95,7 +100,8 @@ class Compute:
     read_tokens: int
     """Tokens of a reading batch, padding included."""
     engine: str = "local"
-    """`local` (this process) or `ray` (the cluster at RAY_ADDRESS); no byte of a result depends on it."""
+    """`local` (this process) or `ray` (the cluster at RAY_ADDRESS), which leave the same bytes in float32 on
+    devices of one kind."""
     replicas: int = 1
     """With `ray`, actors at most, each with the models of its stage."""
     gpus_per_replica: int = 0
@@ -115,8 +121,11 @@ class Curriculum:
     """Shares of answer styles in the base models' training text."""
 
     worked: float
+    """Answers in worked steps."""
     terse: float
+    """Bare answers."""
     wrong: float
+    """Worked steps with a slip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,22 +158,36 @@ class Settings:
     """params.yaml as a whole."""
 
     seed: int
+    """Of the order of prompts, of their split, of the random router and of what is sampled."""
     datasets: dict[str, Dataset]
+    """Benchmarks by name."""
     models: dict[str, Model]
+    """Checkpoints by name."""
     pairs: dict[str, Pair]
+    """Which of them write together, by name."""
     methods: dict[str, Method]
+    """Rules of fusion by name."""
     routers: dict[str, Router]
+    """Rules by which the large model is called, by name."""
     policies: tuple[Policy, ...]
+    """What is run: `<method>+<router>[@<budget, percent of tokens>]`, or `<speculative method>@K` with K
+    drafts a round."""
     dump: Dump
+    """What is kept of the logits, and in which pieces."""
     compute: Compute
+    """Where and how models run."""
     report: Report
+    """What the page shows."""
     allow_code_execution: bool = False
     """Whether grading may run programs that a model wrote, in a sandbox."""
     sandbox: str = "strict"
     """`strict`, or `weak` to go on where this machine grants less than the whole sandbox."""
     curriculum: Curriculum | None = None
+    """Of the embedded family's training text, in shares that add up to 1."""
     family: dict[str, Member] = field(default_factory=dict)
+    """Base models that are trained here, by name."""
     tuned: dict[str, Tuned] = field(default_factory=dict)
+    """Fine-tuned variants of them, by name."""
 
     def policies_of(self, pair: str) -> list[Policy]:
         """The policies that this pair runs: all of them, less proxy's where it has no tuned model."""

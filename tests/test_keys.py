@@ -1,0 +1,75 @@
+"""docs/params.md says of every key of params.yaml what its dataclass says."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from fsgen import policies, sections
+
+PAGE = Path(__file__).parent.parent / "docs" / "params.md"
+SECTIONS = {
+    "the file": sections.Settings,
+    "datasets": sections.Dataset,
+    "models": sections.Model,
+    "pairs": sections.Pair,
+    "methods": policies.Method,
+    "routers": policies.Router,
+    "dump": sections.Dump,
+    "compute": sections.Compute,
+    "report": sections.Report,
+    "curriculum": sections.Curriculum,
+    "family": sections.Member,
+    "tuned": sections.Tuned,
+}
+
+
+def spoken(section: type) -> dict[str, str]:
+    """Field to the string that stands below it."""
+    body = ast.parse(inspect.getsource(section)).body[0].body
+    return {
+        field.target.id: inspect.cleandoc(below.value.value).replace("\n", " ")
+        for field, below in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+def row(field: dataclasses.Field, about: str) -> str:
+    """Its key, what it is without, and what it means."""
+    none = dataclasses.MISSING
+    has_default = field.default is not none or field.default_factory is not none or "by default" in about
+    default = f"`{field.default}`" if field.default not in (None, none) else ""
+    return f"| `{field.name}` | {default if has_default else 'needed'} | {about} |"
+
+
+def page() -> str:
+    """Every section as a table of its keys."""
+    parts = ["# The keys of params.yaml", "Printed from the dataclasses that a file is read into."]
+    for name, section in SECTIONS.items():
+        told = spoken(section)
+        rows = [row(field, told.get(field.name, "")) for field in dataclasses.fields(section)]
+        parts.append(f"**{name}**: {inspect.cleandoc(section.__doc__)}")
+        parts.append("\n".join(["| key | without it | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def test_the_page_is_printed_from_the_dataclasses():
+    """A key that changes its meaning changes docs/params.md (FSGEN_WRITE_DOCS=1 writes it anew)."""
+    if os.environ.get("FSGEN_WRITE_DOCS"):
+        PAGE.write_text(page())
+    assert PAGE.read_text() == page()
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_key_is_explained(name):
+    """Those of a network's shape and training alone say enough by their names."""
+    section = SECTIONS[name]
+    missing = {field.name for field in dataclasses.fields(section)} - spoken(section).keys()
+
+    assert not missing or name in ("family", "tuned")
