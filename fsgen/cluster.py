@@ -28,8 +28,9 @@ PATIENCE = 5  # seconds for a cluster's address to answer
 def open_cluster(settings: Settings) -> Iterator[Crew]:
     """A crew of `compute.replicas` actors on the cluster at RAY_ADDRESS, or on one that starts here.
 
-    Complaint, once there is a shard to make, where Ray is not installed, nothing answers at the
-    address, the cluster is too small, or an actor ended more often than RETRIES allow.
+    Complaint, once there is a shard to make, where Ray is not installed, nothing answers at the address or
+    it lets nobody in, the cluster is too small, an actor cannot start, or one ended more often than RETRIES
+    allow.
     """
     cluster = _Cluster(settings)
     with contextlib.closing(cluster):
@@ -47,7 +48,9 @@ class _Cluster:
     def make(self, shards: list[Shard], bar) -> Iterator[tuple[Shard, dict[str, pa.Table]]]:
         if not shards:
             return
-        self.ray = self.ray or _connect(self.settings.compute)
+        if not self.ray:
+            self.ray = _connect()
+            _check_places(self.ray.nodes(), self.settings.compute)
         while len(self.actors) < min(self.settings.compute.replicas, len(shards)):
             self.actors.append(_start_replica(self.ray, self.settings))
         pool, failures = self.ray.util.ActorPool(self.actors), self.ray.exceptions
@@ -57,12 +60,8 @@ class _Cluster:
                 yield shards[index], tables
         except failures.RayTaskError as error:
             raise error.cause from error
-        except failures.RayActorError as error:
-            names = ", ".join(model.name for model in shards[0].members.values())
-            raise Complaint(
-                f"A replica of {names} ended {RETRIES + 1} times over one shard; look into Ray's logs, "
-                "for want of memory first."
-            ) from error
+        except (failures.RayActorError, failures.OutOfMemoryError) as error:
+            raise _lost(shards[0], error) from error
 
     def close(self) -> None:
         if self.ray:
@@ -97,8 +96,43 @@ def _start_replica(ray, settings: Settings):
     return ray.remote(Replica).options(**options).remote(settings, torch.get_num_threads())
 
 
-def _connect(compute: Compute):
-    """The package ray, connected; Complaint where that cannot be or the cluster lacks cards."""
+def _lost(shard: Shard, error) -> Complaint:
+    """What to say where an actor is gone for good; only one that had started was restarted before."""
+    names = ", ".join(model.name for model in shard.members.values())
+    if getattr(error, "actor_init_failed", False):
+        said = str(error).strip().splitlines()[-1]  # the exception itself; where Ray met it stands above
+        return Complaint(
+            f"A replica of {names} should start on any node, and got {said.strip()}; install fsgen on every "
+            "node, with what it needs, in the versions of this machine."
+        )
+    return Complaint(
+        f"A replica of {names} ended more often than the {RETRIES} times that Ray restarts it, over one or "
+        "several shards; look into Ray's logs, for want of memory first."
+    )
+
+
+def _connect():
+    """The package ray, connected; Complaint where that cannot be."""
+    ray = _import_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # given none, Ray would join whatever cluster was started here last
+        ray.init(address="local", include_dashboard=False, logging_level="warning")
+        return ray
+    _check_reachable(address)
+    try:
+        ray.init(address=address, logging_level="warning")
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise Complaint(
+            f"RAY_ADDRESS is '{address}', where Ray should let this machine in, and got {error}; correct the "
+            "address, or set RAY_AUTH_MODE=token where the head wants a token."
+        ) from error
+    return ray
+
+
+def _import_ray():
+    """The package ray; Complaint where it is not installed."""
     try:
         import ray
         import ray.util
@@ -106,19 +140,36 @@ def _connect(compute: Compute):
         raise Complaint(
             "compute.engine is ray, which is not installed; run pip install 'fsgen[ray]'."
         ) from error
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_reachable(address)
-    ray.init(address=address, include_dashboard=None if address else False, logging_level="warning")
-    wanted, held = compute.replicas * compute.gpus_per_replica, ray.cluster_resources().get("GPU", 0)
-    if wanted > held:
-        ray.shutdown()
-        raise Complaint(
-            f"compute.replicas times gpus_per_replica should be at most the cluster's {held:.0f} cards, "
-            f"got {wanted}; lower one of them."
-        )
     return ray
+
+
+def _check_places(nodes: list[dict], compute: Compute) -> None:
+    """Complaint where the nodes cannot hold `replicas` actors at once; Ray would wait for ever.
+
+    A stage that lacks fewer shards starts fewer actors, and is refused too: so are all stages of a file
+    alike, rather than one after hours of others.
+    """
+    wanted, held = compute.replicas, count_places(nodes, compute.gpus_per_replica)
+    if wanted > held:
+        raise Complaint(
+            f"The cluster's nodes should have room for the {wanted} actors of compute.replicas, with a core "
+            f"and {compute.gpus_per_replica} cards each, and have it for {held}; lower replicas or "
+            "gpus_per_replica, or add nodes."
+        )
+
+
+def count_places(nodes: list[dict], cards: int) -> int:
+    """How many actors of a core and so many cards the nodes that `ray.nodes()` tells of hold together.
+
+    An actor lies on one node, so what one lacks no other makes up for. What others hold now counts as free:
+    Ray waits until they give it back.
+    """
+
+    def count(held: dict[str, float]) -> int:
+        cores = int(held.get("CPU", 0))
+        return min(cores, int(held.get("GPU", 0)) // cards) if cards else cores
+
+    return sum(count(node["Resources"]) for node in nodes if node["Alive"])
 
 
 def _check_reachable(address: str) -> None:

@@ -24,13 +24,13 @@ def fetch(home: Path) -> bool:
     if not (place := _place(home)):
         return False
     files, source = place
-    if not _ask(files.exists, f"{source}/{LIST}"):
+    listed = f"{source}/{LIST}"
+    if not _ask(f"looking for {listed}", files.exists, listed):
         return False
     part = home.with_name(home.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name in json.loads(_ask(files.cat_file, f"{source}/{LIST}")):
-        _ask(files.get_file, f"{source}/{name}", str(part / name))
+    for name in json.loads(_ask(f"reading {listed}", files.cat_file, listed)):
+        _bring(files, f"{source}/{name}", part / name)
     part.replace(home)
     return True
 
@@ -43,8 +43,8 @@ def put(home: Path) -> None:
     _make_folder(files, target)
     names = sorted(path.name for path in home.glob("*.parquet"))
     for name in names:
-        _ask(files.put_file, str(home / name), f"{target}/{name}")
-    _ask(files.pipe_file, f"{target}/{LIST}", json.dumps(names).encode())
+        _ask(f"writing {target}/{name}", files.put_file, str(home / name), f"{target}/{name}")
+    _ask(f"writing {target}/{LIST}", files.pipe_file, f"{target}/{LIST}", json.dumps(names).encode())
 
 
 def fetch_notes(folder: Path) -> None:
@@ -52,11 +52,10 @@ def fetch_notes(folder: Path) -> None:
     if not (place := _place(folder)):
         return
     files, source = place
-    for found in _ask(files.glob, f"{source}/*.json"):
+    for found in _ask(f"looking into {source}", files.glob, f"{source}/*.json"):
         note = folder / Path(found).name
         if not note.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _ask(files.get_file, found, str(note.with_suffix(".part")))
+            _bring(files, found, note.with_suffix(".part"))
             note.with_suffix(".part").replace(note)
 
 
@@ -66,29 +65,45 @@ def put_note(note: Path) -> None:
         return
     files, target = place
     _make_folder(files, target.rpartition("/")[0])
-    _ask(files.put_file, str(note), target)
+    _ask(f"writing {target}", files.put_file, str(note), target)
 
 
 def _place(path: Path) -> tuple | None:
     """The depot's file system and what stands there for a path in scratch; None without a depot."""
     if not (url := os.environ.get("FSGEN_SCRATCH")):
         return None
-    files, root = _ask(fsspec.core.url_to_fs, url)
+    files, root = _ask("opening it", fsspec.core.url_to_fs, url)
     return files, f"{root}/{path.relative_to(store.SCRATCH).as_posix()}"
 
 
 def _make_folder(files, target: str) -> None:
     """Object storage needs none, and would make a bucket of a misspelt name."""
     if isinstance(files, LocalFileSystem):
-        _ask(files.makedirs, target, exist_ok=True)
+        _ask(f"making {target}", files.makedirs, target, exist_ok=True)
 
 
-def _ask(question, *args, **options):
-    """What the storage answers; Complaint where it does not."""
+def _bring(files, source: str, here: Path) -> None:
+    """Fetch a file into scratch; Complaint where the depot does not give it or this disk does not take it."""
+    try:
+        here.parent.mkdir(parents=True, exist_ok=True)
+        here.open("wb").close()  # so that what fails from here on is no fault of scratch, or a full disk
+    except OSError as error:
+        store.complain_if_full(error, str(here))
+        raise Complaint(
+            f"{store.SCRATCH}/ should take what FSGEN_SCRATCH holds, and writing {here} got "
+            f"{type(error).__name__}: {error}; mend what the error names."
+        ) from error
+    _ask(f"fetching {source} into {here}", files.get_file, source, str(here))
+
+
+def _ask(doing: str, question, *args, **options):
+    """What the storage answers; Complaint that says what was being done where it does not."""
     try:
         return question(*args, **options)
     except Exception as error:  # every kind of storage has errors of its own
+        store.complain_if_full(error, doing)
         raise Complaint(
             f"FSGEN_SCRATCH is '{os.environ['FSGEN_SCRATCH']}', which should be a folder that fsspec can "
-            f"reach, got {type(error).__name__}: {error}; correct it, or install what it asks for."
+            f"reach, and {doing} got {type(error).__name__}: {error}; correct the address, or mend what the "
+            "error names."
         ) from error

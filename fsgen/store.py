@@ -21,6 +21,7 @@ from fsgen.typed import Complaint
 FORMAT_VERSION = "2"
 SCRATCH = Path("scratch")
 ROW_GROUP = 1 << 17
+KEY = ["prompt_id", "turn", "pos"]  # of a row, in every table of tokens
 
 
 def schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
@@ -53,13 +54,18 @@ def write(path: Path, table: pa.Table | pl.DataFrame | dict | list[dict], column
         )
     except OSError as error:
         part.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        complain_if_full(error, f"{path} needs about {table.nbytes >> 20} MiB and")
+        raise
+    part.replace(path)
+
+
+def complain_if_full(error: Exception, thing: str) -> None:
+    """Complaint where the error is that of a disk without room for the thing; nothing otherwise."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         raise Complaint(
-            f"The disk is full: {path} needs about {table.nbytes >> 20} MiB and got no more room; "
+            f"The disk is full: {thing} got no more room; "
             "make room and run the same command again, finished shards are kept."
         ) from error
-    part.replace(path)
 
 
 def write_metrics(name: str, told: dict) -> Path:
@@ -102,7 +108,7 @@ def _found(source: str | Path) -> list[Path]:
     source = Path(source)
     paths = sorted(source.glob("*.parquet") if source.is_dir() else source.parent.glob(source.name))
     if not paths:
-        raise Complaint(f"There is no table at {source}; run the stage that writes it.")
+        raise Complaint(f"There is no table at {source}; run 'dvc repro', which writes it.")
     return paths
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,6 +47,7 @@ def address():
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", *options]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", where)
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # whether or not a cluster here once left a token at home
         head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -163,9 +165,23 @@ def test_a_shard_that_ends_every_actor_is_given_up(again, address):
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(Complaint, match=r"A replica of .* ended 5 times over one shard"):
+    with pytest.raises(Complaint, match=r"A replica of .* ended more often than the 4 times that Ray"):
         crew_of(make)
     assert len(seen.read_text()) == cluster.RETRIES + 1
+
+
+def test_an_actor_that_cannot_start_is_told_apart(again, address, monkeypatch):
+    """As on a node without fsgen: nothing was tried twice, and memory has no part in it."""
+    here = types.ModuleType("only_here")
+    here.Replica = type("Replica", (cluster.Replica,), {"__module__": "only_here"})
+    monkeypatch.setitem(sys.modules, "only_here", here)
+    monkeypatch.setattr(cluster, "Replica", here.Replica)
+
+    with pytest.raises(Complaint) as caught:
+        crew_of(None)
+
+    assert "should start on any node, and got ModuleNotFoundError: No module named" in str(caught.value)
+    assert "'only_here'; install fsgen on every node" in str(caught.value)
 
 
 def test_a_complaint_on_an_actor_is_the_stages_own(again, address):
@@ -204,10 +220,46 @@ def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):
             crew_of(None)
 
 
-def test_more_cards_than_the_cluster_has_are_refused(again, address):
-    """Ray would wait for them for ever."""
-    with pytest.raises(Complaint, match=r"at most the cluster's 4 cards, got 8"):
-        crew_of(None, replicas=2, gpus_per_replica=4)
+def test_a_cluster_that_wants_a_token_is_one_sentence(again, address, monkeypatch):
+    """Ray, which says it so and only after twenty seconds, shows none to an address that was given."""
+    import ray
+
+    def refuse(**options):
+        raise ConnectionError(f"Failed to connect to Ray cluster at {options['address']}")
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+    with pytest.raises(Complaint, match=rf"^RAY_ADDRESS is '{address}', .* {address}; .*MODE=token"):
+        crew_of(None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cards", "places"),
+    [
+        ([{"CPU": 2.0}], 0, 2),
+        ([{"CPU": 2.0}, {"CPU": 3.0, "GPU": 1.0}], 0, 5),
+        ([{"CPU": 8.0, "GPU": 4.0}], 1, 4),
+        ([{"CPU": 8.0, "GPU": 4.0}], 3, 1),  # the fourth card is left
+        ([{"CPU": 2.0, "GPU": 8.0}], 1, 2),  # cores run out first
+        ([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}], 2, 0),  # no actor lies on two nodes
+        ([{"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 5.0}], 2, 3),
+        ([{"GPU": 4.0}, {"CPU": 0.5}], 0, 0),  # a head that computes nothing has no core at all
+        ([], 0, 0),
+    ],
+)  # fmt: skip
+def test_places_are_counted_node_by_node(nodes, cards, places):
+    """A place is a core and the cards of an actor, on one node; the dead have none."""
+    told = [{"Alive": True, "Resources": held} for held in nodes]
+    dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 64.0}}
+
+    assert cluster.count_places([*told, dead], cards) == places
+
+
+@pytest.mark.parametrize(("replicas", "cards", "held"), [(5, 0, 4), (3, 2, 2)])
+def test_more_actors_than_the_nodes_hold_are_refused(replicas, cards, held, again, address):
+    """Even for a single shard; Ray would wait for ever."""
+    with pytest.raises(Complaint, match=rf"the {replicas} actors .* and {cards} cards each, .* for {held};"):
+        crew_of(None, replicas=replicas, gpus_per_replica=cards)
 
 
 def test_every_actor_sees_cards_of_its_own(again, address):
@@ -229,16 +281,30 @@ def test_every_actor_sees_cards_of_its_own(again, address):
     assert sorted(seen[0] + seen[1]) == ["0", "1", "2", "3"]
 
 
-def test_a_cluster_starts_here_where_none_is_named(again, monkeypatch):
-    """And ends with the stage."""
+def test_a_cluster_starts_here_where_none_is_named(again, address, monkeypatch):
+    """Another than the one that was started last, and it ends with the stage."""
     import ray
 
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    def make(hands):
+        where = ray.get_runtime_context().gcs_address  # of which Ray rewrites the host
+        return {"told": pa.table({"told": [where.rpartition(":")[2]]})}
 
-    ((_, tables),) = crew_of(lambda hands: {"told": pa.table({"told": [1]})})
+    monkeypatch.delenv("RAY_ADDRESS")
 
-    assert tables["told"]["told"].to_pylist() == [1]
+    ((_, tables),) = crew_of(make)
+
+    assert tables["told"]["told"].to_pylist() != [address.rpartition(":")[2]]
     assert not ray.is_initialized()
+
+
+def test_a_node_without_memory_is_one_sentence(again, address, monkeypatch):
+    """Of Ray, which ends an actor before Linux does."""
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+
+    with pytest.raises(Complaint, match="for want of memory first"):
+        crew_of(lambda hands: time.sleep(60))
 
 
 def test_without_ray_the_remedy_is_named(again, monkeypatch):

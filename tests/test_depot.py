@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec.core
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -119,5 +120,66 @@ def test_a_depot_that_cannot_be_reached_is_one_sentence(url, s3, tmp_path, monke
 
     with pytest.raises(
         Complaint, match=f"FSGEN_SCRATCH is '{url}', which should be a folder that fsspec can"
+    ):
+        finish([shard_of(1, [])])
+
+
+def leave_notes(tmp_path, monkeypatch) -> Shard:
+    """A shard that wants a part more than the one whose note lies in the depot, on another machine."""
+    finish([shard_of(1, [], {"a": [1]})])
+    move_to(tmp_path / "second", monkeypatch)
+    wanted = shard_of(1, [], {"a": [1], "b": [2]})
+    wanted.note.parent.mkdir(parents=True)
+    return wanted
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device without room")
+def test_a_full_disk_here_is_not_the_depots_fault(depot, tmp_path, monkeypatch):
+    """The sentence is that of a shard which finds no room, and names what was being fetched."""
+    wanted = leave_notes(tmp_path, monkeypatch)
+    note = shard_of(1, [], {"a": [1]}).note.with_suffix(".part")
+    note.symlink_to("/dev/full")
+
+    with pytest.raises(Complaint, match=f"^The disk is full: fetching .* into {note} got no more room; make"):
+        find_kin(wanted)
+
+
+def test_a_full_shared_folder_is_named_by_what_was_written(tmp_path, monkeypatch):
+    """Its disk is another than this machine's."""
+    monkeypatch.setenv("FSGEN_SCRATCH", str(tmp_path / "depot"))
+    move_to(tmp_path / "first", monkeypatch)
+    full = tmp_path / "depot" / "shards" / shard_of(1, []).home.name / "texts.parquet"
+    full.parent.mkdir(parents=True)
+    full.symlink_to("/dev/full")
+
+    with pytest.raises(Complaint, match=f"^The disk is full: writing {full} got no more room; make room"):
+        finish([shard_of(1, [])])
+
+
+def test_scratch_that_takes_nothing_is_not_the_depots_fault(depot, tmp_path, monkeypatch):
+    """A file stands where the shard's folder would."""
+    finish([shard_of(1, [])])
+    move_to(tmp_path / "second", monkeypatch)
+    Path("scratch").mkdir()
+    Path("scratch/shards").write_text("")
+
+    with pytest.raises(
+        Complaint, match=r"^scratch/ should take what FSGEN_SCRATCH holds, and writing scratch/shards/.* got "
+    ):
+        finish([shard_of(1, [])])
+
+
+def test_a_file_that_the_depot_lacks_is_named(depot, tmp_path, monkeypatch):
+    """With what was being done and where to."""
+    finish([shard_of(1, [])])
+    files, root = fsspec.core.url_to_fs(depot)
+    home = shard_of(1, []).home
+    files.rm(f"{root}/shards/{home.name}/tokens.parquet")
+    move_to(tmp_path / "second", monkeypatch)
+
+    with pytest.raises(
+        Complaint,
+        match=rf"^FSGEN_SCRATCH is '{depot}', .*, and fetching .*/tokens\.parquet into "
+        rf"{home}\.part/tokens\.parquet got FileNotFoundError: ",
     ):
         finish([shard_of(1, [])])
