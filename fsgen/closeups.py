@@ -80,7 +80,7 @@ def _shard(
         "what": "closeups",
         "read_tokens": settings.compute.read_tokens,
         "prompts": prompts.select("prompt_id", "plain", "messages").to_dicts(),
-        "texts": written.select("prompt_id", "policies", "token_id", "turn").to_dicts(),
+        "texts": written.select("prompt_id", "policies", *TEXT).to_dicts(),
         "reader": role,
     }
 

@@ -16,7 +16,7 @@ from fsgen.engines import open_crew
 from fsgen.models import Loaded
 from fsgen.outlines import Outline, outline, prompt_ids
 from fsgen.settings import Dump, Settings
-from fsgen.shards import Hands, Shard, finish_shards
+from fsgen.shards import Hands, Shard, blocks, finish_shards
 from fsgen.texts import TEXTS, Ending, Text, ending, marks, prompt_digest, text_rows
 
 ROOMS = ("decoding",)
@@ -40,12 +40,10 @@ def dump_solo(settings: Settings, name: str) -> None:
     with store.appear(out) as folder, open_crew(settings) as crew:
         for dataset, entry in settings.datasets.items():
             prompts = store.read(f"data/prompts/{dataset}.parquet")
-            blocks = [
-                prompts[i : i + settings.dump.block] for i in range(0, len(prompts), settings.dump.block)
-            ]
             with console.progress(len(prompts), "texts", f"{name} writes {dataset}") as bar:
                 until = ending(model, prompts, entry.max_new_tokens, settings.dump.tail)
-                shards = [_solo_shard(settings, model, block, until) for block in blocks]
+                cut = blocks(prompts, settings.dump.block)
+                shards = [_solo_shard(settings, model, block, until) for block in cut]
                 finish_shards(folder / dataset, shards, crew, bar)
     console.wrote(
         f"{out}: the texts of {name} on {', '.join(settings.datasets)} with a record of every token"

@@ -14,8 +14,8 @@ import pyarrow as pa
 from fsgen import console, fusion, store
 from fsgen.policies import Method
 from fsgen.settings import Settings
+from fsgen.store import KEY
 
-KEY = ["prompt_id", "turn", "pos"]
 FUSED = store.schema(
     [
         ("method", pa.string(), "method, a key of params.yaml"),

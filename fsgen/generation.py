@@ -59,7 +59,10 @@ class Tally:
     passes: int = 0
     """Forward calls; rounds, where the policy drafts."""
     positions: int = 0
-    """Generated positions that it processed, rejected drafts and catching up included."""
+    """Generated positions that it processed, rejected drafts and catching up included.
+
+    Drafts beyond the text's end are not counted, as in fsgen.costs; they leave the count when it ends.
+    """
 
 
 def open_duet(settings: Settings, pair: str, policy: str, dataset: str) -> Duet:
@@ -114,6 +117,7 @@ def speak(duet: Duet, asked: pl.DataFrame, tally: Tally) -> Iterator[Spoken]:
             voice.ids.append(spoken.token)
             (text,) = duet.until.advance([voice.name], [text.followed_by(spoken.token)])
             if duet.until.is_finished(voice.name, text):
+                voice.settle()
                 return
 
 
@@ -143,6 +147,7 @@ class _Voice:
 
     def __init__(self, duet: Duet, name: str, prompt: list[int], tally: Tally):
         self.duet, self.name, self.ids, self.given, self.tally = duet, name, list(prompt), len(prompt), tally
+        self.drafted_to: list[int] = []  # how far each round's drafts went, in `ids`
         self.known = len(prompt) - 1  # the prompt's last token is the input of the first generated position
         self.method = duet.settings.methods[duet.policy.method]
         budget = duet.settings.compute.read_tokens
@@ -172,7 +177,8 @@ class _Voice:
     def draft(self) -> Iterator[Spoken]:
         """One round of greedy speculative decoding (arXiv 2211.17192, algorithm 1)."""
         begin, drafted, entropies = len(self.ids), [], []
-        for _ in range(self.duet.policy.draft):
+        room = self.duet.until.max_new_tokens - (begin - self.given)
+        for _ in range(min(self.duet.policy.draft, room)):
             token, seen = heads.see(
                 self.duet.loaded["small"], self._read("small", drafted)[-1:], self.duet.settings.dump
             )
@@ -180,6 +186,7 @@ class _Voice:
             entropies.append(float(seen.entropy_N[0]))
         states_NH = self._read("large", drafted)[-len(drafted) - 1 :]
         self._count(len(drafted) + 1)
+        self.drafted_to.append(begin + len(drafted))
         says = self.duet.loaded["large"].logits(states_NH).argmax(-1).tolist()
         for i, (draft, word) in enumerate(zip(drafted, says, strict=False)):
             yield Spoken(word, draft, True, entropies[i])
@@ -187,6 +194,10 @@ class _Voice:
                 self._forget(begin + i)
                 return
         yield Spoken(says[-1], says[-1], True, float("nan"))
+
+    def settle(self) -> None:
+        """Take drafts beyond the end of the text out of the count; to be called once it has ended."""
+        self.tally.positions -= sum(max(0, reached - len(self.ids)) for reached in self.drafted_to)
 
     def _fuse(self) -> int:
         """The method's token here, each of its models caught up."""

@@ -16,7 +16,8 @@ from fsgen.engines import open_crew
 from fsgen.forcing import Reading, Written
 from fsgen.outlines import Outline, outline, prompt_ids
 from fsgen.settings import Settings
-from fsgen.shards import Hands, Shard, finish_shards
+from fsgen.shards import Hands, Shard, blocks, finish_shards
+from fsgen.store import KEY
 from fsgen.texts import prompt_digest
 from fsgen.typed import Complaint
 
@@ -80,8 +81,7 @@ def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out:
             tables = {w: _TextTables.open(members[w], *partners[w], dataset) for w in texts}
             with console.progress(len(prompts) * len(texts), "texts", f"{pair} reads {dataset}") as bar:
                 shards = []
-                for start in range(0, len(prompts), settings.dump.block):
-                    block = prompts[start : start + settings.dump.block]
+                for block in blocks(prompts, settings.dump.block):
                     parts = [_Part.open(w, texts[w], tables[w], block, readers, entry) for w in texts]
                     shards.append(_read_shard(settings, readers, parts))
                 finish_shards(folder / dataset, shards, crew, bar)
@@ -96,15 +96,14 @@ class _TextTables(NamedTuple):
 
     @classmethod
     def open(cls, writer: str, lists: str, lists_writer: str | None, dataset: str) -> "_TextTables":
-        key = ["prompt_id", "turn", "pos"]
         written = f"data/dumps/{writer}/{dataset}"
-        rows = store.read(f"{written}/tokens-*.parquet", [*key, "token_id", "in_answer", "forced"])
+        rows = store.read(f"{written}/tokens-*.parquet", [*KEY, "token_id", "in_answer", "forced"])
         if lists_writer is None:
-            at = store.read(f"{lists.format(dataset=dataset)}/tokens-*.parquet", [*key, "top_ids"])
+            at = store.read(f"{lists.format(dataset=dataset)}/tokens-*.parquet", [*KEY, "top_ids"])
         else:
-            at = store.read(f"{lists.format(dataset=dataset)}/reads-*.parquet", ["writer", *key, "top_ids"])
+            at = store.read(f"{lists.format(dataset=dataset)}/reads-*.parquet", ["writer", *KEY, "top_ids"])
             at = at.filter(pl.col("writer") == lists_writer).drop("writer")
-        joined = rows.join(at, on=key, how="inner", validate="1:1").sort(key)
+        joined = rows.join(at, on=KEY, how="inner", validate="1:1").sort(KEY)
         if len(joined) != len(rows):
             raise Complaint(
                 f"The lists in {lists.format(dataset=dataset)} do not cover {written}; rerun both."
@@ -184,7 +183,8 @@ def _prompts_of(texts: pl.DataFrame, block: pl.DataFrame, readers: list[Outline]
 
 
 def _digest_rows(rows: pl.DataFrame) -> str:
-    digest = hashlib.sha256(rows["token_id"].to_numpy().tobytes())
+    """Digest of all that a shard's table takes from its rows; their places tell texts and turns apart."""
+    digest = hashlib.sha256(rows.select("turn", "pos", "token_id").to_numpy().tobytes())
     digest.update(store.padded(rows["top_ids"], -1).tobytes())
     digest.update(rows.select("in_answer", "forced").to_numpy().tobytes())
     return digest.hexdigest()

@@ -1,8 +1,10 @@
-"""The tables of texts that policies wrote: rows with what decided them, texts, and the steps they took.
+"""The tables of texts that policies wrote: rows with what decided them, texts, and the steps they take.
 
 Shape legend: N rows (positions of texts).
 """
 
+from collections import defaultdict
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,39 +43,42 @@ ROLLED_TEXTS = store.schema([POLICY, *((f.name, f.type, f.metadata[b"about"].dec
 STEPS = store.schema(
     [
         ("role", pa.string(), "small, tuned or large"),
-        ("taken", pa.int64(), "generated positions that its model processed, unasked ones included"),
+        ("taken", pa.int64(), "generated positions that its model processes, unasked ones included"),
         ("alone", pa.int64(), "those that its model would process if every policy wrote by itself"),
-        ("taken_prompt", pa.int64(), "prompt positions that its model processed"),
+        ("taken_prompt", pa.int64(), "prompt positions that its model processes"),
     ]
 )
 ORDER = [(name, "ascending") for name in ("policy", "prompt_id", "turn", "pos")]
+Left = dict[tuple[str, str], int]
+"""Policy and prompt to the position at which the text left the dumped ones, where it did."""
+Fed = tuple[int, ...]
+"""What a model is fed of a text, from the prompt's last token on, which is 0; forced tokens are -1 - id."""
 
 
 class Share(NamedTuple):
-    """Rows of some policies, and the steps of the trees that they come from."""
+    """Rows of some policies."""
 
     policies: list[str]
     tokens: pa.Table
     texts: pa.Table
-    taken: pl.DataFrame
-    """Columns role, taken and taken_prompt."""
 
 
 def read_share(home: Path, policies: list[str]) -> Share:
-    """What a finished shard holds of these policies, with the steps of all that it holds."""
+    """What a finished shard holds of these policies."""
     mine = pl.col("policy").is_in(policies)
     tokens, spelt = (store.read(home / f"{name}.parquet").filter(mine) for name in ("tokens", "texts"))
-    steps = store.read(home / "steps.parquet").drop("alone")
-    return Share(policies, tokens.to_arrow().cast(ROLLED), spelt.to_arrow().cast(ROLLED_TEXTS), steps)
+    return Share(policies, tokens.to_arrow().cast(ROLLED), spelt.to_arrow().cast(ROLLED_TEXTS))
 
 
-def tables(riders: list[Rider], shares: list[Share]) -> dict[str, pa.Table]:
-    """The shard's tables, in an order that does not tell the shares apart."""
+def tables(
+    riders: list[Rider], shares: list[Share], left: Left, prompts: dict[str, list[int]]
+) -> dict[str, pa.Table]:
+    """The shard's tables, which do not tell the shares apart."""
     tokens = pa.concat_tables([share.tokens for share in shares]).sort_by(ORDER)
     spelt = pa.concat_tables([share.texts for share in shares]).sort_by(ORDER[:3])
-    taken = pl.concat([share.taken for share in shares]).group_by("role", maintain_order=True).sum()
-    alone = _alone(tokens, riders)
-    steps = taken.with_columns(alone=pl.col("role").replace_strict(alone, default=0)).select(STEPS.names)
+    alone, taken = _alone(tokens, riders), _taken(tokens, riders, left, prompts)
+    steps = [(role, generated, alone[role], given) for role, (generated, given) in taken.items()]
+    steps = pl.DataFrame(steps, schema=STEPS.names, orient="row")
     return {"tokens": tokens, "texts": spelt, "steps": steps.to_arrow().cast(STEPS)}
 
 
@@ -141,3 +146,58 @@ def _alone(tokens: pa.Table, riders: list[Rider]) -> dict[str, int]:
         for role in {rule.speaker, *rule.inputs}:
             alone[role] = alone.get(role, 0) + (written if role == rule.speaker else asked)
     return alone
+
+
+def _taken(
+    tokens: pa.Table, riders: list[Rider], left: Left, prompts: dict[str, list[int]]
+) -> dict[str, np.ndarray]:
+    """Role to generated and to prompt positions of its model, [2], where one tree holds all riders.
+
+    Counted on the texts, so that it does not depend on which of them a tree wrote this time.
+    """
+    users = _users(riders)
+    found = {role: np.zeros(2, np.int64) for role in users}
+    for (name,), rows in _fed(tokens).partition_by("prompt_id", as_dict=True).items():
+        fed = {policy: tuple(ids) for policy, ids in rows.select("policy", "fed").iter_rows()}
+        for role, policies in users.items():
+            starts: dict[Fed, set[Fed]] = defaultdict(set)
+            for policy in policies:
+                if (policy, name) in left:
+                    starts[fed[policy][: left[policy, name]]].add(fed[policy])
+            found[role] += _grown(starts, len(prompts[name]))
+    return found
+
+
+def _users(riders: list[Rider]) -> dict[str, list[str]]:
+    """Role to the policies that need its model, without roles that none needs."""
+    needs = {rider.policy.name: fusion.RULES[rider.method.rule] for rider in riders}
+    found = {
+        role: [name for name, rule in needs.items() if role in (rule.speaker, *rule.inputs)]
+        for role in ("small", "tuned", "large")
+    }
+    return {role: names for role, names in found.items() if names}
+
+
+def _fed(tokens: pa.Table) -> pl.DataFrame:
+    """policy, prompt_id and, as a list in `fed`, the Fed of every text."""
+    rows = pl.from_arrow(tokens.select(["policy", "prompt_id", "token_id", "forced"]))
+    token = pl.when("forced").then(-1 - pl.col("token_id")).otherwise("token_id")
+    return rows.group_by("policy", "prompt_id").agg(token.shift(1, fill_value=0).alias("fed"))
+
+
+def _grown(starts: dict[Fed, set[Fed]], prompt_tokens: int) -> tuple[int, int]:
+    """Generated and prompt positions of a model on one prompt's branches, by what they start with."""
+    # what another one starts with is read as a part of that, which in this order comes next
+    begun = [a for a, b in pairwise([*sorted(starts), None]) if b is None or b[: len(a)] != a]
+    read = [*chain(*begun)]
+    for start, riders in starts.items():
+        for before, text in pairwise([start, *sorted(riders)]):
+            read += text[_shared(before, text) :]
+    forced = sum(token < 0 for token in read)
+    return len(read) - forced, forced + len(begun) * (prompt_tokens - 1)
+
+
+def _shared(one: Fed, other: Fed) -> int:
+    """With how many equal tokens two texts begin."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))

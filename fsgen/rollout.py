@@ -5,6 +5,7 @@ Shape legend: N rows (positions of texts).
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ from fsgen.outlines import Outline, outline, prompt_ids
 from fsgen.policies import Method
 from fsgen.rolled import Share
 from fsgen.settings import Settings
-from fsgen.shards import Hands, Shard, find_kin, finish_shards
+from fsgen.shards import Hands, Shard, blocks, find_kin, finish_shards
 from fsgen.speakers import Speaker
 from fsgen.texts import Ending, ending, prompt_digest
 from fsgen.tree import End, Tree
@@ -31,8 +32,8 @@ def roll_out(settings: Settings, pair: str) -> None:
     """Write the texts of every policy of the pair on the test prompts; data/rollouts/<pair>/."""
     members = settings.named("pairs", pair).members()
     policies = [policy for policy in settings.policies_of(pair) if policy.draft is None]
-    speakers = {fusion.speaker(settings.methods[policy.method]) for policy in policies}
-    roles = [role for role in members if role in speakers | {"small", "large"}]
+    speaking = {fusion.speaker(settings.methods[policy.method]) for policy in policies}
+    roles = [role for role in members if role in speaking | {"small", "large"}]
     outlines = {role: outline(settings, members[role]) for role in roles}
     routes = Path("data/routes") / pair
     calibrated = json.loads((routes / "thresholds.json").read_text())
@@ -48,16 +49,30 @@ def roll_out(settings: Settings, pair: str) -> None:
             prompts = store.read(f"data/prompts/{dataset}.parquet").filter(pl.col("split") == "test")
             known = trunks.open_trunks(settings, pair, dataset, prompts["prompt_id"].to_list())
             until = ending(outlines["large"], prompts, entry.max_new_tokens)
-            step = settings.dump.block
-            blocks = [prompts[start : start + step] for start in range(0, len(prompts), step)]
+            cut = blocks(prompts, settings.dump.block)
             with console.progress(len(prompts) * len(riders), "texts", f"{pair} rolls out {dataset}") as bar:
-                shards = [_shard(settings, outlines, riders, b, known, until) for b in blocks]
+                shards = [_shard(settings, outlines, riders, b, known, until) for b in cut]
                 finish_shards(folder / dataset, shards, crew, bar)
     steps = pl.concat(store.read(out / dataset / "steps-*.parquet") for dataset in settings.datasets)
     console.wrote(
         f"{out}: {len(policies)} policies on the test prompts of {', '.join(settings.datasets)}; "
-        f"{steps['taken'].sum()} model steps for {steps['alone'].sum()} that one run per policy takes"
+        f"their trees have {steps['taken'].sum()} model steps, one run per policy {steps['alone'].sum()}"
     )
+
+
+class _Followed(NamedTuple):
+    """Riders as far as the trunks carry them."""
+
+    riders: list[Rider]
+    told: dict[str, np.ndarray]
+    """The columns of Tree's decisions, so far."""
+    starts: list[Start]
+    """Of those that go on."""
+    ends: list[End]
+
+    def left(self, names: list[str]) -> rolled.Left:
+        """Where those that go on left the trunks; `names` are the prompts."""
+        return {(self.riders[s.rider].policy.name, names[s.prompt]): len(s.text.ids) for s in self.starts}
 
 
 def _shard(
@@ -87,9 +102,13 @@ def _shard(
     def make(hands: Hands) -> dict[str, pa.Table]:
         kept = hands.kept.policies if hands.kept else []
         hands.bar.advance(len(prompts) * len(kept))
+        old = [rider for rider in riders if rider.policy.name in kept]
         fresh = [rider for rider in riders if rider.policy.name not in kept]
-        shares = [_roll(settings, hands, fresh, known, prompts, until)] if fresh else []
-        return rolled.tables(riders, shares + ([hands.kept] if hands.kept else []))
+        followed = [_follow_trunks(settings, own, known, [*prompts], until) for own in (fresh, old) if own]
+        shares = [_roll(settings, hands, followed[0], prompts, until)] if fresh else []
+        shares += [hands.kept] if hands.kept else []
+        left = {where: pos for own in followed for where, pos in own.left([*prompts]).items()}
+        return rolled.tables(riders, shares, left, prompts)
 
     limit = (settings.compute.rows, "branches side by side")
     return Shard(facts, outlines, limit, make, len(ids) * len(riders), parts, _bring_share)
@@ -111,34 +130,33 @@ def _method_facts(settings: Settings, outlines: dict[str, Outline], method: Meth
 def _roll(
     settings: Settings,
     hands: Hands,
-    riders: list[Rider],
-    known: dict[str, Trunks],
+    followed: _Followed,
     prompts: dict[str, list[int]],
     until: Ending,
 ) -> Share:
-    """Let these riders write, on one tree."""
-    told, starts, ends = _follow_trunks(settings, riders, known, [*prompts], until, hands.bar)
+    """Let these riders go on, on one tree."""
+    riders, told, starts, ends = followed
+    hands.bar.advance(len(ends))
     grown = hands.budget.spend(
         lambda rows: Tree(hands.loaded, prompts, riders, until, settings, rows).grow(starts, hands.bar)
     )
     if grown.decisions:
         told = {name: np.concatenate([told[name], grown.decisions[name]]) for name in told}
-    ends += grown.ends
-    taken = {"taken": grown.positions, "taken_prompt": grown.prompt_positions}
-    columns = {"role": [*grown.positions]} | {name: [*of.values()] for name, of in taken.items()}
+    ends = ends + grown.ends
     tokens = rolled.token_rows(told, ends, riders, [*prompts])
     mine = [rider.policy.name for rider in riders]
-    return Share(mine, tokens, rolled.text_rows(ends, riders, prompts, until), pl.DataFrame(columns))
+    return Share(mine, tokens, rolled.text_rows(ends, riders, prompts, until))
 
 
 def _follow_trunks(
-    settings: Settings, riders: list[Rider], known: dict[str, Trunks], names: list[str], until: Ending, bar
-) -> tuple[dict[str, np.ndarray], list[Start], list[End]]:
+    settings: Settings, riders: list[Rider], known: dict[str, Trunks], names: list[str], until: Ending
+) -> _Followed:
     """Decisions on dumped text by rider and position, and which riders go on or have ended."""
     parts, starts, ends = [], [], []
-    seen = {method: speakers.seen(own.rows, settings.dump.k_min) for method, own in known.items()}
+    methods = {rider.policy.method for rider in riders}
+    seen = {method: speakers.seen(known[method].rows, settings.dump.k_min) for method in methods}
     for index, rider in enumerate(riders):
-        method, before = rider.policy.method, len(ends)
+        method = rider.policy.method
         called_N, rides = trunks.ride(settings.seed, rider, known[method], seen[method])
         for ride in rides:
             prompt = names.index(ride.prompt_id)
@@ -148,8 +166,8 @@ def _follow_trunks(
                 (text,) = until.advance([ride.prompt_id], [text])
             is_done = until.is_finished(ride.prompt_id, text)
             (ends if is_done else starts).append((End if is_done else Start)(index, prompt, text))
-        bar.advance(len(ends) - before)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, starts, ends
+    told = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _Followed(riders, told, starts, ends)
 
 
 def _decisions(

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -66,6 +67,11 @@ class Shard(NamedTuple):
 
 # Makes the tables of shards, in any order, as an engine does; see fsgen.engines.
 Crew = Callable[[list[Shard], Any], Iterator[tuple[Shard, dict[str, pa.Table]]]]
+
+
+def blocks(prompts: pl.DataFrame, size: int) -> list[pl.DataFrame]:
+    """The prompts in their order, `size` to a shard; the last may hold fewer."""
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
 def finish_shards(folder: Path, shards: list[Shard], crew: Crew, bar) -> int:

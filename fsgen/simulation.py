@@ -16,8 +16,8 @@ from fsgen import console, fusion, learned, routers, speakers, store
 from fsgen.learned import Fitted, Lesson
 from fsgen.policies import LEARNED_ROUTERS, Policy
 from fsgen.settings import Settings
+from fsgen.store import KEY
 
-KEY = ["prompt_id", "turn", "pos"]
 ROUTED = store.schema(
     [
         ("policy", pa.string(), "policy that is simulated"),

@@ -15,9 +15,8 @@ import polars as pl
 from fsgen import fusion, routers, speakers, store
 from fsgen.policies import Method, Policy
 from fsgen.settings import Settings
+from fsgen.store import KEY
 from fsgen.texts import Text, Turn, turns_of
-
-KEY = ["prompt_id", "turn", "pos"]
 
 
 class Rider(NamedTuple):
@@ -70,24 +69,33 @@ def open_trunks(settings: Settings, pair: str, dataset: str, names: list[str]) -
         role: store.scan(f"data/dumps/{model}/{dataset}/texts-*.parquet").filter(wanted).collect()
         for role, model in members.items()
     }
-    reads = store.scan(f"data/small/{pair}/{dataset}/reads-*.parquet")
-    reads = reads.filter(wanted, writer="large").collect()
     turns = {role: turns_of(own) for role, own in texts.items()}
+    methods = settings.methods_of(pair)
+    # policies that draft ride on none: they write the large model's text
+    speaking = {name: fusion.speaker(m) for name, m in methods.items() if m.rule != "speculative"}
+    seen = {role: _open_speaker(settings, pair, dataset, role, wanted) for role in set(speaking.values())}
     found = {}
-    for name, method in settings.methods_of(pair).items():
-        if method.rule == "speculative":
-            continue  # its policies write the large model's text
-        speaker = fusion.speaker(method)
-        own = store.scan(f"data/dumps/{members[speaker]}/{dataset}/tokens-*.parquet").filter(wanted).collect()
+    for name, speaker in speaking.items():
         parts = []
-        for trunk, (writer, seen) in enumerate([(speaker, own), ("large", reads.filter(reader=speaker))]):
-            seen = seen.select(*KEY, "token_id", *speakers.columns(settings.dump.k_min))
-            part = fused.filter(method=name, writer=writer).join(seen, on=KEY, validate="1:1")
+        for trunk, (writer, own) in enumerate(seen[speaker].items()):
+            part = fused.filter(method=name, writer=writer).join(own, on=KEY, validate="1:1")
             ends = {prompt_id: told[-1].end for prompt_id, told in turns[writer].items()}
             part = part.filter(pl.col("pos") < pl.col("prompt_id").replace_strict(ends))
             parts.append(part.with_columns(trunk=pl.lit(trunk), proven=pl.col("certificate") == "exact"))
         found[name] = Trunks(pl.concat(parts).sort("trunk", *KEY), (turns[speaker], turns["large"]))
     return found
+
+
+def _open_speaker(
+    settings: Settings, pair: str, dataset: str, role: str, wanted: pl.Expr
+) -> dict[str, pl.DataFrame]:
+    """KEY, token and what routers see of the speaker: by writer, on its own text and on the large model's."""
+    model = settings.pairs[pair].members()[role]
+    own = store.scan(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
+    reads = store.scan(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(reader=role, writer="large")
+    asked = [*KEY, "token_id", *speakers.columns(settings.dump.k_min)]
+    # before any row is in memory: a stored list is many times as wide as what routers see of it
+    return {w: rows.filter(wanted).select(asked).collect() for w, rows in {role: own, "large": reads}.items()}
 
 
 def digest(known: Trunks) -> str:

@@ -11,7 +11,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import NOISE, PARAMS, describe_all, random_world, run_pair, write_params, write_prompts
+from conftest import (
+    NOISE,
+    PARAMS,
+    describe_all,
+    family_world,
+    random_world,
+    run_pair,
+    talking_world,
+    write_params,
+    write_prompts,
+)
 
 from fsgen import cursor, decoding, fusing, models, reading, rollout, simulation, stability, store
 from fsgen.cli import __main__ as cli
@@ -166,6 +176,22 @@ def test_a_tree_takes_fewer_steps_than_its_policies_alone(reference_run):
     )
     distinct = {(prompt, *ids[:i]) for _, prompt, ids in prefixes.iter_rows() for i in range(len(ids))}
     assert totals["taken"].max() <= len(distinct)
+
+
+@pytest.mark.parametrize("build", [random_world, family_world, talking_world])
+def test_the_steps_are_those_that_trees_take(build, tiny_checkpoints, tmp_path, monkeypatch):
+    """Counted on texts, and as their models' caches count: generated positions and those of prompts."""
+    monkeypatch.chdir(tmp_path)
+    loaded = build(tiny_checkpoints)
+    describe_all(loaded)
+    trees, grow = [], rollout.Tree.grow
+    monkeypatch.setattr(rollout.Tree, "grow", lambda *given: trees.append(grow(*given)) or trees[-1])
+    run_pair(loaded)
+
+    steps = store.read("data/rollouts/duo/toy/steps-*.parquet").drop("alone")
+    taken = [(r, n, tree.prompt_positions[r]) for tree in trees for r, n in tree.positions.items()]
+    assert steps.rows() == taken
+    assert steps["taken"].min() > 0
 
 
 class Scarce:

@@ -1,9 +1,10 @@
 """A pair writing before one's eyes writes what the closed loop writes, at the same price."""
 
+import numpy as np
 import polars as pl
 import pytest
 
-from fsgen import generation, outlines, store
+from fsgen import costs, generation, outlines, store
 from fsgen.generation import Duet, Tally
 from fsgen.policies import parse_policy
 from fsgen.typed import Complaint
@@ -34,7 +35,9 @@ def test_every_policy_writes_its_rolled_text(world, monkeypatch):
 
 @pytest.mark.parametrize("draft", [1, 2, 5, 40])
 def test_drafting_writes_the_large_models_text(world, monkeypatch, draft):
-    """Whatever K; a round is one pass over K + 1 positions, and ends at the first draft that was refused."""
+    """Whatever K, in the rounds and at the price that fsgen.costs finds on its dump."""
+    fused = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="speculative", writer="large")
+    differs = fused.filter(turn=1, forced=False).sort("pos").partition_by("prompt_id", as_dict=True)
     alone = store.read("data/dumps/large/toy/tokens-*.parquet").filter(turn=1, forced=False).sort("pos")
     texts = alone.partition_by("prompt_id", as_dict=True)
     duet = open_in_memory(world, monkeypatch, f"speculative@{draft}")
@@ -43,7 +46,9 @@ def test_drafting_writes_the_large_models_text(world, monkeypatch, draft):
         spoken = [*generation.speak(duet, generation.known_prompt(duet, name), tally)]
         assert [s.token for s in spoken] == rows["token_id"].to_list()
         assert tally.passes == count_rounds([s.is_changed for s in spoken], draft)
-        assert tally.positions == tally.passes * (draft + 1)
+        mismatch_N = differs[name,]["mismatch"].to_numpy()[: len(rows)]
+        rounds = costs.speculative_rounds(mismatch_N, np.zeros(len(rows)), draft)
+        assert tally == Tally(*(int(of[0]) for of in costs.verified(rounds, [1])[:2]))
 
 
 def count_rounds(changed: list[bool], draft: int) -> int:

@@ -4,12 +4,14 @@ import copy
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from conftest import PARAMS, describe_all, family_world, random_world, run_pair, write_params
 from test_engine import assert_same, tables
 
-from fsgen import benchmarks, fusing, rollout, simulation, store
+from fsgen import benchmarks, closeups, fusing, reading, rollout, simulation, store
+from fsgen.rolled import ROLLED
 
 BEFORE = ["oracle+entropy@20", "oracle+margin", "contrastive+random@20", "proxy+never"]
 ADDED = ["oracle+threshold@30", "average+entropy@20"]
@@ -59,7 +61,9 @@ def rerun(params) -> None:
 
 
 def rolled() -> dict[str, pl.DataFrame]:
-    return {name: table for name, table in tables(Path.cwd()).items() if "rollouts" in name}
+    """All tables that the rollout left."""
+    steps = {"steps": store.read("data/rollouts/duo/toy/steps-*.parquet")}
+    return steps | {name: table for name, table in tables(Path.cwd()).items() if "rollouts" in name}
 
 
 def assert_as_from_scratch(params) -> None:
@@ -147,3 +151,37 @@ def test_a_damaged_shard_lends_nothing(pair, grown):
 
     assert set(BEFORE + ADDED) <= {name for names, _ in grown for name in names}
     assert_as_from_scratch(params_of(BEFORE + ADDED))
+
+
+def test_a_closer_look_follows_what_counts_of_a_text(pair):
+    """A task whose answers end elsewhere changes no token of a text, but which of its rows ratios count."""
+    loaded = write_params(params_of(BEFORE))
+    closeups.close_up(loaded, "duo")
+    for path in Path("data/rollouts/duo/toy").glob("tokens-*.parquet"):
+        store.write(path, store.read(path).with_columns(in_answer=~pl.col("in_answer")), ROLLED)
+    closeups.close_up(loaded, "duo")
+
+    key = ["policy", *store.KEY]
+    rows = store.read("data/rollouts/duo/toy/tokens-*.parquet", [*key, "in_answer"])
+    seen = store.read("data/closeups/duo/toy/reads-*.parquet").explode("policies")
+    both = seen.rename({"policies": "policy"}).join(rows, on=key, how="left", suffix="_written")
+    assert len(both) > 0
+    assert both["in_answer"].equals(both["in_answer_written"])
+
+
+@pytest.mark.parametrize(("name", "values"), [("turn", [1, 2, 2]), ("pos", [0, 0, 1])])
+def test_a_shard_of_reads_is_no_other_texts(name, values):
+    """The same tokens cut into other texts or turns make another table."""
+    rows = pl.DataFrame(
+        {
+            "turn": np.ones(3, np.int32),
+            "pos": np.arange(3, dtype=np.int32),
+            "token_id": np.array([5, 3, 5], np.int32),
+            "top_ids": [[5, 1], [3], [5]],
+            "in_answer": [True] * 3,
+            "forced": [False] * 3,
+        },
+        schema_overrides={"top_ids": pl.List(pl.Int32)},
+    )
+    other = rows.with_columns(pl.Series(name, values, dtype=pl.Int32))
+    assert reading._digest_rows(rows) != reading._digest_rows(other)
