@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fsgen import checkpoints, console, lake, spending, store
+from fsgen import checkpoints, console, intervals, lake, spending, store
 from fsgen.compared import departures, drafting, frontiers
 from fsgen.settings import Settings
 
@@ -20,17 +20,24 @@ TABLES = {
     "speedups": drafting.SPEEDUPS,
 }
 KEPT = """
-    select policy, prompt_id, count(*) filter (on_text) as kept, bool_or(not on_text) as is_left
-    from routed where {here} group by all order by policy, prompt_id
+    select policy, prompt_id, count(*) filter (on_text and not is_open) as kept,
+           bool_or(on_text and not is_open and called and mismatch) as is_left
+    from (
+        -- what a call would change is not known here; of a router that knows mismatches, nor is the call
+        select *, certificate = 'uncertain' and (called or list_contains({knowing}, policy)) as is_open
+        from routed where {here}
+    ) group by all order by policy, prompt_id
 """
 TEXTS = """
-    select policy, prompt_id, token_ids, entropies, answer
+    select policy, prompt_id, token_ids, entropies, in_answer, answer
     from (
         select policy, prompt_id, list(token_id order by pos) as token_ids,
-               list(entropy order by pos) as entropies
-        from rolled where {here} and in_answer group by all
+               list(entropy order by pos) as entropies, list(in_answer order by pos) as in_answer
+        from rolled where {here} group by all
     ) join (
-        select policy, prompt_id, nullif(string_agg(extracted, chr(10) order by turn), '') as answer
+        -- what is extracted of a judge's reply is its rating
+        select policy, prompt_id,
+               nullif(string_agg(extracted, chr(10) order by turn) filter (rating is null), '') as answer
         from graded where {here} group by all
     ) using (policy, prompt_id) order by policy, prompt_id
 """
@@ -66,16 +73,24 @@ def compare_pair(settings: Settings, pair: str, dataset: str) -> dict[str, list[
     counts = Path("data/evaluated") / dataset
     policies = store.read(counts / "policies.parquet").filter(pair=pair)
     estimates = store.read(counts / "estimates.parquet").filter(pair=pair)
-    forks = pl.DataFrame([*departures.fork_rows(lake_.sql(TEXTS.format(here=here)).pl(), known)])
+    texts, kept = lake_.sql(TEXTS.format(here=here)).pl(), _kept(settings, pair, lake_, here)
+    forks = pl.DataFrame([*departures.fork_rows(texts, known)], infer_schema_length=None)  # nulls come first
     return {
         "frontier": [*frontiers.frontier_rows(policies, known, seed=seed)],
         "duels": [*frontiers.duel_rows(policies, known, seed=seed)],
         "estimates": [*departures.estimate_rows(estimates, policies, known, seed=seed)],
-        "survival": [*departures.survival_rows(lake_.sql(KEPT.format(here=here)).pl(), known)],
+        "survival": [*departures.survival_rows(kept, known)],
         "forks": forks.to_dicts(),
         "reconvergence": [*departures.reconvergence_rows(forks, seed=seed)] if len(forks) else [],
         **_drafting(settings, pair, lake_, here),
     }
+
+
+def _kept(settings: Settings, pair: str, lake_, here: str) -> pl.DataFrame:
+    """How long each policy provably writes the dumped text, and whether it then leaves it: a row a text."""
+    perfect = {name for name, router in settings.routers.items() if router.rule == "perfect"}
+    knowing = [policy.name for policy in settings.policies_of(pair) if policy.router in perfect]
+    return lake_.sql(KEPT.format(here=here, knowing=knowing)).pl()
 
 
 def _drafting(settings: Settings, pair: str, lake_, here: str) -> dict[str, list[dict]]:
@@ -105,12 +120,12 @@ def _summary(rows: dict[str, list[dict]]) -> dict:
     """Budgets met, routers against the coin, estimates against rollouts, reunions, drafting."""
     return {
         "budgets": {
-            row["policy"]: {"target": row["budget"]} | _picked(row, "x", "x_low", "x_high")
+            row["policy"]: {"target": row["budget"]} | intervals.rounded(row, "x", "x_low", "x_high")
             for row in rows["frontier"]
             if row["axis"] == "call_ratio" and row["budget"] is not None
         },
         "against_random": {
-            f"{row['method']}+{row['router']}@{100 * row['budget']:g}": _picked(
+            f"{row['method']}+{row['router']}@{100 * row['budget']:g}": intervals.rounded(
                 row, "difference", "low", "high"
             )
             | {"probability": round(row["probability"], 6)}
@@ -118,7 +133,7 @@ def _summary(rows: dict[str, list[dict]]) -> dict:
             if row["rival"] == "random"
         },
         "call_ratio_estimates": {
-            row["policy"]: _picked(
+            row["policy"]: intervals.rounded(
                 row, "estimate", "exact", "difference", "difference_low", "difference_high"
             )
             for row in rows["estimates"]
@@ -126,18 +141,15 @@ def _summary(rows: dict[str, list[dict]]) -> dict:
         },
         "reunited": {
             row["method"]: {"events": row["events"]}
-            | _picked(row, "share", "low", "high", "same_answer", "same_low", "same_high")
+            | intervals.rounded(row, "share", "low", "high", "same_answer", "same_low", "same_high")
             for row in rows["reconvergence"]
             if row["router"] == "never" and row["within"] == 16
         },
         "acceptance": {
-            row["quantity"]: _picked(row, "value", "value_high", "low", "high") for row in rows["acceptance"]
+            row["quantity"]: intervals.rounded(row, "value", "value_high", "low", "high")
+            for row in rows["acceptance"]
         },
         "accepted_length": {
-            str(row["draft"]): _picked(row, "accepted", "low", "high") for row in rows["drafts"]
+            str(row["draft"]): intervals.rounded(row, "accepted", "low", "high") for row in rows["drafts"]
         },
     }
-
-
-def _picked(row: dict, *names: str) -> dict:
-    return {name: None if row[name] is None else round(row[name], 6) for name in names}

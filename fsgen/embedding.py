@@ -17,7 +17,12 @@ def sample(prompt_N: np.ndarray, seed: int) -> np.ndarray:
 
 
 def pca(probability_NK: np.ndarray) -> np.ndarray:
-    """The first two principal components, [N, 2]; each one's largest loading is positive."""
+    """The first two principal components, [N, 2]; each one's largest loading is positive.
+
+    Zeros where all tokens have the same probabilities.
+    """
+    if not _has_spread(probability_NK):
+        return np.zeros((len(probability_NK), 2))
     from sklearn.decomposition import PCA  # a second to import
     from threadpoolctl import threadpool_limits
 
@@ -29,11 +34,18 @@ def tsne(probability_NK: np.ndarray, seed: int) -> np.ndarray:
     """t-SNE (van der Maaten and Hinton 2008) from the principal components on, [N, 2].
 
     On one thread, since sums over several depend on how many. Distances between groups and their
-    sizes mean nothing in it; the number to read is a held-out AUROC.
+    sizes mean nothing in it; the number to read is a held-out AUROC. Zeros where all tokens have the
+    same probabilities.
     """
+    if not _has_spread(probability_NK):  # by which it would divide
+        return np.zeros((len(probability_NK), 2))
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, (len(probability_NK) - 1) / 3)
     with threadpool_limits(limits=1):
         return TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(probability_NK)
+
+
+def _has_spread(probability_NK: np.ndarray) -> bool:
+    return bool(np.ptp(probability_NK, axis=0).max() > 0)

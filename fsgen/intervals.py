@@ -5,15 +5,21 @@ of a prompt that add up over prompts.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from scipy.stats import norm, t
 
 AT_ONCE = 250  # samples of the prompts in memory together
 REMEMBERED = 8192  # prompts up to which drawn samples are kept for the next interval: 262 MB at most
 NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is all that is left
+ENDS = [  # columns of a table, beside the estimate's own
+    ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
+    ("high", pa.float64(), "upper end"),
+]
 
 
 class Interval(NamedTuple):
@@ -22,6 +28,17 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def told(found: Interval | None, value: str, low: str = "low", high: str = "high") -> dict:
+    """An interval as three columns: null where there is none, and at an end that nothing bounds."""
+    numbers = (None if x is None or math.isinf(x) else x for x in found or (None, None, None))
+    return dict(zip((value, low, high), numbers, strict=True))
+
+
+def rounded(row: dict, *names: str) -> dict[str, float | None]:
+    """These columns of a row as metrics hold them: six decimals, null where there is no number."""
+    return {name: None if row[name] is None else round(row[name], 6) for name in names}
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -42,16 +59,18 @@ def ratio(
     denominator_P: np.ndarray,
     *,
     seed: int,
+    limits: tuple[float, float] | None = None,
     level: float = 0.95,
     replicates: int = 2000,
 ) -> Interval:
     """sum(numerator) / sum(denominator) over prompts, with a BCa cluster bootstrap interval.
 
-    Prompts whose denominator is 0 say nothing and are left out. The ratio is taken for a share
-    where every numerator lies between 0 and its denominator. Where the bootstrap has no spread
-    (fewer than two prompts, or the same ratio in all), the interval covers the prompts not seen,
-    see `_unseen`: a share of 0 or 1 gets Wilson's bound at the number of prompts, a single prompt
-    all of [0, 1], and what is no share the whole line, infinite ends included.
+    Prompts whose denominator is 0 say nothing and are left out. `limits` are what a prompt's ratio
+    can be; where none are known it is taken for a share if every numerator lies between 0 and its
+    denominator. Where the bootstrap has no spread (fewer than two prompts, or the same ratio in
+    all), the interval covers the prompts not seen, see `_unseen`: a share of 0 or 1 gets Wilson's
+    bound at the number of prompts, a single prompt all that lies within the limits, and what is no
+    share and has none the whole line, infinite ends included.
 
     Raises ValueError on a negative denominator, one that sums to 0, or a numerator without one.
     """
@@ -62,8 +81,9 @@ def ratio(
         raise ValueError("Expected a numerator of 0 wherever the denominator is 0.")
     kept_P = denominator_P > 0
     counts_P2 = np.column_stack([numerator_P, denominator_P])[kept_P]
-    is_share = ((numerator_P >= 0) & (numerator_P <= denominator_P)).all()
-    limits = (0.0, 1.0) if is_share else (-np.inf, np.inf)
+    if limits is None:
+        is_share = ((numerator_P >= 0) & (numerator_P <= denominator_P)).all()
+        limits = (0.0, 1.0) if is_share else (-np.inf, np.inf)
     return bca(_quotient, counts_P2, seed=seed, limits=limits, level=level, replicates=replicates)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from fsgen import discrimination
 from fsgen.intervals import Interval
 
-TENTHS = 10
+TENTHS = np.arange(11) / 10  # edges rounded as the places of `relative` are: linspace has one beyond 3 / 10
 
 
 class Bin(NamedTuple):

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen import console, discrimination, embedding, fusion, positions, speakers, store
-from fsgen.intervals import Interval
+from fsgen import console, discrimination, embedding, fusion, intervals, positions, speakers, store
+from fsgen.intervals import ENDS
 from fsgen.settings import Settings
+from fsgen.store import KEY
 
-KEY = ["prompt_id", "turn", "pos"]
 SCORES = ("entropy", "max_probability", "margin", "logistic", "svm")
 SENTENCE_END = r"[.!?\n]\s*$"
 SERIES = [
@@ -20,10 +20,6 @@ SERIES = [
     ("writer", pa.string(), "whose text: large, or the default speaker (small or tuned)"),
 ]
 SCORE = ("score", pa.string(), "entropy, max_probability, margin, logistic or svm, turned to rise with doubt")
-ENDS = [
-    ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
-    ("high", pa.float64(), "upper end"),
-]
 COUNTS = [
     ("tokens", pa.int64(), "answer tokens of test prompts"),
     ("mismatches", pa.int64(), "of them mismatches"),
@@ -196,10 +192,11 @@ def _ranked(score: str, doubt_N, mismatch_N, prompt_N, seed: int) -> Iterator[tu
         quantities["brier"] = discrimination.brier(doubt_N, mismatch_N, prompt_N, seed=seed)
     counts = _counts(mismatch_N) | {"prompts": len(np.unique(prompt_N))}
     for quantity, interval in quantities.items():
-        yield "discrimination", {"score": score, "quantity": quantity} | _told(interval, "value") | counts
+        row = {"score": score, "quantity": quantity} | counts
+        yield "discrimination", row | intervals.told(interval, "value")
     for share, interval in zip(discrimination.SHARES, found.lorenz or [], strict=False):
         row = {"score": score, "share_of_tokens": share}
-        yield "lorenz", row | _told(interval, "share_of_mismatches")
+        yield "lorenz", row | intervals.told(interval, "share_of_mismatches")
 
 
 def _calibrated(score: str, doubt_N, mismatch_N, prompt_N, seed: int) -> Iterator[tuple[str, dict]]:
@@ -208,29 +205,29 @@ def _calibrated(score: str, doubt_N, mismatch_N, prompt_N, seed: int) -> Iterato
         claimed = tenth.mean_doubt if is_chance else None
         row = {"score": score, "bin": i, "mean_score": tenth.mean_doubt, "tokens": tenth.tokens}
         row |= {"is_probability": is_chance, "claimed": claimed}
-        yield "reliability", row | _told(tenth.rate, "rate")
+        yield "reliability", row | intervals.told(tenth.rate, "rate")
 
 
 def _located(rows: pl.DataFrame, mismatch_N, prompt_N, seed: int) -> Iterator[tuple[str, dict]]:
     pos_N, entropy_N = rows["pos"].to_numpy(), rows["entropy"].to_numpy().astype(np.float64)
     scales = {
         "absolute": (pos_N, positions.doubling_edges(pos_N)),
-        "relative": (positions.relative(pos_N, prompt_N), np.linspace(0, 1, positions.TENTHS + 1)),
+        "relative": (positions.relative(pos_N, prompt_N), positions.TENTHS),
     }
     for scale, (at_N, edges) in scales.items():
         bins = positions.by_position(at_N, edges, entropy_N, mismatch_N, prompt_N, seed=seed)
         for i, found in enumerate(bins):
             row = {"scale": scale, "bin": i, "bin_low": found.low, "bin_high": found.high}
             row |= {name: getattr(found, name) for name in ("tokens", "mismatches", "mean_entropy")}
-            auroc = _told(found.auroc, "auroc", "auroc_low", "auroc_high")
-            yield "positions", row | _told(found.rate, "rate") | auroc
+            auroc = intervals.told(found.auroc, "auroc", "auroc_low", "auroc_high")
+            yield "positions", row | intervals.told(found.rate, "rate") | auroc
     first_N, start_N = rows["is_first"].to_numpy(), rows["is_start"].to_numpy()
     places = {"first token": first_N, "sentence start": start_N, "elsewhere": ~first_N & ~start_N}
     for place, own in places.items():
         if own.any():
             share = discrimination.rate(mismatch_N[own], prompt_N[own], seed=seed)
             row = {"place": place, "mean_entropy": float(entropy_N[own].mean())} | _counts(mismatch_N[own])
-            yield "places", row | _told(share, "rate")
+            yield "places", row | intervals.told(share, "rate")
 
 
 def _regressed(rows: pl.DataFrame, mismatch_N, prompt_N) -> Iterator[tuple[str, dict]]:
@@ -244,7 +241,7 @@ def _regressed(rows: pl.DataFrame, mismatch_N, prompt_N) -> Iterator[tuple[str, 
     for model, regressors in {"position alone": place, "with entropy": place | doubt}.items():
         for effect in positions.effects(regressors, mismatch_N, prompt_N):
             row = {"model": model, "term": effect.term, "coefficient": effect.coefficient}
-            yield "effects", row | _told(effect.odds_ratio, "odds_ratio") | counts
+            yield "effects", row | intervals.told(effect.odds_ratio, "odds_ratio") | counts
 
 
 def _embed(settings: Settings, model: str, dataset: str, rows: pl.DataFrame) -> Iterator[dict]:
@@ -268,31 +265,22 @@ def _counts(mismatch_N: np.ndarray) -> dict[str, int]:
     return {"tokens": len(mismatch_N), "mismatches": int(mismatch_N.sum())}
 
 
-def _told(interval: Interval | None, value: str, low: str = "low", high: str = "high") -> dict:
-    """An interval as three columns, null where there is none."""
-    return dict(zip((value, low, high), interval or (None, None, None), strict=True))
-
-
 def summarise(rows: dict[str, list[dict]]) -> dict:
     """What metrics/uncertainty.json says of a dataset: pair, method, text, and there scores and effects."""
     told: dict = {}
     for row in rows["discrimination"]:
         own = _entry(told, row).setdefault("scores", {}).setdefault(row["score"], {})
-        own[row["quantity"]] = _rounded(row, "value", "low", "high")
+        own[row["quantity"]] = intervals.rounded(row, "value", "low", "high")
     for row in rows["lorenz"]:
         if row["share_of_tokens"] == 0.1:
             own = _entry(told, row)["scores"][row["score"]]
             named = row | {"value": row["share_of_mismatches"]}
-            own["top_10_percent_holds"] = _rounded(named, "value", "low", "high")
+            own["top_10_percent_holds"] = intervals.rounded(named, "value", "low", "high")
     for row in rows["effects"]:
         own = _entry(told, row).setdefault("odds_ratios", {}).setdefault(row["model"], {})
-        own[row["term"]] = _rounded(row, "odds_ratio", "low", "high")
+        own[row["term"]] = intervals.rounded(row, "odds_ratio", "low", "high")
     return told
 
 
 def _entry(told: dict, row: dict) -> dict:
     return told.setdefault(row["pair"], {}).setdefault(row["method"], {}).setdefault(row["writer"], {})
-
-
-def _rounded(row: dict, *names: str) -> dict:
-    return {name: None if row[name] is None else round(row[name], 6) for name in names}

@@ -61,6 +61,9 @@ def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
     assert (row["method"], row["router"], row["budget"]) == ("oracle", "entropy", 0.1)
     assert rows["oracle+entropy@10", "large_positions"]["x"] == pytest.approx(2 * row["x"])
     assert rows["oracle+entropy@10", "flops"]["x"] == pytest.approx(own["flops"].mean())
+    for name, share in (("oracle+always", 1.0), ("oracle+never", 0.0)):  # on whatever prompts
+        fixed = rows[name, "call_ratio"]
+        assert (fixed["x"], fixed["x_low"], fixed["x_high"]) == (share, share, share)
 
 
 def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_samples():
@@ -120,6 +123,15 @@ def test_a_router_against_its_like_wins_half_the_time():
         assert -0.1 < row["low"] < 0 < row["high"] < 0.1
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_prompt_leaves_a_duel_open():
+    """Nothing is left without it: any difference, and no warning of a division."""
+    rows = [*frontiers.duel_rows(counts_of(1), KNOWN, seed=1)]
+
+    assert rows
+    assert {(row["low"], row["high"]) for row in rows} == {(-1.0, 1.0)}
+
+
 def test_beyond_its_ends_a_frontier_says_nothing():
     """Without `never` and `always`, a budget that no policy reaches has no duel."""
     counts = counts_of().filter(~pl.col("policy").is_in(["oracle+never", "oracle+always"]))
@@ -140,10 +152,11 @@ def product_limit(kept_P, is_left_P, pos):
     return share
 
 
-@given(st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=20))
+@given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=20))
 def test_survival_is_the_product_limit(rows):
     """At every position, inside its interval; one where nobody leaves."""
     kept_P, is_left_P = (np.array(column) for column in zip(*rows, strict=True))
+    is_left_P &= kept_P > 0  # the token at which a policy leaves is counted
     pos = np.arange(kept_P.max() + 1)
     found = departures.survive(kept_P, is_left_P, pos)
 
@@ -156,9 +169,10 @@ def test_survival_is_the_product_limit(rows):
 
 @given(texts, texts)
 def test_texts_differ_first_where_their_prefixes_do(one, other):
-    """The longest common prefix, found by trying all."""
-    shared = max(n for n in range(min(len(one), len(other)) + 1) if one[:n] == other[:n])
-    expected = None if one == other else shared
+    """The longest common prefix, found by trying all; nowhere where it is the whole of a text."""
+    shortest = min(len(one), len(other))
+    shared = max(n for n in range(shortest + 1) if one[:n] == other[:n])
+    expected = None if shared == shortest else shared
 
     assert departures.first_difference(one, other) == expected
 
@@ -178,6 +192,42 @@ def test_texts_reunite_at_the_first_run_that_both_hold(one, other):
     assert departures.reunite(one, other) == expected
 
 
+def forks_of(rows: list[tuple], lengths: dict[str, int] | None = None) -> dict[str, dict]:
+    """Policy to its fork; a text is its answer but where `lengths` has that of a policy's."""
+    texts = [
+        {
+            "policy": name,
+            "prompt_id": prompt_id,
+            "token_ids": ids,
+            "entropies": [i / 4 for i in ids],
+            "in_answer": [i < (lengths or {}).get(name, len(ids)) for i in range(len(ids))],
+            "answer": answer,
+        }
+        for name, prompt_id, ids, answer in rows
+    ]
+    return {row["policy"]: row for row in departures.fork_rows(pl.DataFrame(texts), KNOWN)}
+
+
+def test_an_answer_that_begins_another_forks_where_the_text_does():
+    """Where an answer ends depends on what follows: a fork beyond the policy's own is none, nor is an end."""
+    rows = [
+        ("oracle+always", "p", [1, 2, 3, 7], "2"),
+        ("oracle+never", "p", [1, 2, 4, 7], "2"),
+        ("oracle+entropy@10", "p", [1, 2, 4, 8], "2"),
+        ("oracle+entropy@30", "p", [1, 2], "2"),
+    ]
+    within = forks_of(rows, {"oracle+never": 2, "oracle+entropy@10": 3})
+    beyond = forks_of(rows, {"oracle+always": 2, "oracle+never": 4, "oracle+entropy@10": 3})
+
+    assert set(within) == {"oracle+entropy@10"}
+    assert (within["oracle+entropy@10"]["pos"], within["oracle+entropy@10"]["entropy"]) == (2, 1.0)
+    assert within["oracle+entropy@10"]["token_ids"] == [1, 2, 4]
+    assert {policy: (fork["pos"], fork["back_after"]) for policy, fork in beyond.items()} == {
+        "oracle+never": (2, None),
+        "oracle+entropy@10": (2, 0),
+    }
+
+
 def test_a_fork_is_the_first_token_that_always_says_otherwise():
     """Position, entropy there, tokens until both say the same again, and whether the answers agree."""
     rows = [
@@ -186,13 +236,7 @@ def test_a_fork_is_the_first_token_that_always_says_otherwise():
         ("oracle+entropy@10", "p", [1, 2, 3, 4, 5, 6, 7, 8, 9], "42"),
         ("oracle+entropy@30", "p", [1, 2, 0, 0], None),
     ]
-    frame = pl.DataFrame(
-        [
-            {"policy": n, "prompt_id": p, "token_ids": ids, "entropies": [i / 4 for i in ids], "answer": a}
-            for n, p, ids, a in rows
-        ]
-    )
-    found = {row["policy"]: row for row in departures.fork_rows(frame, KNOWN)}
+    found = forks_of(rows)
 
     assert set(found) == {"oracle+never", "oracle+entropy@30"}
     assert (found["oracle+never"]["pos"], found["oracle+never"]["entropy"]) == (1, 0.0)
@@ -261,6 +305,35 @@ def test_speed_up_has_the_limits_that_it_must_have():
     assert drafting.speed_up(useless, 0.1, seed=1).value == pytest.approx(1 / 1.3, rel=0.01)
     values = [drafting.speed_up(drafted, c, seed=1).value for c in (0.01, 0.1, 0.5, 1.0)]
     assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize("is_mismatch", [False, True])
+@pytest.mark.parametrize("prompts", [1, 20])
+def test_drafting_without_spread_lies_between_what_a_round_can_do(prompts, is_mismatch):
+    """A round keeps 0 to K drafts and writes 1 to K + 1 tokens: one prompt leaves all of that open."""
+    prompt_N = np.repeat(np.arange(prompts), 12)
+    for k in (1, 3, 5):
+        drafted = drafting.draft(np.full(12 * prompts, is_mismatch), prompt_N, prompt_N, k)
+        for found, low, high in (
+            (drafting.accepted_length(drafted, seed=1), 0, k),
+            (drafting.tokens_per_pass(drafted, seed=1), 1, k + 1),
+            (drafting.speed_up(drafted, 0.2, seed=1), 1 / (1 + k * 0.2), k + 1),
+        ):
+            share = 1 if prompts == 1 else intervals.wilson(0, prompts).high
+            assert found.low == pytest.approx(found.value - share * (found.value - low))
+            assert found.high == pytest.approx(found.value + share * (high - found.value))
+            assert low - 1e-9 <= found.low < found.high <= high
+
+
+def test_what_nothing_bounds_is_null():
+    """One prompt says nothing of what the next will cost; its call ratio is a share."""
+    rows = [*frontiers.frontier_rows(counts_of(1), KNOWN, seed=3)]
+    ends = {(row["policy"], row["axis"]): (row["x_low"], row["x_high"]) for row in rows}
+
+    assert {ends[name, "call_ratio"] for name in KNOWN} == {(0.0, 1.0)}
+    assert {ends[name, "flops"] for name in KNOWN} == {(None, None)}
+    assert ends["oracle+always", "large_positions"] == (None, None)  # two a token
+    assert all(np.isfinite(row["x"]) for row in rows)
 
 
 def test_acceptance_is_one_less_mismatches_and_lies_in_the_certified_bounds():

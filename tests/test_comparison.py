@@ -1,14 +1,18 @@
 """The comparison stage on a finished pair: tables follow from rollouts, routers are blind to test prompts."""
 
+import contextlib
 import json
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import family_world, finish_pair
 
 from fsgen import comparison, lake, pace, simulation, store
+from fsgen.compared import departures, drafting
+from fsgen.policies import Policy
 
 TESTS = "prompt_id in (select prompt_id from prompts where split = 'test')"
 
@@ -86,6 +90,155 @@ def test_the_estimate_is_exact_for_as_long_as_the_policy_stays_on_the_dumped_tex
     assert set(agree) == {True, False}
 
 
+@contextlib.contextmanager
+def changed(loaded, source: str, change: pl.Expr):
+    """A world in which this table was changed so before routers were fitted."""
+    path = Path(source)
+    frame, schema, whole = store.read(path), pq.read_schema(path), path.read_bytes()
+    path.unlink()  # a hard link to a shard, which stays as it is
+    store.write(path, frame.with_columns(change), schema)
+    simulation.route_pair(loaded, "duo")
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+        simulation.route_pair(loaded, "duo")
+
+
+def kept_of(rows: list[dict]) -> tuple[int, bool]:
+    """How many rows a policy provably wrote, walking from the first, and whether it then left the text."""
+    for written, row in enumerate(rows):
+        is_asked = row["called"] or "+perfect" in row["policy"]
+        if is_asked and row["certificate"] == "uncertain":
+            return written, False
+        if row["called"] and row["mismatch"]:
+            return written + 1, True
+    return len(rows), False
+
+
+def test_survival_is_that_of_texts_walked_token_by_token(compared):
+    """Every policy's curve, with one position in seven taken for uncertain in some texts."""
+    loaded, _ = compared
+    doubt = pl.when(pl.col("pos") % 7 == 6).then(pl.lit("uncertain")).otherwise("certificate")
+    with changed(loaded, "data/fused/duo/toy/fused-0000.parquet", doubt.alias("certificate")):
+        routed = lake.ask(f"from routed where {TESTS} order by policy, prompt_id, pos")
+        curves = pl.DataFrame(comparison.compare_pair(loaded, "duo", "toy")["survival"])
+    texts = {}
+    for (policy, _), own in routed.group_by("policy", "prompt_id", maintain_order=True):
+        texts.setdefault(policy, []).append(kept_of(own.to_dicts()))
+
+    assert set(texts) == set(curves["policy"])
+    assert set(routed["certificate"]) == {"exact", "uncertain"}
+    for (policy,), own in curves.sort("pos").group_by("policy"):
+        kept_P, is_left_P = (pl.Series(column).to_numpy() for column in zip(*texts[policy], strict=True))
+        found = departures.survive(kept_P, is_left_P, own["pos"].to_numpy())
+        assert own["at_risk"].to_list() == found.at_risk.tolist()
+        assert own["survival"].to_list() == pytest.approx(found.share.tolist())
+
+
+def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
+    """A routed mismatch is an event wherever it stands; an unproven one loses the text before its row."""
+    stories = {  # policy to its rows: called, mismatch, certificate, on_text
+        "a+last": [(0, 0, "exact", 1), (1, 1, "exact", 1)],
+        "b+middle": [(1, 0, "exact", 1), (1, 1, "exact", 1), (0, 0, "exact", 0)],
+        "c+unproven": [(0, 1, "exact", 1), (1, 0, "uncertain", 1), (1, 1, "exact", 0)],
+        "d+quiet": [(0, 1, "uncertain", 1), (0, 0, "exact", 1)],
+        "e+knowing": [(0, 0, "exact", 1), (0, 0, "uncertain", 1)],
+    }
+    names = ("policy", "prompt_id", "called", "mismatch", "certificate", "on_text")
+    flags = dict.fromkeys(("called", "mismatch", "on_text"), pl.Boolean)
+    told = [(policy, "p", *row) for policy, rows in stories.items() for row in rows]
+    routed = pl.DataFrame(told, schema=names, orient="row").cast(flags)
+    with duckdb.connect() as tables:
+        tables.register("routed", routed)
+        found = tables.sql(comparison.KEPT.format(here="true", knowing=["e+knowing"])).pl()
+
+    assert found.select("policy", "kept", "is_left").rows() == [
+        ("a+last", 2, True),
+        ("b+middle", 2, True),
+        ("c+unproven", 1, False),
+        ("d+quiet", 2, False),
+        ("e+knowing", 1, False),
+    ]
+
+
+def texts_of(tokens: dict[str, list], turns: dict[str, list]) -> pl.DataFrame:
+    """What TEXTS makes of rows of `rolled` (token, in_answer) and of `graded` (extracted, rating)."""
+    names = {"policy": pl.String, "prompt_id": pl.String}
+    columns = {"pos": pl.Int32, "token_id": pl.Int32, "in_answer": pl.Boolean}
+    verdicts = {"turn": pl.Int32, "extracted": pl.String, "rating": pl.Float32}
+    with duckdb.connect() as tables:
+        for view, told, schema in (("rolled", tokens, columns), ("graded", turns, verdicts)):
+            rows = [(policy, "p", i, *row) for policy, own in told.items() for i, row in enumerate(own)]
+            frame = pl.DataFrame(rows, schema=names | schema, orient="row")
+            tables.register(view, frame.with_columns(entropy=pl.lit(0.5)))
+        return tables.sql(comparison.TEXTS.format(here="true")).pl()
+
+
+KNOWN = {
+    f"oracle+{router}": Policy(name=f"oracle+{router}", method="oracle", router=router)
+    for router in ("always", "never")
+}
+
+
+def test_a_fork_in_a_later_turn_stands_where_its_row_does():
+    """Given tokens between two answers hold their places, and none of them is part of an answer."""
+    given = [(8, False), (9, False)]
+    tokens = {
+        "oracle+always": [(1, True), *given, (2, True), (3, True)],
+        "oracle+never": [(1, True), *given, (2, True), (4, True)],
+    }
+    (fork,) = departures.fork_rows(texts_of(tokens, {name: [("5", None)] for name in tokens}), KNOWN)
+
+    assert (fork["policy"], fork["pos"], fork["token_ids"]) == ("oracle+never", 4, [1, 2, 4])
+    assert fork["same_answer"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([[("18", None)], [("18", None)]], True),
+        ([[("18", None)], [("18.00", None)]], False),
+        ([[("18", None)], [(None, None)]], None),
+        ([[("7", 7.0), ("9", 9.0)], [("7", 7.0), ("9", 9.0)]], None),
+        ([[("7", 7.0), (None, None)], [("8", 8.0), ("9", 9.0)]], None),
+    ],
+)
+def test_answers_are_the_same_where_they_are_spelt_alike_and_ratings_are_no_answers(turns, expected):
+    """Both have one, or null; two conversations that a judge rates alike need not say the same."""
+    tokens = {"oracle+always": [(1, True)], "oracle+never": [(2, True)]}
+    (fork,) = departures.fork_rows(texts_of(tokens, dict(zip(tokens, turns, strict=True))), KNOWN)
+
+    assert fork["same_answer"] is expected
+
+
+def test_forks_may_begin_with_any_number_of_nulls(compared, monkeypatch):
+    """A hundred texts that never come together again, and have no answer, before one that does."""
+    loaded, _ = compared
+    (first, *rest) = table("forks").with_columns(token_ids=pl.lit([1])).to_dicts()
+    alone = first | {"back_after": None, "same_answer": None}
+    found = first | {"back_after": 3, "same_answer": True}
+    monkeypatch.setattr(departures, "fork_rows", lambda *_: [*[alone] * 120, found, *rest])
+
+    forks = comparison.compare_pair(loaded, "duo", "toy")["forks"]
+    assert [fork["back_after"] for fork in forks[119:121]] == [None, 3]
+
+
+def test_one_prompt_can_be_told(tmp_path, monkeypatch):
+    """Metrics hold no infinity: what a round can do bounds what drafting one text says of others."""
+    monkeypatch.chdir(tmp_path)
+    rows = pl.DataFrame({"mismatch": [False] * 7 + [True]}).with_columns(prompt_id=pl.lit("p"), turn=1)
+    drafts, speedups = drafting.drafted_rows(rows, 0.1, seed=1)
+    told = {name: [] for name in comparison.TABLES} | {"drafts": [{"pair": "duo"} | row for row in drafts]}
+    path = store.write_metrics("comparisons", comparison.summarise(told))
+
+    lengths = json.loads(path.read_text())["duo"]["accepted_length"]
+    assert {int(k): (found["low"], found["high"]) for k, found in lengths.items()} == {
+        k: (0, k) for k in drafting.DRAFTED
+    }
+    assert all(None not in row.values() for row in (*drafts, *speedups))
+
+
 def test_survival_starts_at_one_and_falls(compared):
     """Every policy's curve, from no token on."""
     for _, own in table("survival").sort("pos").group_by("policy"):
@@ -112,15 +265,8 @@ def routes() -> dict[str, str]:
 
 def routes_with(loaded, source: str, change: pl.Expr) -> dict[str, str]:
     """What routers would be if this table were changed so."""
-    path = Path(source)
-    frame, schema, whole = store.read(path), pq.read_schema(path), path.read_bytes()
-    path.unlink()  # a hard link to a shard, which stays as it is
-    store.write(path, frame.with_columns(change), schema)
-    simulation.route_pair(loaded, "duo")
-    found = routes()
-    path.write_bytes(whole)
-    simulation.route_pair(loaded, "duo")
-    return found
+    with changed(loaded, source, change):
+        return routes()
 
 
 def is_test() -> pl.Expr:

@@ -127,6 +127,17 @@ def test_the_report_draws_all_of_them_and_leaves_nothing_stale(frames, capsys):
     assert "**toy**" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("end", [None, float("inf")])
+def test_costs_are_drawn_where_nothing_bounds_them(frames, end, tmp_path):
+    """One test prompt: points without intervals, on axes that end beyond them."""
+    frame = frames["costs"].with_columns(x_low=pl.lit(None, pl.Float64), x_high=pl.lit(end, pl.Float64))
+    figure = gallery.draw("costs", frame)
+    gallery.save("costs", frame, tmp_path / "costs")
+
+    for ax, axis in zip(figure.axes, ("large_positions", "flops"), strict=True):
+        assert ax.get_xlim()[1] == pytest.approx(1.03 * frame.filter(axis=axis)["x"].max())
+
+
 def test_points_stand_where_the_table_says(frames):
     """CoF against ratio: the oracle's point and both ends of its interval, in percent."""
     frame = frames["cof"]

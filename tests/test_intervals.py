@@ -139,6 +139,29 @@ def test_one_prompt_leaves_a_share_anywhere_and_another_ratio_on_the_whole_line(
     assert (2.0, -math.inf, math.inf) == intervals.ratio([40], [20], seed=0)
 
 
+def test_known_limits_are_all_that_a_prompt_without_spread_leaves_open():
+    """One prompt reaches both; many come nearer; where prompts differ they change nothing."""
+    one = intervals.ratio([40], [20], seed=0, limits=(1, 6))
+    many = intervals.ratio([40] * 30, [20] * 30, seed=0, limits=(1, 6))
+    share = intervals.wilson(0, 30).high
+
+    assert one == (2.0, 1.0, 6.0)
+    assert many == pytest.approx((2.0, 2 - share, 2 + 4 * share))
+    assert intervals.ratio([0], [20], seed=0, limits=(0, 3)) == (0.0, 0.0, 3.0)
+    differing = [40, 30, 50], [20, 20, 20]
+    assert intervals.ratio(*differing, seed=0, limits=(1, 6)) == intervals.ratio(*differing, seed=0)
+
+
+def test_columns_hold_no_infinity_and_metrics_six_decimals():
+    """An end that nothing bounds is null, as an interval is that there is not."""
+    row = intervals.told(intervals.ratio([1], [0.3], seed=0), "x", "x_low", "x_high")
+
+    assert row == {"x": 1 / 0.3, "x_low": None, "x_high": None}
+    assert intervals.told(intervals.wilson(1, 2), "value").keys() == {"value", "low", "high"}
+    assert set(intervals.told(None, "value").values()) == {None}
+    assert intervals.rounded(row, "x", "x_low") == {"x": 3.333333, "x_low": None}
+
+
 def test_prompts_without_tokens_change_nothing():
     """A denominator of 0 is no evidence, so it is not counted as a prompt either."""
     bare = intervals.ratio([1, 2, 5], [10, 10, 10], seed=0)

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen import embedding, positions
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
 def test_bins_of_either_scale_hold_every_token_once(lengths, data):
     """Counts and rates recounted; edges are where they say."""
@@ -17,7 +18,7 @@ def test_bins_of_either_scale_hold_every_token_once(lengths, data):
     entropy_N = np.linspace(0, 1, len(pos_N))
     scales = {
         "absolute": (pos_N, positions.doubling_edges(pos_N)),
-        "relative": (positions.relative(pos_N, prompt_N), np.linspace(0, 1, 11)),
+        "relative": (positions.relative(pos_N, prompt_N), positions.TENTHS),
     }
     for at_N, edges in scales.values():
         found = positions.by_position(at_N, edges, entropy_N, mismatch_N, prompt_N, seed=1)
@@ -28,6 +29,18 @@ def test_bins_of_either_scale_hold_every_token_once(lengths, data):
             assert own.tokens == inside.sum()
             assert own.rate.value == pytest.approx(mismatch_N[inside].mean())
             assert own.mean_entropy == pytest.approx(entropy_N[inside].mean())
+
+
+@pytest.mark.parametrize("length", [1, 7, 10, 20, 30, 400, 1999, 2000])
+def test_tenths_of_a_text_are_those_of_integers(length):
+    """Token i of n lies in tenth 10 i // n: one at 3 of 10 in [0.3, 0.4), as its edges say."""
+    prompt_N, pos_N = np.zeros(length, dtype=int), np.arange(length)
+    at_N = positions.relative(pos_N, prompt_N)
+    found = positions.by_position(at_N, positions.TENTHS, pos_N, pos_N % 2 == 0, prompt_N, seed=1)
+    tenths, counts = np.unique(10 * pos_N // length, return_counts=True)
+
+    assert [own.low for own in found] == [tenth / 10 for tenth in tenths]
+    assert [own.tokens for own in found] == counts.tolist()
 
 
 def test_edges_double_beyond_the_last_position():
@@ -121,3 +134,12 @@ def test_views_are_the_same_again_and_keep_near_tokens_near():
         assert place_N2.shape == (80, 2)
         assert np.array_equal(place_N2, view(probability_NK))
         assert apart > np.linalg.norm(place_N2[:40] - centres_22[0], axis=1).mean()
+
+
+@pytest.mark.parametrize("tokens", [1, 50])
+def test_tokens_alike_lie_on_one_point(tokens):
+    """Without spread there is nothing to turn an axis to, and t-SNE would divide by it."""
+    probability_NK = np.tile(np.array([1, 0, 0, 0], dtype=np.float32), (tokens, 1))
+
+    for place_N2 in (embedding.pca(probability_NK), embedding.tsne(probability_NK, seed=3)):
+        assert place_N2.tolist() == [[0, 0]] * tokens

@@ -97,6 +97,17 @@ def test_positions_of_either_scale_hold_all_tokens(described):
         assert own["mismatches"].sum() == rows["mismatch"].sum()
 
 
+def test_relative_positions_are_recounted_in_integers(described):
+    """Of every text the token of rank i of n in tenth 10 i // n; tenths without a token have no row."""
+    for (method, writer), own in table("positions", scale="relative").group_by("method", "writer"):
+        counts = dict.fromkeys(range(10), 0)
+        for (length,) in scores(method, writer).group_by("prompt_id").len().select("len").iter_rows():
+            for rank in range(length):
+                counts[10 * rank // length] += 1
+        found = {row["bin_low"]: row["tokens"] for row in own.iter_rows(named=True)}
+        assert found == {tenth / 10: count for tenth, count in counts.items() if count}
+
+
 def test_the_embedding_has_each_token_once_with_its_own_label(described):
     """No oversampling, and a mismatch is a mismatch."""
     found = table("embedding")

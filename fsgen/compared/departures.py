@@ -5,7 +5,7 @@ Shape legend: P texts (one a prompt).
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ import pyarrow as pa
 from scipy import stats
 
 from fsgen import intervals, store
-from fsgen.compared.columns import ENDS, PAIR, POLICY, named, told
+from fsgen.compared.columns import PAIR, POLICY, named
+from fsgen.intervals import ENDS, told
 from fsgen.policies import Policy
 
 ESTIMATES = store.schema(
@@ -38,7 +39,7 @@ SURVIVAL = store.schema(
         PAIR,
         *POLICY,
         ("pos", pa.int64(), "tokens written"),
-        ("at_risk", pa.int64(), "texts that get so far without having been left before"),
+        ("at_risk", pa.int64(), "texts that go on from there and provably have not been left before"),
         ("survival", pa.float64(), "share of texts that the policy still writes (Kaplan-Meier)"),
         *ENDS,
     ]
@@ -48,13 +49,18 @@ FORKS = store.schema(
         PAIR,
         *POLICY,
         ("prompt_id", pa.string(), "test prompt"),
-        ("pos", pa.int64(), "first mismatch that the policy did not route, against its method's +always"),
+        (
+            "pos",
+            pa.int64(),
+            "first mismatch that the policy did not route, against its method's +always, in its own answer",
+        ),
         ("entropy", pa.float64(), "entropy of the default speaker there, nats"),
-        ("back_after", pa.int64(), "tokens until both texts say the same again; null if they never do"),
+        ("back_after", pa.int64(), "tokens until both answers say the same again; null if they never do"),
         (
             "same_answer",
             pa.bool_(),
-            "whether both end with the same answer (for code: program); null where one has none",
+            "whether both end with the same answer (for code: program), spelt alike; "
+            "null where one has none or a judge rates",
         ),
     ]
 )
@@ -69,7 +75,7 @@ RECONVERGENCE = store.schema(
         ("within", pa.int64(), "tokens within which the texts come together again"),
         ("share", pa.float64(), "share of the events in which they do"),
         *ENDS,
-        ("same_answer", pa.float64(), "share with the same final answer, of those where both have one"),
+        ("same_answer", pa.float64(), "share with the same final answer, spelt alike, where both have one"),
         ("same_low", pa.float64(), "lower end"),
         ("same_high", pa.float64(), "upper end"),
     ]
@@ -85,7 +91,7 @@ class Survival(NamedTuple):
     """Kaplan and Meier's estimate at some positions; the ends are nan where it has none."""
 
     at_risk: np.ndarray
-    """Texts that reach the position without having been left before it."""
+    """Texts that go on from the position and have not been left before it, as far as can be proven."""
     share: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -94,9 +100,10 @@ class Survival(NamedTuple):
 def survive(kept_P: np.ndarray, is_left_P: np.ndarray, pos: np.ndarray) -> Survival:
     """Share of texts that a policy still writes after `pos` tokens (Kaplan and Meier 1958).
 
-    `kept_P` counts the tokens up to the one at which the policy leaves, or to the end of a text
-    that it never leaves, which is censoring. 95 % intervals by Greenwood's formula on the log-log
-    scale; prompts are independent.
+    `kept_P` counts the tokens up to the one at which the policy leaves (`is_left_P`). Else the text
+    is lost from sight there, which is censoring: it ends, or whether the policy writes the next of
+    its tokens is not proven. 95 % intervals by Greenwood's formula on the log-log scale; prompts
+    are independent.
     """
     sample = stats.CensoredData(uncensored=kept_P[is_left_P], right=kept_P[~is_left_P])
     curve = stats.ecdf(sample).sf
@@ -111,11 +118,8 @@ def survive(kept_P: np.ndarray, is_left_P: np.ndarray, pos: np.ndarray) -> Survi
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """Position of the first token in which two texts differ; None where they are equal."""
-    shared = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-    if shared is None and len(one) != len(other):
-        return min(len(one), len(other))
-    return shared
+    """Position of the first token in which two texts differ; None where one begins with the other."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
 
 
 def reunite(one: Sequence[int], other: Sequence[int]) -> int | None:
@@ -172,18 +176,20 @@ def survival_rows(kept: pl.DataFrame, known: Mapping[str, Policy]) -> Iterator[d
 
 
 def fork_rows(texts: pl.DataFrame, known: Mapping[str, Policy]) -> Iterator[dict]:
-    """Rows of FORKS but their pair, with the text: where each parts from that of its method's `+always`.
+    """Rows of FORKS but their pair, with the answer: where a text parts from that of its method's `+always`.
 
-    Until there both have the same prefix, so the mismatch there is the first that was not routed.
-    `texts`: policy, prompt_id, token_ids, entropies (lists by position) and answer (null: none).
+    Until there both have the same prefix, so the mismatch there is the first that was not routed. It
+    counts in the policy's own answer, as rows of its ratios do. Whole texts are compared, for where an
+    answer ends depends on what follows it: two texts alike so far may differ in that.
+    `texts`: policy, prompt_id, token_ids, entropies, in_answer (lists by position), answer (null: none).
     """
     found = {(row["policy"], row["prompt_id"]): row for row in texts.iter_rows(named=True)}
     for (name, prompt_id), row in found.items():
         other = found[f"{known[name].method}+always", prompt_id]
         pos = first_difference(row["token_ids"], other["token_ids"])
-        if pos is None:
+        if pos is None or not row["in_answer"][pos]:
             continue
-        after = (text["token_ids"][pos + 1 :] for text in (row, other))
+        after = (_answer(text, pos + 1) for text in (row, other))
         is_known = row["answer"] is not None and other["answer"] is not None
         yield named(known[name]) | {
             "prompt_id": prompt_id,
@@ -191,8 +197,13 @@ def fork_rows(texts: pl.DataFrame, known: Mapping[str, Policy]) -> Iterator[dict
             "entropy": row["entropies"][pos],
             "back_after": reunite(*after),
             "same_answer": row["answer"] == other["answer"] if is_known else None,
-            "token_ids": row["token_ids"],
+            "token_ids": _answer(row),
         }
+
+
+def _answer(text: dict, start: int = 0) -> list[int]:
+    """Tokens of a text's answer from position `start` on."""
+    return [*compress(text["token_ids"][start:], text["in_answer"][start:])]
 
 
 def reconvergence_rows(forks: pl.DataFrame, *, seed: int) -> Iterator[dict]:

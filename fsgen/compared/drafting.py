@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen import costs, intervals, store
-from fsgen.compared.columns import ENDS, PAIR, told
-from fsgen.intervals import Interval
+from fsgen.compared.columns import PAIR
+from fsgen.intervals import ENDS, Interval, told
 
 ACCEPTANCE = store.schema(
     [
@@ -54,6 +54,8 @@ COST_RATIOS = tuple(np.round(np.geomspace(0.01, 1.0, 25), 4).tolist())
 class Drafted(NamedTuple):
     """What drafting K tokens a round comes to on each prompt."""
 
+    draft: int
+    """K."""
     tokens_P: np.ndarray
     rounds_P: np.ndarray
     """Passes of the large model."""
@@ -74,7 +76,7 @@ def draft(mismatch_N: np.ndarray, text_N: np.ndarray, prompt_N: np.ndarray, k: i
     prompts = int(prompt_N.max(initial=-1)) + 1
     weights = (None, rounds.accepted_R, costs.drafter_positions(rounds))
     sums = (np.bincount(prompt_R, weights=weight, minlength=prompts) for weight in weights)
-    return Drafted(np.bincount(prompt_N, minlength=prompts), *sums)
+    return Drafted(k, np.bincount(prompt_N, minlength=prompts), *sums)
 
 
 def draft_along(rows: pl.DataFrame, k: int) -> Drafted:
@@ -86,12 +88,12 @@ def draft_along(rows: pl.DataFrame, k: int) -> Drafted:
 
 def accepted_length(drafted: Drafted, *, seed: int) -> Interval:
     """Mean number of drafted tokens that a round keeps."""
-    return intervals.ratio(drafted.accepted_P, drafted.rounds_P, seed=seed)
+    return intervals.ratio(drafted.accepted_P, drafted.rounds_P, seed=seed, limits=(0.0, drafted.draft))
 
 
 def tokens_per_pass(drafted: Drafted, *, seed: int) -> Interval:
     """Tokens of the text for each pass of the large model; 1 without drafting."""
-    return intervals.ratio(drafted.tokens_P, drafted.rounds_P, seed=seed)
+    return intervals.ratio(drafted.tokens_P, drafted.rounds_P, seed=seed, limits=(1.0, drafted.draft + 1.0))
 
 
 def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, seed: int) -> Interval:
@@ -102,7 +104,9 @@ def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, 
     (arXiv 2211.17192, theorem 3.8, with the lengths that were found in place of independent acceptance).
     """
     spent_P = verification * drafted.rounds_P + cost_ratio * drafted.drafter_P
-    return intervals.ratio(drafted.tokens_P, spent_P, seed=seed)
+    k = drafted.draft  # at worst a round drafts K for one token, at best it writes K + 1 for nothing
+    limits = 1 / (verification + k * cost_ratio), (k + 1) / verification
+    return intervals.ratio(drafted.tokens_P, spent_P, seed=seed, limits=limits)
 
 
 def acceptance_rows(rows: pl.DataFrame, *, seed: int) -> Iterator[dict]:

@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen import intervals, store
-from fsgen.compared.columns import ENDS, PAIR, POLICY, named, told
-from fsgen.intervals import Interval
+from fsgen.compared.columns import PAIR, POLICY, named
+from fsgen.intervals import ENDS, Interval, told
 from fsgen.policies import Policy
 
 AXES = {
@@ -28,8 +28,8 @@ FRONTIER = store.schema(
         ("budget", pa.float64(), "call ratio that it aims at; null of a policy without one"),
         ("axis", pa.string(), "; ".join(f"{name}: {about}" for name, about in AXES.items())),
         ("x", pa.float64(), "what it came to on test prompts"),
-        ("x_low", pa.float64(), "lower end of its 95 % interval over prompts"),
-        ("x_high", pa.float64(), "upper end"),
+        ("x_low", pa.float64(), "lower end of its 95 % interval over prompts; null where they bound none"),
+        ("x_high", pa.float64(), "upper end; null where they bound none"),
         ("accuracy", pa.float64(), "share of test prompts answered right"),
         *ENDS,
         ("prompts", pa.int64(), "test prompts"),
@@ -88,22 +88,24 @@ def frontier_rows(policies: pl.DataFrame, known: Mapping[str, Policy], *, seed: 
         if rows["verdict"].null_count() == 0:
             right = told(intervals.wilson(int((rows["verdict"] == "right").sum()), len(rows)), "accuracy")
         about = named(policy) | {"budget": policy.budget, "prompts": len(rows)} | right
-        for axis, found in _spent(rows, seed).items():
+        for axis, found in _spent(rows, policy, seed).items():
             yield about | {"axis": axis} | told(found, "x", "x_low", "x_high")
 
 
-def _spent(rows: pl.DataFrame, seed: int) -> dict[str, Interval]:
-    """The axes of a policy with their intervals."""
+def _spent(rows: pl.DataFrame, policy: Policy, seed: int) -> dict[str, Interval]:
+    """The axes of a policy with their intervals; what its router fixes on any prompt is its own interval."""
     tokens_P = rows["tokens"].to_numpy()
     columns = {
         "call_ratio": ("calls", tokens_P),
         "large_positions": ("large_positions", tokens_P),
         "flops": ("flops", np.ones_like(tokens_P)),
     }
-    return {
+    found = {
         axis: intervals.ratio(rows[column].to_numpy(), per_P, seed=seed)
         for axis, (column, per_P) in columns.items()
     }
+    fixed = {"always": ["call_ratio"], "never": ["call_ratio", "large_positions"]}.get(policy.router, [])
+    return found | {axis: Interval(*[found[axis].value] * 3) for axis in fixed}
 
 
 def duel_rows(policies: pl.DataFrame, known: Mapping[str, Policy], *, seed: int) -> Iterator[dict]:
@@ -147,7 +149,9 @@ def duels(
     def heights(sums: np.ndarray) -> np.ndarray:
         return np.stack([_heights(sums, counts.names, own, budgets) for own in curves.values()], axis=-2)
 
-    value_RG, jackknife_PRG = heights(total_X), heights(total_X - sums_PX)
+    value_RG = heights(total_X)
+    with np.errstate(invalid="ignore"):  # without an only prompt nothing is left
+        jackknife_PRG = heights(total_X - sums_PX)
     value_BRG = np.concatenate([heights(sums) for sums in intervals.resampled(sums_PX, seed, replicates)])
     found = []
     for (i, router), (j, rival) in combinations(enumerate(curves), 2):
