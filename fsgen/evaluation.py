@@ -8,9 +8,12 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen import checkpoints, console, fusion, intervals, store, tallies
+from fsgen.intervals import Interval
 from fsgen.settings import Settings
 from fsgen.tallies import Tally
 
+# by a router's rule, the counts whose ratio to tokens is the same on whatever prompt
+FIXED = {"always": ("calls",), "never": ("calls", "interventions")}
 PAIRS = store.schema(
     [
         ("pair", pa.string(), "pair, a key of params.yaml"),
@@ -53,13 +56,21 @@ def summarise(settings: Settings, counted: Tally) -> dict:
     """The content of metrics/<dataset>.json.
 
     Accuracies carry Wilson intervals over prompts, ratios and ratings a BCa cluster bootstrap over
-    prompts, all at 95 %. `unknown` verdicts count as not right. Where a judge rates, there is no
-    accuracy, and no rating either where none is configured.
+    prompts, all at 95 %; what a router fixes by its rule (`FIXED`) is its own low and high. `unknown`
+    verdicts count as not right. Where a judge rates, there is no accuracy, and no rating either where
+    none is configured.
     """
     return {
         "models": {name: _model_numbers(name, counted, settings.seed) for name in settings.models},
         "pairs": {name: _pair_numbers(settings, name, counted) for name in settings.pairs},
     }
+
+
+def list_fixed(settings: Settings, pair: str) -> dict[str, tuple[str, ...]]:
+    """By policy of the pair, the columns of counts that `FIXED` names for the rule of its router."""
+    rules = {name: router.rule for name, router in settings.routers.items()}
+    routers = {policy.name: policy.router or "" for policy in settings.policies_of(pair)}
+    return {name: FIXED.get(rules.get(router, router), ()) for name, router in routers.items()}
 
 
 def _model_numbers(name: str, counted: Tally, seed: int) -> dict:
@@ -94,12 +105,13 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
         if method.rule == "proxy":
             numbers["cof_authors"][name] = _ratio(always, "small_mismatches", settings.seed)
     large = counted.models.filter(pl.col("model") == settings.pairs[pair].large)
+    fixed = list_fixed(settings, pair)
     numbers["policies"] = {
-        name: _policy_numbers(rows, large, settings.seed)
+        name: _policy_numbers(rows, large, fixed[name], settings.seed)
         for (name,), rows in policies.group_by("policy", maintain_order=True)
     }
     numbers["estimates"] = {
-        name: _estimate_numbers(rows, settings.seed)
+        name: _estimate_numbers(rows, fixed[name], settings.seed)
         for (name,), rows in counted.estimates.filter(mine).group_by("policy", maintain_order=True)
     }
     steps = counted.steps.filter(mine)
@@ -107,8 +119,8 @@ def _pair_numbers(settings: Settings, pair: str, counted: Tally) -> dict:
     return numbers
 
 
-def _policy_numbers(rows: pl.DataFrame, large: pl.DataFrame, seed: int) -> dict:
-    calls, changes = (_ratio(rows, column, seed) for column in ("calls", "interventions"))
+def _policy_numbers(rows: pl.DataFrame, large: pl.DataFrame, fixed: tuple[str, ...], seed: int) -> dict:
+    calls, changes = (_ratio(rows, column, seed, fixed) for column in ("calls", "interventions"))
     totals = {name: int(rows[name].sum()) for name, _, _ in tallies.COSTS if name != "flops"}
     gain = {"accuracy_minus_large": _gain(rows, large, seed)} if _is_graded(rows) else {}
     return (
@@ -136,9 +148,9 @@ def _gain(rows: pl.DataFrame, large: pl.DataFrame, seed: int) -> dict:
     return {key: _rounded(value) for key, value in found._asdict().items()}
 
 
-def _estimate_numbers(rows: pl.DataFrame, seed: int) -> dict:
+def _estimate_numbers(rows: pl.DataFrame, fixed: tuple[str, ...], seed: int) -> dict:
     """Off-policy: calls along the default speaker's text, and how much of it the policy shares."""
-    calls = _ratio(rows, "calls", seed)
+    calls = _ratio(rows, "calls", seed, fixed)
     return {
         "call_ratio_estimate": calls["value"],
         "low": calls["low"],
@@ -170,8 +182,11 @@ def _quality(rows: pl.DataFrame, seed: int) -> dict:
     return {name: _rounded(1 + 9 * share) for name, share in zip(names, found, strict=True)} | counts
 
 
-def _ratio(rows: pl.DataFrame, column: str, seed: int) -> dict:
+def _ratio(rows: pl.DataFrame, column: str, seed: int, fixed: tuple[str, ...] = ()) -> dict:
+    """A column's share of the tokens with its interval, which is that share alone where it is fixed."""
     found = intervals.ratio(rows[column].to_numpy(), rows["tokens"].to_numpy(), seed=seed)
+    if column in fixed:
+        found = Interval(found.value, found.value, found.value)
     tokens = int(rows["tokens"].sum())
     return {k: _rounded(v) for k, v in found._asdict().items()} | {"tokens": tokens, "prompts": len(rows)}
 

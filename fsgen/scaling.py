@@ -64,17 +64,16 @@ def write_scaling(settings: Settings) -> None:
     metrics = {name: store.read_metrics(Path(EVALUATED.format(name))) for name in settings.datasets}
     points = pool(metrics, small_entropies(settings))
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
-    foretold = hold_against(store.read(PUBLISHED), points)
     rows = {
         "points": points.to_dicts(),
         "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
-        "foretold": foretold,
+        "foretold": hold_against(store.read(PUBLISHED), points),
         # speculative decoding has the oracle's own CoF, which must not count twice
         "claims": series.claims(points.filter(pl.col("method") != "speculative")),
         **series.tables(points, described),
     }
     series.write_tables(TABLES, rows, SCHEMAS)
-    path = store.write_metrics("scaling", scaling_table(metrics, points, described, foretold))
+    path = store.write_metrics("scaling", scaling_table(metrics, points, described, rows))
     console.wrote(f"{path} and {TABLES}/: {len(LAWS)} laws for {len(described)} series")
 
 
@@ -143,16 +142,20 @@ def _point(dataset: str, content: Mapping, name: str, method: str) -> dict:
 
 
 def scaling_table(
-    metrics: Mapping[str, Mapping], points: pl.DataFrame, described: dict, foretold: list[dict]
+    metrics: Mapping[str, Mapping], points: pl.DataFrame, described: dict, rows: Mapping[str, list[dict]]
 ) -> dict:
     """Points and laws of every dataset and method, as metrics/scaling.json holds them.
 
     `identified` says whether at least six distinct models stand behind the points; below that a law
-    describes them and no others. `foretold` is what `hold_against` returned.
+    describes them and no others. `rows` holds those of the tables covariates and foretold.
     """
     table: dict[str, dict] = {dataset: {} for dataset in sorted(metrics)}
     for method, dataset, group in series.series_of(points):
         models = series.count_models(group)
+        weighed, foretold = (
+            [row for row in rows[name] if (row["method"], row["dataset"]) == (method, dataset)]
+            for name in ("covariates", "foretold")
+        )
         shown = group.select("pair", "cof", "low", "high", small="small_b", large="large_b")
         table[dataset][method] = {
             "n": len(group),
@@ -160,8 +163,8 @@ def scaling_table(
             "identified": models >= IDENTIFIED_FROM,
             "points": shown.to_dicts(),
             "laws": described[method, dataset],
-            "covariates": {row["predictor"]: row for row in covariates(method, dataset, group)},
-            "foretold": [row for row in foretold if (row["method"], row["dataset"]) == (method, dataset)],
+            "covariates": {row["predictor"]: row for row in weighed},
+            "foretold": foretold,
         }
     return table
 

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 from conftest import PARAMS, describe_all, run_pair, write_params, write_prompts
 
 from fsgen import checkpoints, costs, evaluation, grading, lake, store, tallies, views
+from fsgen.policies import Policy, Router, method_table, parse_policy
 from fsgen.report import headline
 from fsgen.typed import Complaint
 
@@ -168,6 +170,45 @@ def test_every_number_lies_in_its_interval(numbers):
 
     assert len(triples) > 100
     assert all(0 <= low <= value <= high for low, value, high in triples)
+
+
+def test_what_a_router_fixes_is_its_own_interval(numbers):
+    """No next prompt changes how often `always` and `never` call, whatever the method; the rest may."""
+    pair = numbers["pairs"]["duo"]
+    seen = set()
+    for policy, told in pair["policies"].items():
+        router = policy.partition("+")[2]
+        for ratio in ("call_ratio", "intervention_ratio"):
+            ends = [told[f"{ratio}_low"], told[f"{ratio}_high"]]
+            if router == "never" or (router, ratio) == ("always", "call_ratio"):
+                seen.add((router, ratio, *ends))
+            else:
+                assert ends[0] < ends[1], (policy, ratio)
+        if router in ("always", "never"):
+            asked = pair["estimates"][policy]
+            assert asked["low"] == asked["call_ratio_estimate"] == asked["high"]
+
+    assert seen == {
+        ("always", "call_ratio", 1.0, 1.0),
+        ("never", "call_ratio", 0.0, 0.0),
+        ("never", "intervention_ratio", 0.0, 0.0),
+    }
+
+
+def test_what_is_fixed_goes_by_the_routers_rule():
+    """Whatever its name; `+always` runs without being named, and drafting has no router."""
+    routers = {"mute": Router(rule="never"), "entropy": Router(rule="entropy")}
+    names = ("oracle+mute", "oracle+entropy@20", "speculative@3")
+    policies = [parse_policy(name, method_table(PARAMS["methods"]), routers) for name in names]
+    policies.append(Policy(name="oracle+always", method="oracle", router="always"))
+    settings = SimpleNamespace(routers=routers, policies_of=lambda pair: policies)
+
+    assert evaluation.list_fixed(settings, "duo") == {
+        "oracle+mute": ("calls", "interventions"),
+        "oracle+entropy@20": (),
+        "speculative@3": (),
+        "oracle+always": ("calls",),
+    }
 
 
 def test_estimates_are_kept_apart_and_say_how_much_is_the_policys_own_text(numbers):

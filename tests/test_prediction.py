@@ -1,6 +1,7 @@
 """Claims about fsgen.parameters and fsgen.prediction: intervals as slow code gives them, or none."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -258,7 +259,7 @@ def test_the_answer_tells_interval_coverage_basis_and_extrapolation(known):
     told = str(prediction.foretell("oracle", "toy", 200e9, 2e9))
 
     assert "95% interval" in told
-    assert "measured coverage" in told
+    assert "measured coverage of nominal 95% in simulation: 98.5% with 6 models, 98.6% with 7 models" in told
     assert "published table: 21 pairs of 7 models, law two_size; sizes are nominal" in told
     assert "Extrapolation: the large size 200 billion" in told
 
@@ -283,6 +284,17 @@ def test_what_cannot_be_foretold_is_refused_with_what_can(known):
     for large, small in ((2e9, 2e9), (2e9, 0.0), (np.inf, 2e9), (2e9, np.nan)):
         with pytest.raises(Complaint, match="0 < small < large"):
             prediction.foretell("oracle", "toy", large, small)
+
+
+def test_the_coverage_told_is_the_one_kept():
+    """Every law and number of models that the benchmark measured, to the digits that are printed."""
+    kept = json.loads((ROOT / "benchmarks/results/coverage/coverage_laws.json").read_text())
+    for law in prediction.PREFERRED:
+        kind = f"unseen pair by {law} (both models left out, t)"
+        measured = {row["size"]: row["measured"] for row in kept if row["kind"] == kind}
+        told = {size: share for size, share in measured.items() if share is not None}
+
+        assert prediction.COVERAGE[law] == pytest.approx(told, abs=0.0005), law
 
 
 def test_intervals_cover_what_they_claim_to():

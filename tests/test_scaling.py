@@ -43,7 +43,7 @@ THREE = metrics_of(
 def table_of(metrics):
     points = scaling.pool(metrics)
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
-    return scaling.scaling_table(metrics, points, described, [])
+    return scaling.scaling_table(metrics, points, described, {"covariates": [], "foretold": []})
 
 
 def test_the_table_holds_every_point_in_billions_of_parameters():
@@ -142,6 +142,25 @@ def test_errors_that_are_not_determined_are_none():
         assert (row["loo_rmse"], row["small_out_rmse"]) == (None, None)
 
 
+def test_the_error_without_a_small_model_keeps_pairs_that_it_is_the_large_one_of():
+    """Polyfit of CoF on the ratio; the page says from which pairs each is predicted."""
+    names = {f"m{i}": 10**i for i in range(4, 9)}
+    noise = iter(np.random.default_rng(0).normal(0.1, 0.01, 10))
+    cof = {(s, l): {"oracle": next(noise)} for s in names for l in names if names[s] < names[l]}
+    points = scaling.pool({"a": metrics_of(names, cof)})
+    points = points.with_columns(ratio=(pl.col("large_b") / pl.col("small_b")).log10())
+    squares = []
+    for row in points.iter_rows(named=True):
+        left = points.filter(pl.col("small") != row["small"])
+        line = np.polyfit(left["ratio"], left["cof"], 1)
+        squares.append((row["cof"] - np.polyval(line, row["ratio"])) ** 2)
+    found = series.describe(points)["log_ratio"]["small_out_rmse"]
+
+    assert found == pytest.approx(np.sqrt(np.mean(squares)))
+    page = (Path(__file__).parent.parent / "docs" / "definitions.md").read_text()
+    assert "`small_out_rmse`: from the pairs with another small model" in page
+
+
 def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path):
     """Calibration prompts, tokens past the answer, forced ones and models without a dump stay out."""
     text, yes, number = (pl.String, pl.Boolean, pl.Float32)
@@ -191,6 +210,22 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     assert laws_of.rows() == [("oracle", 2)]  # three points determine the laws of two parameters
     assert told["oracle"]["foretold"] == tables["foretold"].to_dicts()
     assert told["proxy"]["foretold"] == []
+    assert [[*of["covariates"].values()] for of in told.values()] == [
+        tables["covariates"].filter(method=method).to_dicts() for method in told
+    ]
+
+
+def test_the_json_repeats_rows_of_the_tables():
+    """Each series its own; nothing is fitted anew."""
+    points = scaling.pool({"arith": THREE})
+    described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
+    row = {"method": "oracle", "dataset": "arith", "predictor": "sizes", "n": 3, "loo_rmse": 0.5}
+    rows = {"covariates": [row, row | {"dataset": "other"}], "foretold": [row | {"method": "proxy"}]}
+    told = scaling.scaling_table({"arith": THREE}, points, described, rows)["arith"]
+
+    assert told["oracle"]["covariates"] == {"sizes": row}
+    assert told["proxy"]["covariates"] == {}
+    assert (told["oracle"]["foretold"], told["proxy"]["foretold"]) == ([], rows["foretold"])
 
 
 def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):
