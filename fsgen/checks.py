@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from fsgen.policies import ROUTER_NAMES, SCORED_ROUTERS
@@ -12,6 +13,24 @@ TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench"
 RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
 ENGINE_NAMES = ("local", "ray")
 CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
+NEEDED = {  # what no run can go without, and how an entry of it is written
+    "datasets": "gsm8k: {task: gsm8k, max_new_tokens: 256}",
+    "models": "tiny: {path: checkpoints/tiny, prompt: plain}",
+    "pairs": "duo: {small: tiny, tuned: tiny, large: big}",
+    "methods": "oracle: {rule: oracle}",
+}
+
+
+def check_sections(raw: dict) -> None:
+    """Of the file as it was read: keys that exist, and an entry under each of the NEEDED ones."""
+    for key in raw:
+        look_up(dict.fromkeys(field.name for field in fields(Settings)), key, "the keys of params.yaml")
+    for section, entry in NEEDED.items():
+        if raw.get(section) in (None, {}):
+            raise Complaint(
+                f"params.yaml should name at least one entry under '{section}', got none; "
+                f"add one such as '{entry}'."
+            )
 
 
 def check_names(settings: Settings) -> None:
@@ -60,7 +79,8 @@ def check_datasets(settings: Settings) -> None:
         if entry.task in CODE_TASKS and not settings.allow_code_execution:
             raise Complaint(
                 f"datasets.{name} is graded by running code that models wrote; "
-                "set 'allow_code_execution: true' if this machine may do so, in a sandbox."
+                "set 'allow_code_execution: true' in params.yaml, or give 'fsgen run' the flag "
+                "--allow-code-execution, if this machine may do so, in a sandbox."
             )
         if not 0 < entry.calibration < 1:
             raise Complaint(

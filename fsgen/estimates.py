@@ -5,9 +5,11 @@ are assumed. A position is one token that goes through one model.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from fsgen import checkpoints
+from fsgen import checkpoints, store
 from fsgen.settings import Dataset, Model, Settings
 
 # Prompts of a benchmark's test split, for a dataset without limit, and tokens of a zero-shot prompt: means
@@ -30,6 +32,7 @@ PROMPT_TOKENS = {
     "mtbench": 72,
     "arith": 40,
 }
+UNMEASURED = 100  # tokens taken for a prompt of a task that PROMPT_TOKENS does not name
 SHOT_TOKENS = 150
 TURNS = {"mtbench": 2}
 # of the steps that policies would take one by one, what a tree took: a real pair's 21 policies of GSM8K;
@@ -74,7 +77,7 @@ class Work:
 
 @dataclass(frozen=True)
 class _Volume:
-    """One dataset: prompts, those of them for tests, tokens of a prompt and of a text."""
+    """One dataset: prompts (none, if nobody knows), those for tests, tokens of a prompt and of a text."""
 
     prompts: int
     tests: int
@@ -82,16 +85,32 @@ class _Volume:
     text: int
 
     @classmethod
-    def of(cls, entry: Dataset) -> "_Volume":
-        prompts = entry.limit or PROMPTS[entry.task]
+    def of(cls, name: str, entry: Dataset) -> "_Volume":
+        prompts = _count_prompts(name, entry) or 0
         turns = TURNS.get(entry.task, 1)
-        given = PROMPT_TOKENS[entry.task] + SHOT_TOKENS * entry.shots
+        given = PROMPT_TOKENS.get(entry.task, UNMEASURED) + SHOT_TOKENS * entry.shots
         return cls(prompts, math.ceil(prompts * (1 - entry.calibration)), given, turns * entry.max_new_tokens)
+
+
+def _count_prompts(name: str, entry: Dataset) -> int | None:
+    """Prompts by the limit, else the task's figure, else the table at hand; None without any of them."""
+    if entry.limit or entry.task in PROMPTS:
+        return entry.limit or PROMPTS[entry.task]
+    table = _prompts_table(name)
+    return len(store.read(table, ["prompt_id"])) if table.is_file() else None
+
+
+def _prompts_table(name: str) -> Path:
+    return Path("data/prompts") / f"{name}.parquet"
+
+
+def _volumes(settings: Settings) -> list[_Volume]:
+    return [_Volume.of(name, entry) for name, entry in settings.datasets.items()]
 
 
 def list_work(settings: Settings) -> list[Work]:
     """The work of every stage that runs models, in the pipeline's order."""
-    volumes = [_Volume.of(entry) for entry in settings.datasets.values()]
+    volumes = _volumes(settings)
     found = [_solo(settings, name, volumes) for name in settings.models]
     for pair in settings.pairs:
         found += _reads(settings, pair, volumes) + _rollout(settings, pair, volumes)
@@ -181,8 +200,7 @@ def most_cached(parameters: float) -> float:
 
 def memory(settings: Settings, pair: str, known: dict[str, int], on: Machine | None) -> float:
     """Bytes that a pair's closed loop holds, at most: all weights, and caches of `compute.rows` texts."""
-    volumes = [_Volume.of(entry) for entry in settings.datasets.values()]
-    longest = max(v.given + v.text for v in volumes)
+    longest = max(v.given + v.text for v in _volumes(settings))
     held = 0.0
     for name in settings.pairs[pair].members().values():
         precision = weight_bytes(settings, name, on)
@@ -212,12 +230,46 @@ def tell(settings: Settings, on: Machine | None = None) -> list[str]:
         lines.append(
             f"sizes unknown: {', '.join(unknown)}; state models.<name>.parameters to have memory and time."
         )
+    members = {name: pair.members() for name, pair in settings.pairs.items()}
+    lines += [*_unmeasured(settings), *doubt_sizes(members, known)]
     lines.append(
         "At most, if every text runs to max_new_tokens; prompt lengths are assumed; a rollout is taken to "
         f"share prefixes as a real pair's did ({SHARED:.0%} of one run per policy). `dvc status` says what "
         "a change will rerun."
     )
     return lines
+
+
+def _unmeasured(settings: Settings) -> list[str]:
+    """A sentence for every dataset whose task has no figures here: what is taken in their place."""
+    return [
+        f"{name}: the task '{entry.task}' has no figures here, so one turn and {UNMEASURED} tokens a prompt "
+        f"are assumed; {_tell_prompts(name, entry)}"
+        for name, entry in settings.datasets.items()
+        if entry.task not in PROMPT_TOKENS
+    ]
+
+
+def _tell_prompts(name: str, entry: Dataset) -> str:
+    """How many prompts are counted and who says so, or how to make their number known."""
+    count = _count_prompts(name, entry)
+    if count is None:
+        return (
+            "how many prompts it gives is unknown, so it is counted nowhere; "
+            f"set datasets.{name}.limit or run 'dvc repro prompts@{name}'."
+        )
+    source = "as its limit says" if entry.limit else f"as {_prompts_table(name)} holds"
+    return f"{count} prompts are counted, {source}."
+
+
+def doubt_sizes(pairs: Mapping[str, Mapping], known: Mapping[str, int]) -> list[str]:
+    """A warning for every pair (members by role) whose small model is known to be the larger one."""
+    return [
+        f"warning: pairs.{name} names '{pair['small']}' small, with {known[pair['small']]:,} parameters, and "
+        f"'{pair['large']}' large, with {known[pair['large']]:,}; swap them unless that is meant."
+        for name, pair in pairs.items()
+        if known.get(pair["small"], 0) > known.get(pair["large"], math.inf)
+    ]
 
 
 def _line(name: str, work: list[Work], settings, known: dict[str, int], on: Machine | None) -> str:

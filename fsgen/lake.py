@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,10 +35,14 @@ def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
 
 def definitions(data: Path | str = Path("data")) -> str:
     """The SQL that makes every view whose tables are there, plain ones before joined ones."""
+    return "".join(f"{definition(name, data)};\n" for name in _views_with_tables(data))
+
+
+def _views_with_tables(data: Path | str) -> list[str]:
+    """Names of the plain views that have files, then of the joined ones over these."""
     find = _finder(data)
     there = [name for name, view in VIEWS.items() if find(view.pattern)]
-    joined = [name for name, view in JOINED.items() if set(there).issuperset(view.over)]
-    return "".join(f"{definition(name, data)};\n" for name in there + joined)
+    return there + [name for name, view in JOINED.items() if set(there).issuperset(view.over)]
 
 
 def definition(name: str, data: Path | str = Path("data")) -> str:
@@ -67,7 +72,7 @@ def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
     view = VIEWS[name]
     path = next(data.glob(view.pattern), None)
     if path is None:
-        raise Complaint(f"The view '{name}' has no table under {data} yet; run 'dvc repro'.")
+        raise Complaint(_tell_absence(name, data))
     told = [(column, "string", f"{column}, a key of params.yaml") for column in view.path_columns]
     return told + [(f.name, str(f.type), f.metadata[b"about"].decode()) for f in pq.read_schema(path)]
 
@@ -75,7 +80,8 @@ def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
 def ask(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] | None = None) -> pl.DataFrame:
     """Result of one query; `values` are what getvariable() finds in it.
 
-    Raises Complaint with DuckDB's own first line where the query fails, and where it would write.
+    Raises Complaint with DuckDB's own first line where the query fails, where it would write, and where it
+    asks a view that has no tables yet.
     """
     connection = connect(data)
     for name, value in (values or {}).items():
@@ -89,9 +95,24 @@ def ask(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] | N
             )
         return connection.sql(sql).pl()
     except duckdb.Error as error:
-        first = str(error).splitlines()[0]
-        known = ", ".join([*VIEWS, *JOINED])
-        raise Complaint(f"The query failed: {first} (known views: {known}).") from error
+        raise Complaint(_explain(str(error).splitlines()[0], data)) from error
+
+
+def _explain(first: str, data: Path | str) -> str:
+    """What to make of the first line of DuckDB's error: a view without tables, or a query that is wrong."""
+    asked = re.search(r"Table with name (\w+) does not exist", first)
+    there = _views_with_tables(data)
+    if asked and (name := asked[1].lower()) in (VIEWS | JOINED).keys() - there:
+        return _tell_absence(name, data)
+    return f"The query failed: {first} (known views: {', '.join(there) or 'none yet'})."
+
+
+def _tell_absence(name: str, data: Path | str) -> str:
+    folder = str(data).rstrip("/")
+    return (
+        f"There are no tables for '{name}' under {folder}/ yet; run 'dvc repro', or name the folder that "
+        "holds them."
+    )
 
 
 def _finder(data: Path | str) -> Callable[[str], bool]:

@@ -33,6 +33,7 @@ def load(path: str | Path = "params.yaml") -> Settings:
 
 
 def _parse(raw: dict) -> Settings:
+    checks.check_sections(raw)
     raw = dict(raw)
     methods = method_table(mapping(raw.pop("methods", None), "methods"))
     routers = {

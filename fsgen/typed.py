@@ -13,12 +13,31 @@ class Complaint(Exception):
     """Something a person can mend, said in one sentence: the thing, the expected, the got, the remedy."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads what a safe loader reads, but lets no key silently replace an earlier one of its mapping."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """The mapping's node; Complaint where two of its keys are the same."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple, int] = {}
+        for key, _ in node.value:
+            written, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if written in lines:
+                raise Complaint(
+                    f"{key.start_mark.name} should hold every key of a mapping once, got '{key.value}' on "
+                    f"line {lines[written]} and again on line {line}; merge the two."
+                )
+            lines[written] = line
+        return node
+
+
 def read_yaml(path: Path) -> dict:
-    """The mapping that a params file holds."""
+    """The mapping that a params file holds; Complaint where it holds a key twice."""
     if not path.is_file():
         raise Complaint(f"There is no params file at {path}; run from the project's folder.")
     try:
-        raw = yaml.safe_load(path.read_text())
+        with path.open() as file:
+            raw = yaml.load(file, _Loader)
     except yaml.YAMLError as error:
         where = f" (line {error.problem_mark.line + 1})" if getattr(error, "problem_mark", None) else ""
         raise Complaint(f"{path}{where} is not valid YAML; mend its syntax.") from error

@@ -1,7 +1,8 @@
 -- Which tokens does the large model correct most often, and into what, by class of token?
 -- Small model's own text; `--set pair=...` chooses the pair, else the one that disagrees most.
 with chosen as (
-    select coalesce(getvariable('pair'), mode(pair)) as pair from sides where disagree
+    select pair from sides where disagree and pair = coalesce(getvariable('pair'), pair)
+    group by pair order by count(*) desc, pair limit 1
 )
 select kind, small_piece as instead_of, large_piece as written, count(*) as times,
        round(avg(small_entropy), 2) as small_nats, round(avg(large_probability), 3) as large_probability

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,11 +54,13 @@ def refused(answer: tuple[int, str, str]) -> str:
 
 
 def test_every_command_has_a_page_with_an_example(fsgen):
-    """The example begins with the command it is about."""
-    for name in COMMANDS:
+    """The example begins with the command it is about, and markup swallows no placeholder."""
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__
         code, out, _ = fsgen(name, "--help")
         assert code == 0
         assert f"fsgen {name}" in re.search(r"Example:\s+(.*)", out).group(1)
+        assert all(word in out for word in re.findall(r"<\w+>", command.callback.__doc__))
 
 
 def test_sql_in_three_formats(finished, fsgen):
@@ -121,12 +124,17 @@ def test_init_prints_what_another_shell_can_read(finished, fsgen):
     [
         (["sql", "drop view prompts"], "only read"),
         (["sql", "select 1", "--format", "xml"], "the formats"),
+        (
+            ["sql", "queries/nope.sql"],
+            "There is no file at queries/nope.sql; name one that 'fsgen sql' lists",
+        ),
         (["tables", "sides_"], "did you mean 'sides'"),
         (["show", "duo", "nobody"], "There is no prompt 'nobody'"),
         (["show", "solo", "{prompt}"], "The pair 'solo' has no text"),
         (["show", "duo", "{prompt}", "--policy", "speculative@3"], "wrote nothing"),
         (["show", "duo", "{prompt}", "--policy", "oracle+always", "--pos", "999"], "no token 999"),
         (["show", "duo", "{prompt}", "--pos", "1"], "name it with --policy"),
+        (["show", "duo", "{prompt}", "--policy", "oracle+always", "--pos", "-1"], "not in the range x>=0"),
         (["generate", "--policy", "oracle+entropi@20", "words"], "did you mean 'entropy'"),
         (["generate", "--policy", "oracle+always", "--prompt-id", "nobody"], "There is no prompt 'nobody'"),
         (["run", "--large", "a/b"], "Missing option"),
@@ -140,17 +148,53 @@ def test_init_prints_what_another_shell_can_read(finished, fsgen):
             ["run", "--large", "checkpoints/large", "--small", "checkpoints/small", "--dataset", "tyo"],
             "'toy'",
         ),
+        (
+            ["run", "--large", "checkpoints/large", "--small", "checkpoints/small", "--dataset", "mbpp"],
+            "give 'fsgen run' the flag --allow-code-execution",
+        ),
+        (
+            ["run", "--large", "a/b", "--small", "a/c", "--dataset", "toy", "--limit", "0"],
+            "'--limit': 0 is not in the range x>=1",
+        ),
+        (
+            ["run", "--large", "a/b", "--small", "a/c", "--dataset", "toy", "--max-new-tokens", "0"],
+            "'--max-new-tokens': 0 is not in the range x>=1",
+        ),
         (["predict", "--dataset", "toy", "--large", "1e9", "--small", "2e9"], "0 < small < large"),
         (["grade", "arit", "x"], "did you mean 'arith'"),
         (["grade", "arith", "nofile"], "no file at nofile"),
         (["stability", "smal"], "did you mean 'small'"),
         (["speedup", "dou"], "did you mean 'duo'"),
+        *(
+            (["stability", "small", "--prompts", n], f"{n} is not in the range x>=1")
+            for n in ("0", "-1", "-2")
+        ),
+        *((["speedup", "duo", "--prompts", n], f"{n} is not in the range x>=1") for n in ("0", "-2")),
     ],
 )
 def test_a_refusal_is_one_sentence(finished, fsgen, words, said):
     """Exit code 1, nothing on stdout, what was expected and what to do."""
     prompt = store.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
     assert said in refused(fsgen(*(word.format(prompt=prompt) for word in words)))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sql", "select * from sides limit 1"], "There are no tables for 'sides' under data/ yet"),
+        (["sql", "from solo", "--data", "nowhere"], "There are no tables for 'solo' under nowhere/ yet"),
+        (["tables", "solo"], "There are no tables for 'solo' under data/ yet"),
+        (["show", "duo", "toy-001"], "There are no tables for 'prompts' under data/ yet"),
+        (["stability", "small"], "There is no table at data/prompts/toy.parquet"),
+        (["headline"], "There is no metrics/toy.json"),
+    ],
+)
+def test_before_the_first_run_a_refusal_names_the_command(tiny_world, fsgen, words, said):
+    """What is missing, and that `dvc repro` makes it."""
+    shutil.rmtree("data/prompts")
+    sentence = refused(fsgen(*words))
+    assert said in sentence
+    assert "run 'dvc repro'" in sentence
 
 
 def test_a_fault_of_ours_is_one_sentence_too(finished, fsgen, monkeypatch):
@@ -290,6 +334,7 @@ def test_run_is_the_pipeline_for_one_combination(
     assert code == 0, err
     (home,) = Path("runs").iterdir()
     assert "oracle+threshold" in out
+    assert "|\n\n| pair | policy |" in out
     content = json.loads((home / "metrics/arith.json").read_text())
     assert set(content["pairs"]) == {"small-large"}
     assert set(content["pairs"]["small-large"]["policies"]) == {"oracle+always", "oracle+threshold"}
@@ -311,6 +356,7 @@ def test_run_is_the_pipeline_for_one_combination(
         )
     )
     assert settings.load().pairs.keys() == {"small-large"}
+    assert trying._tell_merging(added) == "params.yaml holds this pair already."
     Path("params.yaml").unlink()
 
     monkeypatch.setattr(shards, "_write_shard", None)  # a model's work would be written
@@ -335,6 +381,51 @@ def test_run_with_a_tuned_model_and_drafts(finished_home, tmp_path, fsgen, monke
         fsgen("run", *words, *rest, "--method", "speculative@3", "--router", "entropy@20")
     )
     assert "needs a tuned" in refused(fsgen("run", *words[:2], *words[4:], *rest, "--method", "proxy"))
+
+
+def test_run_says_what_params_yaml_lacks(tmp_path, monkeypatch):
+    """A dataset that is there keeps its own limit; what stands there already is not said again."""
+    monkeypatch.chdir(tmp_path)
+    wanted = {
+        "datasets": {"arith": {"task": "arith", "max_new_tokens": 96, "limit": 16}},
+        "models": {"a": {"path": "a", "prompt": "plain"}, "b": {"path": "b", "prompt": "plain"}},
+        "methods": {"oracle": {"rule": "oracle"}},
+        "policies": ["oracle+always"],
+        "routers": {"always": {}},
+    }
+    here = {
+        "datasets": {"arith": {"task": "arith", "max_new_tokens": 96, "limit": 200}},
+        "models": {"a": {"path": "a", "prompt": "plain"}, "b": {"path": "elsewhere", "prompt": "plain"}},
+        "methods": {"oracle": {"rule": "oracle"}},
+        "policies": ["oracle+never"],
+        "routers": {"always": None},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(here))
+    head, _, lines = trying._tell_merging(wanted).partition(":\n\n")
+    assert head == "To keep the pair, merge these lines into the sections of params.yaml"
+    assert yaml.safe_load(lines) == {
+        "models": {"b": {"path": "b", "prompt": "plain"}},
+        "policies": ["oracle+always"],
+    }
+
+
+def test_run_and_check_doubt_a_pair_the_wrong_way_round(finished, fsgen, monkeypatch, tmp_path):
+    """A warning beside the result: two models may well be compared so."""
+    (tmp_path / "metrics").mkdir()
+    content = json.loads(Path("metrics/toy.json").read_text())
+    (tmp_path / "params.yaml").write_text(Path("params.yaml").read_text())
+    monkeypatch.setattr(trial, "run", lambda wish: tmp_path)
+    words = ("run", "--large", "a/b", "--small", "a/c", "--dataset", "toy")
+    for parameters, is_doubted in ((10**9, True), (1000, False)):
+        content["models"]["small"]["total_parameters"] = parameters
+        (tmp_path / "metrics" / "toy.json").write_text(json.dumps(content))
+        code, _, err = fsgen(*words)
+        assert code == 0, err
+        assert ("warning: pairs.duo names 'small' small, with 1,000,000,000 parameters" in err) == is_doubted
+    swapped = PARAMS | {"pairs": {"duo": {"small": "large", "tuned": "large", "large": "small"}}}
+    (tmp_path / "swapped.yaml").write_text(yaml.safe_dump(swapped))
+    assert "warning" not in fsgen("check")[1]
+    assert "warning: pairs.duo names 'large' small" in fsgen("check", str(tmp_path / "swapped.yaml"))[1]
 
 
 def test_run_pins_a_hub_model_to_the_commit_of_today(tmp_path, monkeypatch):

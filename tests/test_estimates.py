@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from conftest import PARAMS, make_model
+from conftest import PARAMS, make_model, write_prompts
 
 from fsgen import checkpoints, estimates, settings, store
 from fsgen.typed import Complaint
@@ -124,6 +124,42 @@ def test_it_is_never_less_than_what_happened(finished):
     for role in ("small", "tuned", "large"):
         prompts = tests * estimates.PROMPT_TOKENS["arith"]
         assert (work["rollout", role].positions - prompts) / estimates.SHARED >= alone[role] > 0
+
+
+def test_a_task_without_figures_is_counted_by_its_limit_its_table_or_not_at_all(plan, monkeypatch):
+    """And the estimate says which; a run of a benchmark that somebody added is no fault of ours."""
+    for figures in (estimates.PROMPTS, estimates.PROMPT_TOKENS):
+        monkeypatch.delitem(figures, "gsm8k")
+
+    def told(limit: int | None) -> tuple[str, int]:
+        plan["datasets"]["g"]["limit"] = limit
+        loaded = loaded_with(plan)
+        (line,) = (line for line in estimates.tell(loaded) if line.startswith("g: the task 'gsm8k'"))
+        return line, by_stage(loaded)["dump_solo", "small"].positions
+
+    line, positions = told(100)
+    assert "one turn and 100 tokens a prompt are assumed; 100 prompts are counted, as its limit says." in line
+    assert positions == 100 * (100 + 50)
+    line, positions = told(None)
+    assert "set datasets.g.limit or run 'dvc repro prompts@g'" in line
+    assert positions == 0
+    write_prompts(14)
+    Path("data/prompts/toy.parquet").rename("data/prompts/g.parquet")
+    line, positions = told(None)
+    assert "14 prompts are counted, as data/prompts/g.parquet holds." in line
+    assert positions == 14 * (100 + 50)
+
+
+def test_a_pair_the_wrong_way_round_is_doubted_once_both_sizes_are_known(plan):
+    """Equal sizes and unknown ones are not."""
+    for small, is_doubted in ((9e9, True), (8e9, False), (None, False)):
+        plan["models"]["small"]["parameters"] = small
+        told = "\n".join(estimates.tell(loaded_with(plan)))
+        sentence = (
+            "warning: pairs.p names 'small' small, with 9,000,000,000 parameters, and 'large' large, with "
+            "8,000,000,000; swap them"
+        )
+        assert (sentence in told) == is_doubted == ("warning" in told)
 
 
 def test_sizes_come_from_what_is_at_hand(plan, tmp_path):

@@ -8,9 +8,22 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from conftest import PARAMS, run_pair, write_params
 
-from fsgen import benchmarks, checks, fusion, grading, laws, parameters, policies, routers, settings, store
+from fsgen import (
+    benchmarks,
+    checks,
+    estimates,
+    fusion,
+    grading,
+    laws,
+    parameters,
+    policies,
+    routers,
+    settings,
+    store,
+)
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 
@@ -32,8 +45,8 @@ def registries():
         table.update(kept)
 
 
-def test_a_task(finished, monkeypatch):
-    """Rows become prompts in both splits; a text is graded as `fsgen grade` does it."""
+def test_a_task(finished, monkeypatch, tmp_path):
+    """Rows become prompts in both splits, a text is graded as `fsgen grade` does it, costs are estimated."""
     task = types.ModuleType("letters")
     exec(example("fsgen/tasks/letters.py"), vars(task))
     monkeypatch.setitem(benchmarks.TASKS, "letters", task)
@@ -50,6 +63,16 @@ def test_a_task(finished, monkeypatch):
     rows = [{"count": "4", "text": text} for text in said]
     found = grading.grade_rows(grading.Grader(finished), "letters", rows)
     assert [row["verdict"] for row in found] == list(said.values())
+
+    entry = {"task": "letters", "max_new_tokens": 8, "limit": 20}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PARAMS | {"datasets": {"letters": entry}}))
+    loaded = settings.load(tmp_path / "plan.yaml")
+    solo = [work for work in estimates.list_work(loaded) if work.stage == "dump_solo"]
+    assert {work.positions for work in solo} == {20 * (estimates.UNMEASURED + 8)}
+    assert f"{estimates.UNMEASURED} tokens a prompt are assumed; 20 prompts" in "".join(
+        estimates.tell(loaded)
+    )
+    assert f"{estimates.UNMEASURED} tokens a prompt" in PAGE
 
 
 def test_a_router(registries, tiny_world, monkeypatch):

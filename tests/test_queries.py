@@ -1,5 +1,6 @@
 """The lake: joined views say what the tables say, the shipped questions have answers, nothing is written."""
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fsgen.typed import Complaint
 
 QUERIES = Path(__file__).parent.parent / "queries"
 NAMES = sorted(path.stem for path in QUERIES.glob("*.sql"))
+OF_FIGURES = sorted(f"figures/{path.stem}" for path in QUERIES.glob("figures/*.sql"))
 MAY_BE_EMPTY = {"proxy_beyond_oracle", "routers_disagree"}  # on a dozen prompts
 
 
@@ -33,6 +35,51 @@ def test_a_question_has_an_answer(finished, name):
     assert len(answer) or name in MAY_BE_EMPTY
     for column in answer.columns:
         assert answer[column].null_count() < max(1, len(answer)), column
+
+
+def twinned(name: str, columns: list[str]) -> str:
+    """A view's rows under two datasets and, with another entropy, under two pairs.
+
+    Twins tie in whatever a query counts.
+    """
+    rows = f"from {name}"
+    if "dataset" in columns:
+        rows += f" union all select * replace (dataset || '-twin' as dataset) from ({rows})"
+    if "pair" in columns:
+        entropy = ", entropy + 1 as entropy" if "entropy" in columns else ""
+        rows = f"from ({rows}) union all select * replace (pair || '-twin' as pair{entropy}) from ({rows})"
+    return rows
+
+
+def shuffled(seed: int) -> duckdb.DuckDBPyConnection:
+    """The views of the finished run over its twinned tables, in an order of rows that the seed decides."""
+    connection = duckdb.connect()
+    connection.execute(lake.definitions())
+    there = connection.sql("show tables").pl()["name"].to_list()
+    for name in there:
+        if name in lake.VIEWS:
+            rows = twinned(name, connection.sql(f"describe {name}").pl()["column_name"].to_list())
+            connection.execute(f"create table own_{name} as from ({rows}) own order by hash(own, {seed})")
+            connection.execute(f"create or replace view {name} as from own_{name}")
+    return connection
+
+
+@pytest.fixture(scope="module")
+def orders(finished_home) -> list[duckdb.DuckDBPyConnection]:
+    """Three orders of the same rows."""
+    with contextlib.chdir(finished_home):
+        return [shuffled(seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize("name", NAMES + OF_FIGURES)
+def test_an_answer_does_not_hang_on_the_order_of_rows(orders, monkeypatch, name):
+    """The same rows in the same order, however the tables lie and threads are timed."""
+    answers = []
+    for connection in orders:
+        monkeypatch.setattr(lake, "connect", lambda data, own=connection: own)
+        answers.append(ask(name))
+    assert len(answers[0]) or name in MAY_BE_EMPTY
+    assert all(answer.equals(answers[0]) for answer in answers)
 
 
 def test_cof_by_pair_is_the_metrics_cof(finished):
@@ -132,8 +179,23 @@ def test_nothing_is_written(finished, query):
 
 def test_a_misspelt_view_is_told_with_the_known_ones(finished):
     """DuckDB's first line, and what there is."""
-    with pytest.raises(Complaint, match=r"tokns.*known views: prompts"):
+    with pytest.raises(Complaint, match=r"tokns.*known views: prompts.*, sides, spelt\)"):
         lake.ask("select * from tokns")
+
+
+@pytest.mark.parametrize("view", ["solo", "sides", "SIDES"])
+@pytest.mark.parametrize("folder", ["data", "nowhere"])
+def test_a_view_without_tables_is_told_from_one_that_nobody_knows(tmp_path, monkeypatch, view, folder):
+    """As in a clone: the folder is named and the remedy; what is known is what has tables."""
+    monkeypatch.chdir(tmp_path)
+    Path(folder).mkdir()
+    said = f"^There are no tables for '{view.lower()}' under {folder}/ yet; run 'dvc repro'"
+    with pytest.raises(Complaint, match=said):
+        lake.ask(f"select * from {view} limit 1", Path(folder))
+    with pytest.raises(Complaint, match=said):
+        lake.columns(view.lower(), Path(folder))
+    with pytest.raises(Complaint, match=r"tokns.*\(known views: none yet\)"):
+        lake.ask("select * from tokns", Path(folder))
 
 
 def test_a_lake_on_object_storage_answers_alike(finished, s3):

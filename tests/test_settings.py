@@ -9,7 +9,7 @@ from conftest import PARAMS
 
 from fsgen import checks, settings
 from fsgen.policies import Policy, parse_policy
-from fsgen.typed import Complaint
+from fsgen.typed import Complaint, read_yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,7 +113,11 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
         ("dump/depth", "1e-5", "dump.depth should be float, got '1e-5'; write it with a dot"),
         ("compute/device", "gpu", "compute.device should be auto, cpu or cuda"),
         ("compute/rows", 0, "compute.rows, compute.read_tokens and report.prompts should be at least 1"),
-        ("datasets/toy/task", "mbpp", "set 'allow_code_execution: true' if this machine may do so"),
+        ("datasets/toy/task", "mbpp", "set 'allow_code_execution: true' in params.yaml, or give 'fsgen run'"),
+        ("datasets", {}, "one entry under 'datasets', got none; add one such as 'gsm8k: {task: gsm8k"),
+        ("models", None, "one entry under 'models', got none; add one such as 'tiny: {path"),
+        ("pairs", {}, "one entry under 'pairs', got none; add one such as 'duo: {small"),
+        ("methods", {}, "one entry under 'methods', got none; add one such as 'oracle: {rule: oracle}'"),
         ("sandbox", "none", "sandbox should be strict or weak, got 'none'"),
         ("allow_code_execution", "yes", "allow_code_execution should be bool, got 'yes'"),
         ("pairs", [], "pairs should be a mapping of names to settings, got []"),
@@ -144,6 +148,39 @@ def test_a_missing_key_and_a_broken_file_are_named(params):
 
     with pytest.raises(Complaint, match="There is no params file at elsewhere"):
         settings.load("elsewhere.yaml")
+
+
+@pytest.mark.parametrize("section", ["datasets", "models", "pairs", "methods"])
+def test_a_missing_section_is_told_from_a_misspelt_one(params, section):
+    """The first needs an entry, the second its name."""
+    entries = params.pop(section)
+    with pytest.raises(Complaint, match=f"at least one entry under '{section}', got none; add one such as"):
+        load(params)
+    with pytest.raises(Complaint, match=f"not among the keys of params.yaml; did you mean '{section}'"):
+        load(params | {section[:-1]: entries})
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "first", "again"),
+    [
+        ("seed: 1\npairs: {}\nseed: 2\n", "seed", 1, 3),
+        ("datasets:\n  a: {task: arith}\nmodels: {}\ndatasets:\n  b: {task: arith}\n", "datasets", 1, 4),
+        ("datasets:\n  a: {task: arith}\n  a: {task: arith}\n", "a", 2, 3),
+        ("datasets: {a: {task: arith,\n  task: bbh}}\n", "task", 1, 2),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(params, text, key, first, again):
+    """YAML's last one would win without a word: what was appended would replace what was there."""
+    Path("params.yaml").write_text(text)
+    said = f"got '{key}' on line {first} and again on line {again}; merge the two"
+    with pytest.raises(Complaint, match=f"^params.yaml should hold every key of a mapping once, {said}"):
+        settings.load()
+
+
+def test_a_key_that_a_merge_brings_along_stands_once(params):
+    """YAML's own way of having a default is no duplicate."""
+    Path("plan.yaml").write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\n")
+    assert read_yaml(Path("plan.yaml"))["b"] == {"x": 3, "y": 2}
 
 
 def test_some_method_has_to_be_one_that_every_pair_can_roll_out(params):

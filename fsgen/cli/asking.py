@@ -44,8 +44,16 @@ def sql(
             screen.print(Text.assemble((f"{name}\n", "bold"), f"    {question}"))
         return
     values = dict(_assignment(word) for word in set_ or [])
-    text = Path(query).read_text() if query.endswith(".sql") and Path(query).is_file() else query
-    _print_frame(text, values, format, tables)
+    _print_frame(_read_query(query), values, format, tables)
+
+
+def _read_query(query: str) -> str:
+    """The SQL, out of its file where a file is named."""
+    if not query.endswith(".sql"):
+        return query
+    if not Path(query).is_file():
+        raise Complaint(f"There is no file at {query}; name one that 'fsgen sql' lists, or write the SQL.")
+    return Path(query).read_text()
 
 
 def _assignment(word: str) -> tuple[str, str]:
@@ -97,7 +105,7 @@ def show(
     prompt_id: Annotated[str, typer.Argument(help="A prompt, as the view prompts names it.")],
     policy: Annotated[str | None, typer.Option(help="Mark the tokens of this policy's text.")] = None,
     pos: Annotated[
-        int | None, typer.Option(help="With a policy: both models' ten likeliest tokens there.")
+        int | None, typer.Option(min=0, help="With a policy: both models' ten likeliest tokens there.")
     ] = None,
 ):
     """Look at one prompt, down to the token.

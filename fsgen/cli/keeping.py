@@ -44,7 +44,7 @@ def report():
 
 @app.command()
 def keep(name: Annotated[str, typer.Argument(help="The folder under results/.")]):
-    """Keep what this run found in results/<name>/, small enough for git: numbers, figures, times, findings.
+    """Keep what this run found in `results/<name>/`, small enough for git: numbers, figures, times, findings.
 
     Example: `fsgen keep qwen-coder`
     """

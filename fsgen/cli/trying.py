@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.text import Text
 
-from fsgen import settings
+from fsgen import console, settings
 from fsgen.cli.app import Dataset, Pair, app, or_first, screen
 from fsgen.typed import look_up, read_yaml
 
@@ -116,9 +117,9 @@ def run(
     router: Annotated[
         str | None, typer.Option(help="With its budget, as in entropy@20; else always.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Prompts, calibration and test together.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts, calibration and test together.")] = 100,
     max_new_tokens: Annotated[
-        int, typer.Option(help="Of a turn, for a task that params.yaml does not name.")
+        int, typer.Option(min=1, help="Of a turn, for a task that params.yaml does not name.")
     ] = 256,
     prompt: Annotated[str, typer.Option(help="How models are asked: plain or chat.")] = "plain",
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="For mbpp.")] = False,
@@ -127,7 +128,7 @@ def run(
 
     Example: `fsgen run --large data/family/base-451k --small data/family/base-23k --dataset arith --limit 32`
     """
-    from fsgen import trial
+    from fsgen import estimates, trial
     from fsgen.report import headline
 
     wish = trial.Wish(
@@ -145,14 +146,38 @@ def run(
     )
     home = trial.run(wish)
     content = json.loads((home / "metrics" / f"{dataset}.json").read_text())
-    print(headline.markdown(dataset, content))
-    print(headline.policies(content))
-    print(f"To keep the pair, add this to params.yaml:\n\n{trial.moving_in(read_yaml(home / 'params.yaml'))}")
+    print(f"{headline.markdown(dataset, content)}\n\n{headline.policies(content)}\n")
+    sizes = {name: told["total_parameters"] for name, told in content["models"].items()}
+    for sentence in estimates.doubt_sizes(content["pairs"], sizes):
+        console.warn(sentence)
+    print(_tell_merging(yaml.safe_load(trial.moving_in(read_yaml(home / "params.yaml")))))
+
+
+def _tell_merging(wanted: dict) -> str:
+    """How to keep the pair: the lines of these sections that the params.yaml here lacks."""
+    here = read_yaml(Path("params.yaml")) if Path("params.yaml").is_file() else {}
+    lacking = {section: _lacking(section, own, here.get(section) or {}) for section, own in wanted.items()}
+    lacking = {section: own for section, own in lacking.items() if own}
+    if not lacking:
+        return "params.yaml holds this pair already."
+    lines = yaml.safe_dump(lacking, sort_keys=False, default_flow_style=None, width=110)
+    return f"To keep the pair, merge these lines into the sections of params.yaml:\n\n{lines}"
+
+
+def _lacking(section: str, wanted: dict | list, known: dict | list) -> dict | list:
+    """What is wanted of a section and not known; a known dataset keeps its own limit and path."""
+    if isinstance(wanted, list):
+        return [entry for entry in wanted if entry not in known]
+    return {
+        name: entry
+        for name, entry in wanted.items()
+        if name not in known or (section != "datasets" and (known[name] or {}) != entry)
+    }
 
 
 @app.command()
 def speedup(
-    pair: Pair, dataset: Dataset = None, prompts: Annotated[int, typer.Option(help="To time on.")] = 4
+    pair: Pair, dataset: Dataset = None, prompts: Annotated[int, typer.Option(min=1, help="To time on.")] = 4
 ):
     """Time both models of a pair on this machine, and say what drafting would gain.
 
@@ -168,7 +193,7 @@ def speedup(
 def stability(
     model: Annotated[str, typer.Argument(help="A key of models in params.yaml.")],
     dataset: Dataset = None,
-    prompts: Annotated[int, typer.Option(help="To write on.")] = 8,
+    prompts: Annotated[int, typer.Option(min=1, help="To write on.")] = 8,
 ):
     """Write prompts one by one and side by side, and say where a model's texts part.
 

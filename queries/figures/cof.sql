@@ -6,4 +6,4 @@ union all by name
 select distinct 'curve' as kind, dataset, method, large_b / small_b as ratio, curves.cof, identified
 from curves join fits using (basis, dataset, method, law)
 where basis = 'dumps' and law = 'log_ratio'
-order by kind, dataset, method, ratio
+order by kind, dataset, method, ratio, pair, cof, identified

@@ -5,4 +5,4 @@ from frontier f join (
 ) p using (dataset, pair)
 where axis = 'call_ratio' and accuracy is not null
   and method <> 'speculative' -- its calls are rounds, not tokens
-order by dataset, ratio, pair, method, router, x
+order by dataset, ratio, pair, method, router, x, policy

@@ -8,4 +8,4 @@ from curves where basis = 'published' and law in ('power', 'log_ratio')
 union all by name
 select 'error' as kind, method, dataset, law, loo_rmse, small_out_rmse
 from fits where basis = 'published'
-order by kind, method, dataset, law, ratio
+order by kind, method, dataset, law, ratio, cof

@@ -1,7 +1,7 @@
 -- How well do scores of the small model tell its mismatches with the large one from matches, on its own text?
 with ratios as (
     select distinct dataset, pair, large_b / small_b as ratio from points where basis = 'dumps'
-), widest as (select dataset, arg_max(pair, ratio) as pair from ratios group by dataset)
+), widest as (select dataset, arg_max(pair, (ratio, pair)) as pair from ratios group by dataset)
 select 'auroc' as kind, dataset, pair, ratio, score, null::double as x, value, low, high
 from discrimination join ratios using (dataset, pair)
 where method = 'oracle' and writer = 'small' and quantity = 'auroc' and value is not null
@@ -13,4 +13,4 @@ union all by name
 select 'lorenz' as kind, dataset, pair, score, share_of_tokens as x, share_of_mismatches as value, low, high
 from lorenz join widest using (dataset, pair)
 where method = 'oracle' and writer = 'small'
-order by kind, dataset, ratio, pair, score, x
+order by kind, dataset, ratio, pair, score, x, value

@@ -1,6 +1,6 @@
 -- What did the large model write, how unsure was the small one at each token, and what would it have said?
 with chosen as (
-    select dataset, arg_max(pair, large_b / small_b) as pair, arg_max(small, large_b / small_b) as model
+    select dataset, arg_max(pair, (large_b / small_b, pair)) as pair, arg_max(small, (large_b / small_b, pair)) as model
     from points where basis = 'dumps' group by dataset
 ), asked as (
     select dataset, prompt_id from prompts where split = 'test'
