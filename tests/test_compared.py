@@ -330,7 +330,8 @@ def test_what_nothing_bounds_is_null():
     rows = [*frontiers.frontier_rows(counts_of(1), KNOWN, seed=3)]
     ends = {(row["policy"], row["axis"]): (row["x_low"], row["x_high"]) for row in rows}
 
-    assert {ends[name, "call_ratio"] for name in KNOWN} == {(0.0, 1.0)}
+    routed = [name for name in KNOWN if name not in ("oracle+always", "oracle+never")]  # which fix it
+    assert {ends[name, "call_ratio"] for name in routed} == {(0.0, 1.0)}
     assert {ends[name, "flops"] for name in KNOWN} == {(None, None)}
     assert ends["oracle+always", "large_positions"] == (None, None)  # two a token
     assert all(np.isfinite(row["x"]) for row in rows)
