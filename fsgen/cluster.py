@@ -138,7 +138,7 @@ def _import_ray():
         import ray.util
     except ImportError as error:
         raise Complaint(
-            "compute.engine is ray, which is not installed; run pip install 'fsgen[ray]'."
+            "compute.engine is ray, which is not installed; run pip install -e '.[ray]'."
         ) from error
     return ray
 

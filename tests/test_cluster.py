@@ -311,5 +311,5 @@ def test_without_ray_the_remedy_is_named(again, monkeypatch):
     """The extra is optional."""
     monkeypatch.setitem(sys.modules, "ray", None)
 
-    with pytest.raises(Complaint, match=r"pip install 'fsgen\[ray\]'"):
+    with pytest.raises(Complaint, match=r"pip install -e '.\[ray\]'"):
         crew_of(None)

@@ -171,7 +171,7 @@ def test_a_missing_table_is_a_complaint(source):
     with pytest.raises(Complaint) as caught:
         store.read(source)
 
-    assert str(caught.value) == f"There is no table at {source}; run the stage that writes it."
+    assert str(caught.value) == f"There is no table at {source}; run 'dvc repro', which writes it."
 
 
 @given(
