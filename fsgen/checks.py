@@ -13,7 +13,7 @@ TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench"
 RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
 ENGINE_NAMES = ("local", "ray")
 CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
-NEEDED = {  # what no run can go without, and how an entry of it is written
+ENTRIES = {  # how an entry is written in a section that a command cannot go without
     "datasets": "gsm8k: {task: gsm8k, max_new_tokens: 256}",
     "models": "tiny: {path: checkpoints/tiny, prompt: plain}",
     "pairs": "duo: {small: tiny, tuned: tiny, large: big}",
@@ -22,15 +22,20 @@ NEEDED = {  # what no run can go without, and how an entry of it is written
 
 
 def check_sections(raw: dict) -> None:
-    """Of the file as it was read: keys that exist, and an entry under each of the NEEDED ones."""
+    """Of the file as it was read: keys that exist, and entries; models may well be run without any pair."""
     for key in raw:
         look_up(dict.fromkeys(field.name for field in fields(Settings)), key, "the keys of params.yaml")
-    for section, entry in NEEDED.items():
-        if raw.get(section) in (None, {}):
-            raise Complaint(
-                f"params.yaml should name at least one entry under '{section}', got none; "
-                f"add one such as '{entry}'."
-            )
+    for section in ("datasets", "models", "methods"):
+        refuse_empty(section, raw.get(section))
+
+
+def refuse_empty(section: str, entries: object) -> None:
+    """Complaint, with an example, where a section of params.yaml is missing or holds no entry."""
+    if entries in (None, {}):
+        raise Complaint(
+            f"params.yaml should name at least one entry under '{section}', got none; "
+            f"add one such as '{ENTRIES[section]}'."
+        )
 
 
 def check_names(settings: Settings) -> None:

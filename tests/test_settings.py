@@ -116,7 +116,6 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
         ("datasets/toy/task", "mbpp", "set 'allow_code_execution: true' in params.yaml, or give 'fsgen run'"),
         ("datasets", {}, "one entry under 'datasets', got none; add one such as 'gsm8k: {task: gsm8k"),
         ("models", None, "one entry under 'models', got none; add one such as 'tiny: {path"),
-        ("pairs", {}, "one entry under 'pairs', got none; add one such as 'duo: {small"),
         ("methods", {}, "one entry under 'methods', got none; add one such as 'oracle: {rule: oracle}'"),
         ("sandbox", "none", "sandbox should be strict or weak, got 'none'"),
         ("allow_code_execution", "yes", "allow_code_execution should be bool, got 'yes'"),
@@ -150,7 +149,13 @@ def test_a_missing_key_and_a_broken_file_are_named(params):
         settings.load("elsewhere.yaml")
 
 
-@pytest.mark.parametrize("section", ["datasets", "models", "pairs", "methods"])
+def test_models_may_be_run_without_any_pair(params):
+    """What they write alone needs none."""
+    del params["pairs"]
+    assert load(params).pairs == {}
+
+
+@pytest.mark.parametrize("section", ["datasets", "models", "methods"])
 def test_a_missing_section_is_told_from_a_misspelt_one(params, section):
     """The first needs an entry, the second its name."""
     entries = params.pop(section)

@@ -5,6 +5,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fsgen import checks
+from fsgen.settings import Settings
+
 app = typer.Typer(
     name="fsgen",
     help="Study how a small and a large language model write together.",
@@ -23,6 +26,10 @@ def _begin(debug: Annotated[bool, typer.Option("--debug", help="Show the traceba
     pass
 
 
-def or_first(asked: str | None, known: dict) -> str:
-    """What was asked for, else the first name of that section of params.yaml."""
-    return asked if asked is not None else next(iter(known))
+def or_first(asked: str | None, loaded: Settings, section: str) -> str:
+    """What was asked for, else the first name of that section of params.yaml; Complaint where it has none."""
+    if asked is not None:
+        return asked
+    known = getattr(loaded, section)
+    checks.refuse_empty(section, known)
+    return next(iter(known))

@@ -76,7 +76,7 @@ def generate(
 
     loaded = settings.load()
     duet = generation.open_duet(
-        loaded, or_first(pair, loaded.pairs), policy, or_first(dataset, loaded.datasets)
+        loaded, or_first(pair, loaded, "pairs"), policy, or_first(dataset, loaded, "datasets")
     )
     if prompt_id is not None:
         _perform(duet, generation.known_prompt(duet, prompt_id))
@@ -186,7 +186,7 @@ def speedup(
     from fsgen import pace
 
     loaded = settings.load()
-    print("\n".join(pace.tell(loaded, pair, or_first(dataset, loaded.datasets), prompts)))
+    print("\n".join(pace.tell(loaded, pair, or_first(dataset, loaded, "datasets"), prompts)))
 
 
 @app.command()
@@ -202,4 +202,4 @@ def stability(
     from fsgen import stability as steadiness
 
     loaded = settings.load()
-    print("\n".join(steadiness.tell(loaded, model, or_first(dataset, loaded.datasets), prompts)))
+    print("\n".join(steadiness.tell(loaded, model, or_first(dataset, loaded, "datasets"), prompts)))
