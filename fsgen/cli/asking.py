@@ -127,7 +127,12 @@ def show(
 @app.command()
 def predict(
     dataset: Annotated[str, typer.Option(help="A dataset of params.yaml or of the published table.")],
-    large: Annotated[float, typer.Option(help="Parameters of the large model.")],
+    large: Annotated[
+        float,
+        typer.Option(
+            help="Parameters of the large model; nominal ones for a dataset of the published table."
+        ),
+    ],
     small: Annotated[float, typer.Option(help="Parameters of the small model.")],
     method: Annotated[
         str, typer.Option(help="A method of params.yaml or of the published table.")
