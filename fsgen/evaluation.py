@@ -9,11 +9,10 @@ import pyarrow as pa
 
 from fsgen import checkpoints, console, fusion, intervals, store, tallies
 from fsgen.intervals import Interval
+from fsgen.policies import FIXED
 from fsgen.settings import Settings
 from fsgen.tallies import Tally
 
-# by a router's rule, the counts whose ratio to tokens is the same on whatever prompt
-FIXED = {"always": ("calls",), "never": ("calls", "interventions")}
 PAIRS = store.schema(
     [
         ("pair", pa.string(), "pair, a key of params.yaml"),

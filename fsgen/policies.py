@@ -17,6 +17,8 @@ RULE_DEFAULTS = {
 }
 LEARNED_ROUTERS = ("logistic", "svm")  # those that are fitted on calibration prompts
 SCORED_ROUTERS = ("threshold", "margin", "entropy", *LEARNED_ROUTERS)  # those that have a threshold
+# by a router's rule, the counts whose ratio to tokens is the same on whatever prompt
+FIXED = {"always": ("calls",), "never": ("calls", "interventions", "large_positions")}
 ROUTER_NAMES = ("always", "never", *SCORED_ROUTERS, "random", "perfect")
 
 
@@ -27,7 +29,7 @@ class Method:
     rule: str
     """`oracle`, `speculative`, `li2022`, `obrien2023`, `average` or `proxy`; by default the method's name."""
     parameters: dict[str, float]
-    """`alpha`, `beta`, `tau`: the rule's own as keys of the method, by default as RULE_DEFAULTS has them."""
+    """`alpha`, `beta`, `tau`: keys of the method, by default 0.1, 0.5 and 0.5; alpha 1 for proxy."""
 
 
 @dataclass(frozen=True, kw_only=True)

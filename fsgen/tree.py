@@ -35,14 +35,10 @@ class End(NamedTuple):
 
 
 class Grown(NamedTuple):
-    """What the tree has found out: decisions by rider and position, texts, and the work it took."""
+    """What the tree has found out: decisions by rider and position, and texts."""
 
     decisions: dict[str, np.ndarray]
     ends: list[End]
-    positions: dict[str, int]
-    """Role to generated positions that its model processed."""
-    prompt_positions: dict[str, int]
-    """Role to positions of prompts and later questions that its model processed."""
 
 
 class _Children(NamedTuple):
@@ -100,7 +96,6 @@ class Tree:
         self.rider_R, self.branch_R = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.nodes = Nodes(len(methods))
         self.ends: list[End] = []
-        self.prompt_positions = dict.fromkeys(loaded, 0)
 
     @torch.inference_mode()
     def grow(self, starts: list[Start], bar: console.Bar) -> Grown:
@@ -112,9 +107,7 @@ class Tree:
             bar.advance(tokens=len(self.branches))
             token_R = self._decide(*self._look())
             bar.advance(self._move(token_R))
-        generated = {role: c.positions - self.prompt_positions[role] for role, c in self.cursors.items()}
-        decisions = self.nodes.decisions(self.method_of, self.speaker_of)
-        return Grown(decisions, self.ends, generated, self.prompt_positions)
+        return Grown(self.nodes.decisions(self.method_of, self.speaker_of), self.ends)
 
     def _admit(self, waiting: Waiting) -> None:
         """Let prompts enter, all branches of one at once."""
@@ -130,18 +123,7 @@ class Tree:
         """Prefill the new branches, all but their last token, which is the first that the loop feeds."""
         needs_B = self._needs(role)
         texts = [self._sequence(b)[:-1] if needs_B[b] else [] for b in range(held, len(self.branches))]
-        for i in self.cursors[role].begin(texts):
-            self._count_given(role, held + i, 0, len(texts[i]))
-
-    def _count_given(self, role: str, branch: int, start: int, end: int) -> None:
-        """Note how many of these indices of the branch's sequence its model was given, not to generate.
-
-        The prompt's last token is the input of the first generated position, and so on.
-        """
-        prompt = len(self.prompts[self.branches[branch].prompt]) - 1
-        text = self.branches[branch].text
-        forced = text.forced_before(end - prompt) - text.forced_before(max(0, start - prompt))
-        self.prompt_positions[role] += max(0, min(prompt, end) - start) + forced
+        self.cursors[role].begin(texts)
 
     def _rides(self) -> np.ndarray:
         """Which methods ride on which branches, bool [B, M]."""
@@ -194,9 +176,6 @@ class Tree:
         """Feed a model the tokens of these branches that it has missed; hidden states [L, H] after them."""
         cursor = self.cursors[role]
         missed = [self._sequence(b)[cursor.length_R[b] :] for b in rows]
-        for b, tokens in zip(rows, missed, strict=True):
-            held = int(cursor.length_R[b])
-            self._count_given(role, b, held, held + len(tokens))
         return list(cursor.extend(missed, rows).split([len(tokens) for tokens in missed]))
 
     def _decide(self, node_B: np.ndarray, tops: dict, seen: dict[str, Speaker]) -> np.ndarray:

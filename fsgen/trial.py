@@ -126,12 +126,12 @@ def _policy(wish: Wish, known: dict) -> tuple[dict[str, dict], str]:
     return {method: own}, wish.method if draft else f"{method}+{wish.router or 'always'}"
 
 
-def moving_in(params: dict) -> str:
-    """What to add to params.yaml for the combination to stay, as YAML."""
+def moving_in(params: dict) -> dict:
+    """The sections of params.yaml that the combination needs to stay."""
     parts = {key: params[key] for key in ("datasets", "models", "pairs", "methods", "policies")}
     router = params["policies"][0].partition("+")[2].partition("@")[0]
     parts["routers"] = {name: entry for name, entry in params["routers"].items() if name == router}
-    return yaml.safe_dump(parts, sort_keys=False, default_flow_style=None, width=110)
+    return parts
 
 
 def _names(sources: dict[str, str]) -> dict[str, str]:

@@ -180,17 +180,17 @@ def test_a_tree_takes_fewer_steps_than_its_policies_alone(reference_run):
 
 @pytest.mark.parametrize("build", [random_world, family_world, talking_world])
 def test_the_steps_are_those_that_trees_take(build, tiny_checkpoints, tmp_path, monkeypatch):
-    """Counted on texts, and as their models' caches count: generated positions and those of prompts."""
+    """Counted on texts, and as the caches of a tree's models count: generated positions and given ones."""
     monkeypatch.chdir(tmp_path)
     loaded = build(tiny_checkpoints)
     describe_all(loaded)
     trees, grow = [], rollout.Tree.grow
-    monkeypatch.setattr(rollout.Tree, "grow", lambda *given: trees.append(grow(*given)) or trees[-1])
+    monkeypatch.setattr(rollout.Tree, "grow", lambda tree, *given: trees.append(tree) or grow(tree, *given))
     run_pair(loaded)
 
-    steps = store.read("data/rollouts/duo/toy/steps-*.parquet").drop("alone")
-    taken = [(r, n, tree.prompt_positions[r]) for tree in trees for r, n in tree.positions.items()]
-    assert steps.rows() == taken
+    steps = store.read("data/rollouts/duo/toy/steps-*.parquet")
+    whole = steps.select("role", pl.col("taken") + pl.col("taken_prompt"))
+    assert whole.rows() == [(role, c.positions) for tree in trees for role, c in tree.cursors.items()]
     assert steps["taken"].min() > 0
 
 

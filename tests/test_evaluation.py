@@ -204,7 +204,7 @@ def test_what_is_fixed_goes_by_the_routers_rule():
     settings = SimpleNamespace(routers=routers, policies_of=lambda pair: policies)
 
     assert evaluation.list_fixed(settings, "duo") == {
-        "oracle+mute": ("calls", "interventions"),
+        "oracle+mute": ("calls", "interventions", "large_positions"),
         "oracle+entropy@20": (),
         "speculative@3": (),
         "oracle+always": ("calls",),

@@ -150,7 +150,7 @@ def run(
     sizes = {name: told["total_parameters"] for name, told in content["models"].items()}
     for sentence in estimates.doubt_sizes(content["pairs"], sizes):
         console.warn(sentence)
-    print(_tell_merging(yaml.safe_load(trial.moving_in(read_yaml(home / "params.yaml")))))
+    print(_tell_merging(trial.moving_in(read_yaml(home / "params.yaml"))))
 
 
 def _tell_merging(wanted: dict) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from fsgen import intervals, store
 from fsgen.compared.columns import PAIR, POLICY, named
 from fsgen.intervals import ENDS, Interval, told
-from fsgen.policies import Policy
+from fsgen.policies import FIXED, Policy
 
 AXES = {
     "call_ratio": "answer tokens at which the large model was called, a share",
@@ -100,12 +100,12 @@ def _spent(rows: pl.DataFrame, policy: Policy, seed: int) -> dict[str, Interval]
         "large_positions": ("large_positions", tokens_P),
         "flops": ("flops", np.ones_like(tokens_P)),
     }
-    found = {
-        axis: intervals.ratio(rows[column].to_numpy(), per_P, seed=seed)
-        for axis, (column, per_P) in columns.items()
-    }
-    fixed = {"always": ["call_ratio"], "never": ["call_ratio", "large_positions"]}.get(policy.router, [])
-    return found | {axis: Interval(*[found[axis].value] * 3) for axis in fixed}
+    found = {}
+    for axis, (column, per_P) in columns.items():
+        found[axis] = intervals.ratio(rows[column].to_numpy(), per_P, seed=seed)
+        if column in FIXED.get(policy.router, ()):
+            found[axis] = Interval(*[found[axis].value] * 3)
+    return found
 
 
 def duel_rows(policies: pl.DataFrame, known: Mapping[str, Policy], *, seed: int) -> Iterator[dict]:
