@@ -194,6 +194,24 @@ def test_the_steps_are_those_that_trees_take(build, tiny_checkpoints, tmp_path, 
     assert steps["taken"].min() > 0
 
 
+def test_a_tree_asks_the_large_model_once_a_step(tiny_checkpoints, tmp_path, monkeypatch):
+    """Where riders call, branches split and texts end: a second pass would read all weights again."""
+    monkeypatch.chdir(tmp_path)
+    loaded = random_world(tiny_checkpoints)
+    describe_all(loaded)
+    asked, look, read = [], rollout.Tree._look, rollout.Tree._read_missed
+
+    def count(tree, role, rows):
+        asked[-1] += role == "large"
+        read(tree, role, rows)
+
+    monkeypatch.setattr(rollout.Tree, "_look", lambda tree: asked.append(0) or look(tree))
+    monkeypatch.setattr(rollout.Tree, "_read_missed", count)
+    run_pair(loaded)
+
+    assert max(asked) == 1
+
+
 class Scarce:
     """Stands in for a model's forward pass where so many texts at once do not fit for a while."""
 
