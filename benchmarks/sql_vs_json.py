@@ -12,7 +12,7 @@ import polars as pl
 from sidebyside import REPETITIONS, Case, Row, save
 
 from fsgen import lake, store
-from fsgen.simulation import FUSED
+from fsgen.fusing import FUSED
 
 ROW = Row(
     what="CoF by pair over 20 M token rows in SQL",

@@ -26,7 +26,8 @@ from imagined import (
 )
 from imagined_rollouts import POLICIES, Rolled, roll
 
-from fsgen import benchmarks, published, series, store, vocabulary
+from fsgen.benchmarks import PROMPTS
+from fsgen import published, series, store, vocabulary
 from fsgen.decoding import TOKENS
 from fsgen.grading import GRADED, GRADED_PAIR
 from fsgen.reading import READS
@@ -52,7 +53,7 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
     points = published.read_points(ROOT / "data/published/cof.csv")
     store.write(data / "laws/published/points.parquet", points, series.SCHEMAS["points"])
     asked = make_prompts(prompts, seed)
-    store.write(data / f"prompts/{DATASET}.parquet", asked, benchmarks.PROMPTS)
+    store.write(data / f"prompts/{DATASET}.parquet", asked, PROMPTS)
     press = Press(data, pieces, block)
     for number in range(-(-prompts // block)):
         mine = asked[number * block : (number + 1) * block]
@@ -140,7 +141,7 @@ def make_prompts(count: int, seed: int) -> pl.DataFrame:
                 "gold": json.dumps({"answer": f"#### {answer}"}),
             }
         )
-    return pl.from_arrow(pa.Table.from_pylist(rows, schema=benchmarks.PROMPTS))
+    return pl.from_arrow(pa.Table.from_pylist(rows, schema=PROMPTS))
 
 
 class Press:

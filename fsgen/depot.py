@@ -23,14 +23,14 @@ def fetch(home: Path) -> bool:
     """Whether the depot holds the finished shard, which then lies at `home` too."""
     if not (place := _place(home)):
         return False
-    files, source = place
+    storage, source = place
     listed = f"{source}/{LIST}"
-    if not _ask(f"looking for {listed}", files.exists, listed):
+    if not _ask(f"looking for {listed}", storage.exists, listed):
         return False
     part = home.with_name(home.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    for name in json.loads(_ask(f"reading {listed}", files.cat_file, listed)):
-        _bring(files, f"{source}/{name}", part / name)
+    for name in json.loads(_ask(f"reading {listed}", storage.cat_file, listed)):
+        _bring(storage, f"{source}/{name}", part / name)
     part.replace(home)
     return True
 
@@ -39,23 +39,23 @@ def put(home: Path) -> None:
     """Put a finished shard into the depot, if there is one."""
     if not (place := _place(home)):
         return
-    files, target = place
-    _make_folder(files, target)
+    storage, target = place
+    _make_folder(storage, target)
     names = sorted(path.name for path in home.glob("*.parquet"))
     for name in names:
-        _ask(f"writing {target}/{name}", files.put_file, str(home / name), f"{target}/{name}")
-    _ask(f"writing {target}/{LIST}", files.pipe_file, f"{target}/{LIST}", json.dumps(names).encode())
+        _ask(f"writing {target}/{name}", storage.put_file, str(home / name), f"{target}/{name}")
+    _ask(f"writing {target}/{LIST}", storage.pipe_file, f"{target}/{LIST}", json.dumps(names).encode())
 
 
 def fetch_notes(folder: Path) -> None:
     """Fetch the notes that the depot holds for this folder of notes and scratch does not."""
     if not (place := _place(folder)):
         return
-    files, source = place
-    for found in _ask(f"looking into {source}", files.glob, f"{source}/*.json"):
+    storage, source = place
+    for found in _ask(f"looking into {source}", storage.glob, f"{source}/*.json"):
         note = folder / Path(found).name
         if not note.exists():
-            _bring(files, found, note.with_suffix(".part"))
+            _bring(storage, found, note.with_suffix(".part"))
             note.with_suffix(".part").replace(note)
 
 
@@ -63,26 +63,26 @@ def put_note(note: Path) -> None:
     """Put a note into the depot, if there is one."""
     if not (place := _place(note)):
         return
-    files, target = place
-    _make_folder(files, target.rpartition("/")[0])
-    _ask(f"writing {target}", files.put_file, str(note), target)
+    storage, target = place
+    _make_folder(storage, target.rpartition("/")[0])
+    _ask(f"writing {target}", storage.put_file, str(note), target)
 
 
 def _place(path: Path) -> tuple | None:
     """The depot's file system and what stands there for a path in scratch; None without a depot."""
     if not (url := os.environ.get("FSGEN_SCRATCH")):
         return None
-    files, root = _ask("opening it", fsspec.core.url_to_fs, url)
-    return files, f"{root}/{path.relative_to(store.SCRATCH).as_posix()}"
+    storage, root = _ask("opening it", fsspec.core.url_to_fs, url)
+    return storage, f"{root}/{path.relative_to(store.SCRATCH).as_posix()}"
 
 
-def _make_folder(files, target: str) -> None:
+def _make_folder(storage, target: str) -> None:
     """Object storage needs none, and would make a bucket of a misspelt name."""
-    if isinstance(files, LocalFileSystem):
-        _ask(f"making {target}", files.makedirs, target, exist_ok=True)
+    if isinstance(storage, LocalFileSystem):
+        _ask(f"making {target}", storage.makedirs, target, exist_ok=True)
 
 
-def _bring(files, source: str, here: Path) -> None:
+def _bring(storage, source: str, here: Path) -> None:
     """Fetch a file into scratch; Complaint where the depot does not give it or this disk does not take it."""
     try:
         here.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _bring(files, source: str, here: Path) -> None:
             f"{store.SCRATCH}/ should take what FSGEN_SCRATCH holds, and writing {here} got "
             f"{type(error).__name__}: {error}; mend what the error names."
         ) from error
-    _ask(f"fetching {source} into {here}", files.get_file, source, str(here))
+    _ask(f"fetching {source} into {here}", storage.get_file, source, str(here))
 
 
 def _ask(doing: str, question, *args, **options):

@@ -107,7 +107,7 @@ def _path(law: str, data: list, params_K: np.ndarray, name: str) -> _Path:
     def value(t: float) -> float:
         return float(params_K[at] * np.exp(t) if is_scale else params_K[at] + t)
 
-    def residual(free_J: np.ndarray, fixed: float) -> np.ndarray:
+    def moved_residual(free_J: np.ndarray, fixed: float) -> np.ndarray:
         point_K = params_K.copy()
         point_K[at], point_K[exponents_J] = fixed, np.clip(free_J, -EXPONENTS, EXPONENTS)
         moved_P = cof_P
@@ -118,8 +118,8 @@ def _path(law: str, data: list, params_K: np.ndarray, name: str) -> _Path:
     def squares(t: float) -> float:
         nonlocal last_J
         if not exponents_J:
-            return _squares(residual(last_J, value(t)))
-        found = least_squares(residual, last_J, args=(value(t),), method="lm", xtol=1e-12, ftol=1e-12)
+            return _squares(moved_residual(last_J, value(t)))
+        found = least_squares(moved_residual, last_J, args=(value(t),), method="lm", xtol=1e-12, ftol=1e-12)
         last_J = found.x
         return _squares(found.fun)
 
