@@ -15,12 +15,15 @@ import numpy as np
 import sidebyside
 import torch
 
-from fsgen import checkpoints, cursor, fusion, models, records, settings, store
-from fsgen.policies import Method
-from fsgen.settings import Dump
+from fsgen.collaboration import fusion
+from fsgen.config.load import load_settings
+from fsgen.config.policies import Method
+from fsgen.config.schema import DumpConfig, Settings
+from fsgen.models import loaded_model, loading, records, tokenization
+from fsgen.tables import parquet
 
 GRID = [
-    Dump(depth=depth, k_min=k_min, k_max=k_max, block=1)
+    DumpConfig(depth=depth, k_min=k_min, k_max=k_max, block=1)
     for k_min in (2, 8)
     for k_max in (16, 32, 64, 256)
     for depth in (2.5, 3.0, 6.0, 10.0, 15.0)
@@ -35,16 +38,16 @@ def main(project: str, *pairs: str) -> None:
     """Write results/certificates/<pair>.json."""
     (sidebyside.RESULTS / "certificates").mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(project):
-        loaded = settings.load()
+        loaded = load_settings()
         told = {pair: measure(loaded, pair) for pair in pairs}
     for pair, found in told.items():
         sidebyside.write_json(f"certificates/{pair}", {"definition": __doc__.split("\n\n")[2], **found})
 
 
-def measure(loaded: settings.Settings, pair: str) -> dict:
+def measure(loaded: Settings, pair: str) -> dict:
     """Shares over the first texts of the first dataset."""
     members = loaded.pairs[pair].members()
-    held = {role: cursor.load(loaded, name) for role, name in members.items()}
+    held = {role: loading.load_model(loaded, name) for role, name in members.items()}
     parts = [part for text in texts_of(loaded, pair, held["large"]) for part in shares(held, *text)]
     rows = []
     for cell, dump in enumerate(GRID):
@@ -54,18 +57,22 @@ def measure(loaded: settings.Settings, pair: str) -> dict:
     return {"texts": TEXTS, "positions": sum(len(part[0]["masked"]) for part in parts), "rows": rows}
 
 
-def texts_of(loaded: settings.Settings, pair: str, large: models.Loaded) -> list[tuple[list[int], list[int]]]:
+def texts_of(
+    loaded: Settings, pair: str, large: loaded_model.LoadedModel
+) -> list[tuple[list[int], list[int]]]:
     """Prompt and ids of the large model's own texts."""
     dataset = next(iter(loaded.datasets))
-    prompts = store.read(f"data/prompts/{dataset}.parquet").sort("order").head(TEXTS)
-    spelt = checkpoints.encode(large.name, large.prompt, large.tokenizer, prompts)
-    rows = store.read(f"data/dumps/{large.name}/{dataset}/tokens-*.parquet", ["prompt_id", "pos", "token_id"])
+    prompts = parquet.read(f"data/prompts/{dataset}.parquet").sort("order").head(TEXTS)
+    spelt = tokenization.encode(large.name, large.prompt, large.tokenizer, prompts)
+    rows = parquet.read(
+        f"data/dumps/{large.name}/{dataset}/tokens-*.parquet", ["prompt_id", "pos", "token_id"]
+    )
     written = dict(rows.sort("pos").group_by("prompt_id").agg("token_id").iter_rows())
     return [(ids, written[name]) for name, ids in zip(prompts["prompt_id"], spelt, strict=True)]
 
 
 @torch.inference_mode()
-def shares(held: dict[str, models.Loaded], prompt: list[int], ids: list[int]) -> list[list[dict]]:
+def shares(held: dict[str, loaded_model.LoadedModel], prompt: list[int], ids: list[int]) -> list[list[dict]]:
     """For each stretch of a text, every cell of the grid with what is proven at its positions."""
     whole = torch.tensor([(prompt + ids)[:-1]])
     hidden = {
@@ -78,7 +85,7 @@ def shares(held: dict[str, models.Loaded], prompt: list[int], ids: list[int]) ->
     return parts
 
 
-def prove(logits: dict[str, torch.Tensor], dump: Dump) -> dict[str, np.ndarray]:
+def prove(logits: dict[str, torch.Tensor], dump: DumpConfig) -> dict[str, np.ndarray]:
     """What one kind of list proves at every position, [N] each."""
     large, small = logits["large"], logits["small"]
     ids, values, outside = (x.numpy() for x in records.top_list(large, dump))
@@ -86,7 +93,7 @@ def prove(logits: dict[str, torch.Tensor], dump: Dump) -> dict[str, np.ndarray]:
     tuned = logits.get("tuned")
     gain_N = None if tuned is None else records.largest_gain(tuned, small, ids)
     at_small, at_tuned = (None if x is None else records.gather(x, ids) for x in (small, tuned))
-    lists = fusion.Lists(ids, values, at_small, at_tuned, gain_N, outside)
+    lists = fusion.TopLists(ids, values, at_small, at_tuned, gain_N, outside)
     found["masked"] = fusion.fuse(MASKED, lists)[1]
     if tuned is not None:
         found["proxy"] = fusion.fuse(PROXY, lists)[1]

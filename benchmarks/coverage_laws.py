@@ -13,7 +13,7 @@ import json
 import numpy as np
 import polars as pl
 
-from fsgen import laws, parameters, prediction
+from fsgen.analysis.scaling import law_intervals, laws, prediction
 
 LAW, TRUTH_K = "two_size", (0.12, 0.03, -0.05)
 MODELS = (5, 6, 7, 10)
@@ -54,12 +54,12 @@ def _replicate(generator: np.random.Generator, size: int) -> dict[str, bool | No
     pair_P = generator.normal(0, PAIR, len(small))
     models_P = generator.normal(0, LARGE, size)[large] + generator.normal(0, SMALL, size)[small]
     held = {}
-    for name, bounds in parameters.profile(LAW, small_P, large_P, law_P + pair_P).items():
+    for name, bounds in law_intervals.profile(LAW, small_P, large_P, law_P + pair_P).items():
         held[f"two_size law, {name} (profile, pairs independent)"] = _holds(
             bounds, TRUTH_K[laws.LAWS[LAW].parameters.index(name)]
         )
     crossed_P = law_P + pair_P + models_P
-    for name, bounds in parameters.jackknife(LAW, small_P, large_P, crossed_P, names_P2).items():
+    for name, bounds in law_intervals.jackknife(LAW, small_P, large_P, crossed_P, names_P2).items():
         held[f"two_size law, {name} (jackknife over models, t)"] = _holds(
             bounds, TRUTH_K[laws.LAWS[LAW].parameters.index(name)]
         )

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fsgen import intervals
-from fsgen.compared import departures, frontiers
-from fsgen.intervals import Interval
+from fsgen.analysis import intervals
+from fsgen.analysis.comparison import frontiers, off_policy
+from fsgen.analysis.intervals import Interval
 
 SIZES = (32, 100, 500)  # prompts
 NOMINAL = 0.95
@@ -38,7 +38,7 @@ def ratio_difference(rng, prompts: int) -> tuple[Interval, float]:
     tokens_P, rate_P = texts(rng, prompts)
     more_P = rng.binomial(tokens_P, rate_P + 0.05)
     counts_P4 = np.column_stack([more_P, tokens_P, rng.binomial(tokens_P, rate_P), tokens_P]).astype(float)
-    return intervals.bca(departures.gap, counts_P4, seed=1, limits=(-1.0, 1.0)), 0.05
+    return intervals.bca(off_policy.ratio_difference, counts_P4, seed=1, limits=(-1.0, 1.0)), 0.05
 
 
 def verdict_difference(rng, prompts: int) -> tuple[Interval, float]:
@@ -58,7 +58,7 @@ def duel(rng, prompts: int) -> tuple[Interval, float]:
     right_PA = np.column_stack([luck_P < accuracy for _, accuracy in policies.values()])
     counts = frontiers.Counts([*policies], np.tile(tokens_P[:, None], 4), calls_PA, right_PA)
     curves = {"a": ["a10", "a30"], "b": ["b10", "b30"]}
-    found = frontiers.duels(counts, curves, [0.2], seed=1)[0].difference
+    found = frontiers.compare_routers(counts, curves, [0.2], seed=1)[0].difference
     return found, (0.5 + 0.3 * 0.12 / 0.2) - (0.4 + 0.2 * 0.1 / 0.22)
 
 
@@ -66,7 +66,7 @@ def survival(rng, prompts: int) -> tuple[Interval, float]:
     """Share of texts still written after some tokens: Kaplan and Meier, Greenwood's log-log interval."""
     leaves_P, ends_P = rng.geometric(0.06, prompts), rng.integers(5, 60, prompts)
     kept_P = np.minimum(leaves_P, ends_P)
-    found = departures.survive(kept_P, leaves_P <= ends_P, np.array([LEFT_BY]))
+    found = off_policy.kaplan_meier(kept_P, leaves_P <= ends_P, np.array([LEFT_BY]))
     return Interval(found.share[0], found.low[0], found.high[0]), 0.94**LEFT_BY
 
 

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from fsgen import discrimination, positions
+from fsgen.analysis.uncertainty import discrimination, positions
 
 SIZES = (32, 100, 500)  # prompts
 NOMINAL = 0.95

@@ -16,8 +16,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fsgen import fusion, routers
-from fsgen.policies import method_table
+from fsgen.collaboration import fusion, routers
+from fsgen.config.policies import method_table
 
 DUMP = {"depth": 3.0, "k_min": 8, "k_max": 64}
 CANDIDATES = DUMP["k_max"]
@@ -103,7 +103,7 @@ def imagine_texts(prompts: pl.DataFrame, number: int, tokens: int, seed: int) ->
         names, is_test_P = prompts["prompt_id"].to_list(), (prompts["split"] == "test").to_numpy()
         rows, seen = _imagine(own, writer, names, length_P, answer_P, was_cut_P, skew_P)
         spelt_N = rows["prompt_id"].to_numpy(zero_copy_only=False)
-        chance_N = routers.chance(seed, spelt_N, rows["pos"])
+        chance_N = routers.position_uniforms(seed, spelt_N, rows["pos"])
         about = names, is_test_P, length_P, answer_P, given_P, was_cut_P
         yield Text(writer, *about, rows, chance_N, seen)
 
@@ -265,7 +265,9 @@ def fuse_heads(ids_NK: np.ndarray, large_NK: np.ndarray, small_NK: np.ndarray) -
     """Every method's token among the first of the large model's list."""
     l, s, fused = large_NK.astype(np.float64), small_NK.astype(np.float64), {}
     for name, method in SPOKEN.items():
-        score_NK = np.where(fusion.allowed(method, l, l[:, :1]), fusion.score(method, l, s, None), -np.inf)
+        score_NK = np.where(
+            fusion.plausibility_mask(method, l, l[:, :1]), fusion.score(method, l, s, None), -np.inf
+        )
         fused[name] = pa.array(np.take_along_axis(ids_NK, score_NK.argmax(axis=1)[:, None], 1)[:, 0])
     return fused
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from imagined import SPOKEN, Text, text_rows
 
-from fsgen import store
-from fsgen.rolled import ROLLED, ROLLED_TEXTS, STEPS
+from fsgen.decoding.rollout.tables import ROLLED, ROLLED_TEXTS, STEPS
+from fsgen.tables import parquet
 
 UNDECIDED = ("always", "never", "random", "perfect")  # routers that score nothing
 BUDGET = 0.2
@@ -124,7 +124,7 @@ class Rolled:
             texts, self.texts = split_off(self.texts, mine)
             steps = count_steps(tokens, texts)
             for name, table in {"tokens": tokens, "texts": texts, "steps": steps}.items():
-                store.write(self.folder / f"{name}-{self.shards:04d}.parquet", table, table.schema)
+                parquet.write(self.folder / f"{name}-{self.shards:04d}.parquet", table, table.schema)
             self.shards += 1
 
 

@@ -120,7 +120,7 @@ def count(folder: Path) -> dict:
     """Rows of every table with a row a token, by the files' own account, and bytes of all tables."""
     import pyarrow.parquet as pq
 
-    from fsgen.views import VIEWS
+    from fsgen.tables.views import VIEWS
 
     data = folder / "data"
     paths = {name: data.glob(VIEWS[name].pattern) for name in TABLES}

@@ -8,7 +8,11 @@ import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-from fsgen import checkpoints, decoding, fusing, lake, models, reading, settings, store
+from fsgen.collaboration import fuse
+from fsgen.config.schema import Settings
+from fsgen.decoding import dump_solo, dump_teacher_forced
+from fsgen.models import loaded_model, tokenization
+from fsgen.tables import lake, parquet
 
 ROW = Row(
     what="oracle CoF of all 6 pairs of 4 models",
@@ -38,22 +42,24 @@ def main() -> None:
     save(Path(__file__).stem, ROW, {"embedded family": Case(ours, theirs, sizes)}, beside=counts)
 
 
-def run_stages(loaded: settings.Settings) -> dict[str, tuple[int, int]]:
+def run_stages(loaded: Settings) -> dict[str, tuple[int, int]]:
     """Mismatches and tokens of every pair, from the pipeline's stages."""
     for name in loaded.models:
-        decoding.dump_solo(loaded, name)
+        dump_solo.dump_solo(loaded, name)
     for pair in loaded.pairs:
-        for stage in (reading.dump_large, reading.dump_small, fusing.fuse_pair):
+        for stage in (dump_teacher_forced.dump_large, dump_teacher_forced.dump_small, fuse.fuse_pair):
             stage(loaded, pair)
     sql = "select pair, sum(mismatch::int), count(*) from fused where writer = 'large' group by pair"
     return {pair: (int(m), tokens) for pair, m, tokens in lake.connect().execute(sql).fetchall()}
 
 
-def run_pair(loaded: settings.Settings, small: models.Loaded, large: models.Loaded) -> tuple[int, int]:
+def run_pair(
+    loaded: Settings, small: loaded_model.LoadedModel, large: loaded_model.LoadedModel
+) -> tuple[int, int]:
     """Mismatches and tokens of one pair by FS-GEN's loops, its run without a large model included."""
-    prompts = store.read("data/prompts/toy.parquet")
+    prompts = parquet.read("data/prompts/toy.parquet")
     limit, mismatches, tokens = loaded.datasets["toy"].max_new_tokens, 0, 0
-    for prompt in checkpoints.encode(large.name, large.prompt, large.tokenizer, prompts):
+    for prompt in tokenization.encode(large.name, large.prompt, large.tokenizer, prompts):
         said = write_together(large, small, prompt, limit)
         mismatches += sum(l != s for l, s in said)
         tokens += len(said)
@@ -63,7 +69,7 @@ def run_pair(loaded: settings.Settings, small: models.Loaded, large: models.Load
 
 @torch.inference_mode()
 def write_together(
-    writer: models.Loaded, beside: models.Loaded | None, prompt: list[int], limit: int
+    writer: loaded_model.LoadedModel, beside: loaded_model.LoadedModel | None, prompt: list[int], limit: int
 ) -> list[tuple[int, int]]:
     """Tokens of `writer` along its own text, and of the model beside it, one step of each a token."""
     fed, caches, said = torch.tensor([prompt]), [None, None], []

@@ -11,7 +11,12 @@ import torch
 import worlds
 from sidebyside import Case, Row, save
 
-from fsgen import benchmarks, decoding, models, reading, settings, store
+from fsgen.config.load import load_settings
+from fsgen.config.schema import Settings
+from fsgen.decoding import dump_solo, dump_teacher_forced
+from fsgen.models import loaded_model
+from fsgen.tables import parquet
+from fsgen.tasks import prompts
 
 ROW = Row(
     what="Parquet of both models on a text, bfloat16, at_logits included",
@@ -60,20 +65,20 @@ def on_real(folder: Path):
     dataset = {"task": "gsm8k", "path": str(data), "limit": REAL_LIMIT, "max_new_tokens": REAL_TOKENS}
     changes = {"datasets": {"toy": dataset}, "models": {"small": small, "large": large}}
     with worlds.project({**changes, "pairs": {"duo": ("small", "large")}}):
-        loaded = settings.load()
-        benchmarks.write_prompts(loaded, "toy")
+        loaded = load_settings()
+        prompts.write_prompts(loaded, "toy")
         yield worlds.described(loaded)
 
 
-def measure(loaded: settings.Settings) -> tuple[dict, float, float]:
+def measure(loaded: Settings) -> tuple[dict, float, float]:
     """Sizes, bytes of Parquet a token and model, bytes of JSON a token."""
     with worlds.in_memory(loaded) as held:
         for name in ("small", "large"):
-            decoding.dump_solo(loaded, name)
-        reading.dump_large(loaded, "duo")
-        reading.dump_small(loaded, "duo")
-        rows = store.read("data/large/duo/toy/reads-*.parquet").vstack(
-            store.read("data/small/duo/toy/reads-*.parquet")
+            dump_solo.dump_solo(loaded, name)
+        dump_teacher_forced.dump_large(loaded, "duo")
+        dump_teacher_forced.dump_small(loaded, "duo")
+        rows = parquet.read("data/large/duo/toy/reads-*.parquet").vstack(
+            parquet.read("data/small/duo/toy/reads-*.parquet")
         )
         texts = worlds.read_texts("large", held["large"])[:JSON_TEXTS]
         entries = [entry for prompt, ids in texts for entry in fs_gen_entries(held, prompt, ids)]
@@ -90,7 +95,7 @@ def measure(loaded: settings.Settings) -> tuple[dict, float, float]:
 
 
 @torch.inference_mode()
-def fs_gen_entries(held: dict[str, models.Loaded], prompt: list[int], ids: list[int]) -> list[str]:
+def fs_gen_entries(held: dict[str, loaded_model.LoadedModel], prompt: list[int], ids: list[int]) -> list[str]:
     """What FS-GEN's dump holds of every token of one text: three lists of its 100 likeliest tokens."""
     whole = torch.tensor([prompt + ids[:-1]])
     large, small = (

@@ -7,12 +7,13 @@ from pathlib import Path
 import worlds
 from read_vs_forward import batch, forward
 
-from fsgen import reading, settings
+from fsgen.config.load import load_settings
+from fsgen.decoding import dump_teacher_forced
 
 
 def main(side: str) -> None:
     """Print the growth in MB for the pair `duo` of the current folder; `side` is ours or bare."""
-    loaded = settings.load()
+    loaded = load_settings()
     worlds.forget("data/large")
     with worlds.in_memory(loaded, "writer", "reader") as held:
         batches = batch(worlds.read_texts("writer", held["writer"]), loaded.compute.read_tokens)
@@ -20,7 +21,7 @@ def main(side: str) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading the weights
         before = status("VmRSS")
         if side == "ours":
-            reading.dump_large(loaded, "duo")
+            dump_teacher_forced.dump_large(loaded, "duo")
         else:
             forward(held["reader"], batches)
     print(status("VmHWM") - before)

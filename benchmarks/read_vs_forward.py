@@ -10,7 +10,10 @@ import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-from fsgen import decoding, models, reading, settings, store
+from fsgen.config.schema import Settings
+from fsgen.decoding import dump_solo, dump_teacher_forced
+from fsgen.models import loaded_model
+from fsgen.tables import parquet
 
 ROW = Row(
     what="reading a text: lists, logsumexp, entropy, partner's ids, Parquet",
@@ -41,14 +44,14 @@ def main() -> None:
     save(Path(__file__).stem, ROW, cases, beside={"peak memory, MB": peaks()})
 
 
-def compare(loaded: settings.Settings, writer: str, reader: str) -> Case:
+def compare(loaded: Settings, writer: str, reader: str) -> Case:
     """`reader` reads what `writer` wrote, as a stage and bare."""
     with worlds.in_memory(loaded) as held:
-        decoding.dump_solo(loaded, writer)
+        dump_solo.dump_solo(loaded, writer)
         texts = worlds.read_texts(writer, held[writer])
         batches = batch(texts, loaded.compute.read_tokens)
         ours, theirs, _, _ = alternate(
-            lambda: reading.dump_large(loaded, "duo"),
+            lambda: dump_teacher_forced.dump_large(loaded, "duo"),
             lambda: forward(held[reader], batches),
             lambda: worlds.forget("data/large"),
         )
@@ -70,16 +73,18 @@ def batch(texts: list, read_tokens: int) -> list[torch.Tensor]:
 
 
 @torch.inference_mode()
-def forward(held: models.Loaded, batches: list[torch.Tensor]) -> None:
+def forward(held: loaded_model.LoadedModel, batches: list[torch.Tensor]) -> None:
     """The bare forward pass, logits thrown away."""
     for ids_BL in batches:
         held.network(input_ids=ids_BL, use_cache=False)
 
 
 @torch.inference_mode()
-def check(held: models.Loaded, texts: list) -> None:
+def check(held: loaded_model.LoadedModel, texts: list) -> None:
     """The stage's numbers are those of a forward pass over each text by itself."""
-    rows = store.read("data/large/duo/toy/reads-*.parquet").sort("prompt_id", "pos").partition_by("prompt_id")
+    rows = (
+        parquet.read("data/large/duo/toy/reads-*.parquet").sort("prompt_id", "pos").partition_by("prompt_id")
+    )
     for (prompt, ids), stored in list(zip(texts, rows, strict=True))[:8]:
         whole = held.network(input_ids=torch.tensor([prompt + ids[:-1]]), use_cache=False).logits
         logits = whole[0, len(prompt) - 1 :, : held.vocabulary]
@@ -98,7 +103,7 @@ def peaks() -> dict[str, float]:
         shapes = {"writer": PEAK_SHAPE | {"vocab_size": words}, "reader": PEAK_SHAPE | {"vocab_size": words}}
         pairs = {"duo": ("writer", "reader")}
         with worlds.on_random(shapes, [8] * 4, length, words=words, pairs=pairs) as loaded:
-            decoding.dump_solo(loaded, "writer")
+            dump_solo.dump_solo(loaded, "writer")
             for side in ("ours", "bare"):
                 command = [sys.executable, str(Path(__file__).with_name("peak_memory.py")), side]
                 told = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -8,7 +8,10 @@ import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-from fsgen import decoding, models, reading, settings, store
+from fsgen.config.schema import Settings
+from fsgen.decoding import dump_solo, dump_teacher_forced
+from fsgen.models import loaded_model
+from fsgen.tables import parquet
 
 ROW = Row(
     what="reading a text: lists, logsumexp, entropy, partner's ids, Parquet",
@@ -35,13 +38,13 @@ def main() -> None:
     save(Path(__file__).stem, ROW, cases)
 
 
-def compare(loaded: settings.Settings, writer: str, reader: str) -> Case:
+def compare(loaded: Settings, writer: str, reader: str) -> Case:
     """`reader` reads what `writer` wrote, as a stage and in a loop."""
     with worlds.in_memory(loaded) as held:
-        decoding.dump_solo(loaded, writer)
+        dump_solo.dump_solo(loaded, writer)
         texts = worlds.read_texts(writer, held[writer])
         ours, theirs, _, looped = alternate(
-            lambda: reading.dump_large(loaded, "duo"),
+            lambda: dump_teacher_forced.dump_large(loaded, "duo"),
             lambda: [step_through(held[reader], prompt, ids) for prompt, ids in texts],
             lambda: worlds.forget("data/large"),
         )
@@ -51,7 +54,7 @@ def compare(loaded: settings.Settings, writer: str, reader: str) -> Case:
 
 
 @torch.inference_mode()
-def step_through(held: models.Loaded, prompt: list[int], ids: list[int]) -> list[tuple]:
+def step_through(held: loaded_model.LoadedModel, prompt: list[int], ids: list[int]) -> list[tuple]:
     """Argmax, logsumexp and top 100 at every position of one text, one token fed at a time."""
     kept, fed, cache = [], torch.tensor([prompt]), None
     for token in ids:
@@ -67,7 +70,7 @@ def step_through(held: models.Loaded, prompt: list[int], ids: list[int]) -> list
 
 def check(looped: list[list[tuple]]) -> None:
     """The stage's tokens and sums are the loop's."""
-    stored = store.read("data/large/duo/toy/reads-*.parquet").sort("prompt_id", "pos")
+    stored = parquet.read("data/large/duo/toy/reads-*.parquet").sort("prompt_id", "pos")
     rows = [row for text in looped for row in text]
     np.testing.assert_array_equal(stored["top_ids"].list.first().to_numpy(), [row[0] for row in rows])
     np.testing.assert_allclose(stored["logsumexp"].to_numpy(), [row[1] for row in rows], rtol=0, atol=1e-4)

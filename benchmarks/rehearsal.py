@@ -25,7 +25,7 @@ from noop_repro import time_repro
 from sidebyside import REPETITIONS, Row, write_result
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from fsgen import timings
+from fsgen.execution import timings
 
 ROOT = Path(__file__).parent.parent
 PROFILE = ROOT / "profiles/qwen15.yaml"

@@ -12,7 +12,12 @@ import worlds
 from sidebyside import Case, Row, alternate, save
 from transformers import DynamicCache
 
-from fsgen import checkpoints, decoding, fusing, models, reading, rollout, settings, simulation, store
+from fsgen.collaboration import fuse, route
+from fsgen.config.schema import Settings
+from fsgen.decoding import dump_solo, dump_teacher_forced
+from fsgen.decoding.rollout import rollout
+from fsgen.models import loaded_model, tokenization
+from fsgen.tables import parquet
 
 BUDGETS = (2, 5, 10, 15, 20, 30, 40, 60)
 ROW = Row(
@@ -49,27 +54,32 @@ def main() -> None:
     save(Path(__file__).stem, ROW, {"embedded family": case}, beside=cpu)
 
 
-def prepare(loaded: settings.Settings) -> None:
+def prepare(loaded: Settings) -> None:
     """Everything that a rollout rests on: dumps, fused tokens, thresholds."""
     for name in (SMALL, LARGE):
-        decoding.dump_solo(loaded, name)
-    for stage in (reading.dump_large, reading.dump_small, fusing.fuse_pair, simulation.route_pair):
+        dump_solo.dump_solo(loaded, name)
+    for stage in (
+        dump_teacher_forced.dump_large,
+        dump_teacher_forced.dump_small,
+        fuse.fuse_pair,
+        route.route_pair,
+    ):
         stage(loaded, "duo")
 
 
-def spell(loaded: settings.Settings) -> dict[str, list[int]]:
+def spell(loaded: Settings) -> dict[str, list[int]]:
     """Ids of every test prompt."""
-    prompts = store.read("data/prompts/toy.parquet").filter(split="test")
-    tokenizer = checkpoints.load_tokenizer(LARGE, loaded.models[LARGE])
+    prompts = parquet.read("data/prompts/toy.parquet").filter(split="test")
+    tokenizer = tokenization.load_tokenizer(LARGE, loaded.models[LARGE])
     return dict(
-        zip(prompts["prompt_id"], checkpoints.encode(LARGE, "plain", tokenizer, prompts), strict=True)
+        zip(prompts["prompt_id"], tokenization.encode(LARGE, "plain", tokenizer, prompts), strict=True)
     )
 
 
 class Walker:
     """One model at the end of one text."""
 
-    def __init__(self, held: models.Loaded, prompt: list[int]):
+    def __init__(self, held: loaded_model.LoadedModel, prompt: list[int]):
         self.held, self.cache, self.steps = held, DynamicCache(), 0
         self.prompt = len(prompt) - 1
 
@@ -105,13 +115,13 @@ def run_alone(small: Walker, large: Walker, prompt: list[int], cut: float) -> li
     return text
 
 
-def roll_together(loaded: settings.Settings, prompts: dict[str, list[int]], counted: list[int]) -> Texts:
+def roll_together(loaded: Settings, prompts: dict[str, list[int]], counted: list[int]) -> Texts:
     """Texts of one rollout; appends its generated positions to `counted`."""
     worlds.forget("data/rollouts")
     with counting([*prompts.values()]) as positions:
-        rollout.roll_out(loaded, "duo")
+        rollout.rollout(loaded, "duo")
     counted.append(sum(positions))
-    rows = store.read("data/rollouts/duo/toy/tokens-*.parquet", ["policy", "prompt_id", "pos", "token_id"])
+    rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet", ["policy", "prompt_id", "pos", "token_id"])
     texts = rows.sort("pos").group_by("policy", "prompt_id").agg("token_id")
     return {(policy, name): ids for policy, name, ids in texts.iter_rows() if policy in POLICIES}
 
@@ -119,14 +129,14 @@ def roll_together(loaded: settings.Settings, prompts: dict[str, list[int]], coun
 @contextlib.contextmanager
 def counting(prompts: list[list[int]]) -> Iterator[list[int]]:
     """While it lasts, every call of a model notes the generated positions that it processes."""
-    whole, positions = models.Loaded.hidden, []
+    whole, positions = loaded_model.LoadedModel.hidden, []
 
     def hidden(self, ids_BL: torch.Tensor, **where) -> torch.Tensor:
         rows = zip(ids_BL.tolist(), where["position_ids"].expand_as(ids_BL).tolist(), strict=True)
         positions.append(sum(count_generated(ids, places, prompts) for ids, places in rows))
         return whole(self, ids_BL, **where)
 
-    with mock.patch.object(models.Loaded, "hidden", hidden):
+    with mock.patch.object(loaded_model.LoadedModel, "hidden", hidden):
         yield positions
 
 

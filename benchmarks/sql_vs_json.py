@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from sidebyside import REPETITIONS, Case, Row, save
 
-from fsgen import lake, store
-from fsgen.fusing import FUSED
+from fsgen.collaboration.fuse import FUSED
+from fsgen.tables import lake, parquet
 
 ROW = Row(
     what="CoF by pair over 20 M token rows in SQL",
@@ -59,10 +59,10 @@ def make_tables() -> None:
     """Fused rows of every pair, and the first pair's first rows as a lake and as JSON lines."""
     for place in range(PAIRS):
         frame = make_rows(ROWS_OF_PAIR, place)
-        store.write(Path(f"data/fused/pair-{place}/toy/fused-0000.parquet"), frame, FUSED)
+        parquet.write(Path(f"data/fused/pair-{place}/toy/fused-0000.parquet"), frame, FUSED)
         if place == 0:
             few = frame.sample(SAMPLE, seed=0)
-            store.write(Path("sample/fused/pair-0/toy/fused-0000.parquet"), few, FUSED)
+            parquet.write(Path("sample/fused/pair-0/toy/fused-0000.parquet"), few, FUSED)
             few.insert_column(0, pl.lit("pair-0").alias("pair")).write_ndjson("sample/rows.jsonl")
 
 

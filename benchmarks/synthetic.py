@@ -26,14 +26,16 @@ from imagined import (
 )
 from imagined_rollouts import POLICIES, Rolled, roll
 
-from fsgen.benchmarks import PROMPTS
-from fsgen import published, series, store, vocabulary
-from fsgen.decoding import TOKENS
-from fsgen.grading import GRADED, GRADED_PAIR
-from fsgen.reading import READS
-from fsgen.records import COLUMNS
+from fsgen.analysis.scaling import published, series
+from fsgen.decoding.dump_solo import TOKENS
+from fsgen.decoding.dump_teacher_forced import READS
+from fsgen.decoding.texts import TEXTS
+from fsgen.models import vocabulary
+from fsgen.models.records import COLUMNS
+from fsgen.tables import parquet
 from fsgen.tasks import arith
-from fsgen.texts import TEXTS
+from fsgen.tasks.grade import MODEL_GRADES, POLICY_GRADES
+from fsgen.tasks.prompts import PROMPTS, split_of
 
 ROOT = Path(__file__).parent.parent
 DATASET = "sums"
@@ -51,9 +53,9 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
     (home / "params.yaml").write_text(yaml.safe_dump(list_params(prompts, tokens, seed, block)))
     pieces = write_models(data)
     points = published.read_points(ROOT / "data/published/cof.csv")
-    store.write(data / "laws/published/points.parquet", points, series.SCHEMAS["points"])
+    parquet.write(data / "laws/published/points.parquet", points, series.SCHEMAS["points"])
     asked = make_prompts(prompts, seed)
-    store.write(data / f"prompts/{DATASET}.parquet", asked, PROMPTS)
+    parquet.write(data / f"prompts/{DATASET}.parquet", asked, PROMPTS)
     press = Press(data, pieces, block)
     for number in range(-(-prompts // block)):
         mine = asked[number * block : (number + 1) * block]
@@ -87,7 +89,7 @@ def write_models(data: Path) -> pa.Array:
     pieces, kinds = spell_ids()
     spelt = {"token_id": np.arange(VOCABULARY), "piece": pieces, "kind": kinds}
     first, *others = (data / f"vocabulary/{name}.parquet" for name in MODELS)
-    store.write(first, spelt, vocabulary.VOCABULARY)
+    parquet.write(first, spelt, vocabulary.VOCABULARY)
     for path in others:
         shutil.copy(first, path)
     for name, kind in MODELS.items():
@@ -131,7 +133,7 @@ def make_prompts(count: int, seed: int) -> pl.DataFrame:
             {
                 "prompt_id": name,
                 "order": order,
-                "split": benchmarks.split_of(name, CALIBRATION),
+                "split": split_of(name, CALIBRATION),
                 "messages": [{"role": "user", "content": question}],
                 "plain": question,
                 "follow_ups": [],
@@ -171,7 +173,7 @@ class Press:
 
     def put(self, folder: str, name: str, number: int, table, columns: pa.Schema) -> None:
         """One shard of one table."""
-        store.write(self.data / folder / DATASET / f"{name}-{number:04d}.parquet", table, columns)
+        parquet.write(self.data / folder / DATASET / f"{name}-{number:04d}.parquet", table, columns)
 
     def finish(self) -> None:
         """What is left of the rollouts."""
@@ -203,7 +205,7 @@ def write_grades(data: Path, prompts: pl.DataFrame, seed: int) -> None:
     asked = prompts.sort("prompt_id")
     for name, kind in MODELS.items():
         table = judge(chance, asked, kind.accuracy)
-        store.write(data / f"graded/models/{name}/{DATASET}.parquet", table, GRADED)
+        parquet.write(data / f"graded/models/{name}/{DATASET}.parquet", table, MODEL_GRADES)
     tested = asked.filter(split="test")
     for pair, (small, large) in PAIRS.items():
         frames = []
@@ -211,7 +213,7 @@ def write_grades(data: Path, prompts: pl.DataFrame, seed: int) -> None:
             part = 0.0 if policy.endswith("never") else 1.0 if policy.endswith("always") else 0.6
             accuracy = (1 - part) * MODELS[small].accuracy + part * MODELS[large].accuracy
             frames.append(judge(chance, tested, accuracy).with_columns(policy=pl.lit(policy)))
-        store.write(data / f"graded/pairs/{pair}/{DATASET}.parquet", pl.concat(frames), GRADED_PAIR)
+        parquet.write(data / f"graded/pairs/{pair}/{DATASET}.parquet", pl.concat(frames), POLICY_GRADES)
 
 
 def judge(chance: np.random.Generator, prompts: pl.DataFrame, accuracy: float) -> pl.DataFrame:

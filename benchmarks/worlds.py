@@ -19,7 +19,11 @@ import torch
 import yaml
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from fsgen import benchmarks, checkpoints, cursor, models, settings, store
+from fsgen.config.load import load_settings
+from fsgen.config.schema import Settings
+from fsgen.models import description, kv_cache, loaded_model, loading, tokenization
+from fsgen.tables import parquet
+from fsgen.tasks import prompts
 
 ROOT = Path(__file__).parent.parent
 WORDS = 151_665  # ids of Qwen2.5's tokenizer
@@ -51,14 +55,14 @@ BASE = {
 
 
 @contextlib.contextmanager
-def on_arith(names: list[str], limit: int, **changes) -> Iterator[settings.Settings]:
+def on_arith(names: list[str], limit: int, **changes) -> Iterator[Settings]:
     """A project of embedded models (`base-451k` is called that in params too) on `limit` problems."""
     entries = {name: {"path": f"data/family/{name}", "prompt": "plain"} for name in names}
     datasets = {"toy": {"task": "arith", "limit": limit, "max_new_tokens": 96, "calibration": 0.25}}
     with project({"datasets": datasets, "models": entries, **changes}):
         Path("data/family").symlink_to(ROOT / "data/family")
-        loaded = settings.load()
-        benchmarks.write_prompts(loaded, "toy")
+        loaded = load_settings()
+        prompts.write_prompts(loaded, "toy")
         yield described(loaded)
 
 
@@ -70,7 +74,7 @@ def on_random(
     dtype: str = "float32",
     words: int = WORDS,
     **changes,
-) -> Iterator[settings.Settings]:
+) -> Iterator[Settings]:
     """A project of random Qwen2 models of these shapes; `prompts` holds the prompts' lengths in tokens."""
     entries = {name: {"path": f"checkpoints/{name}", "prompt": "plain", "dtype": dtype} for name in shapes}
     datasets = {"toy": {"task": "arith", "max_new_tokens": new_tokens}}
@@ -79,7 +83,7 @@ def on_random(
         for seed, (name, shape) in enumerate(shapes.items()):
             make_qwen(Path("checkpoints") / name, tokenizer, seed, dtype, **shape)
         _write_random_prompts(prompts)
-        yield described(settings.load())
+        yield described(load_settings())
 
 
 @contextlib.contextmanager
@@ -96,9 +100,9 @@ def project(changes: dict) -> Iterator[None]:
             yield
 
 
-def described(loaded: settings.Settings) -> settings.Settings:
+def described(loaded: Settings) -> Settings:
     for name in loaded.models:
-        checkpoints.write_description(loaded, name)
+        description.write_description(loaded, name)
     return loaded
 
 
@@ -150,16 +154,16 @@ def _write_random_prompts(lengths: list[int]) -> None:
         }
         for i, text in enumerate(texts)
     ]
-    frame = pl.DataFrame(rows, schema=pl.Schema(benchmarks.PROMPTS))
-    store.write(Path("data/prompts/toy.parquet"), frame, benchmarks.PROMPTS)
+    frame = pl.DataFrame(rows, schema=pl.Schema(prompts.PROMPTS))
+    parquet.write(Path("data/prompts/toy.parquet"), frame, prompts.PROMPTS)
 
 
 @contextlib.contextmanager
-def in_memory(loaded: settings.Settings, *names: str) -> Iterator[dict[str, models.Loaded]]:
+def in_memory(loaded: Settings, *names: str) -> Iterator[dict[str, loaded_model.LoadedModel]]:
     """The models (all, or those named), loaded once; stages get these, so that no loading is timed."""
-    held = {name: cursor.load(loaded, name) for name in names or loaded.models}
+    held = {name: loading.load_model(loaded, name) for name in names or loaded.models}
     with contextlib.ExitStack() as patches:
-        for room in (models, cursor):  # the cursor's own way to load tries the model first
+        for room in (loading, kv_cache):  # the cursor's own way to load tries the model first
             patches.enter_context(mock.patch.object(room, "load_weights", lambda _, model: held[model.name]))
         yield held
 
@@ -170,10 +174,10 @@ def forget(*outputs: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def read_texts(model: str, held: models.Loaded) -> list[tuple[list[int], list[int]]]:
+def read_texts(model: str, held: loaded_model.LoadedModel) -> list[tuple[list[int], list[int]]]:
     """Prompt and written ids of every text of a model, by prompt."""
-    prompts = store.read("data/prompts/toy.parquet").sort("prompt_id")
-    spelt = checkpoints.encode(held.name, held.prompt, held.tokenizer, prompts)
-    rows = store.read(f"data/dumps/{model}/toy/tokens-*.parquet").sort("prompt_id", "pos")
+    prompts = parquet.read("data/prompts/toy.parquet").sort("prompt_id")
+    spelt = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
+    rows = parquet.read(f"data/dumps/{model}/toy/tokens-*.parquet").sort("prompt_id", "pos")
     written = rows.group_by("prompt_id", maintain_order=True).agg("token_id")["token_id"].to_list()
     return list(zip(spelt, written, strict=True))

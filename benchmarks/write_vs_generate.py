@@ -7,7 +7,10 @@ import torch
 import worlds
 from sidebyside import Case, Row, alternate, save
 
-from fsgen import checkpoints, decoding, models, settings, store
+from fsgen.config.schema import Settings
+from fsgen.decoding import dump_solo
+from fsgen.models import loaded_model, tokenization
+from fsgen.tables import parquet
 
 ROW = Row(
     what="writing alone, ragged lengths, records and Parquet included",
@@ -30,11 +33,11 @@ def main() -> None:
     save(Path(__file__).stem, ROW, cases)
 
 
-def compare(loaded: settings.Settings, name: str) -> Case:
+def compare(loaded: Settings, name: str) -> Case:
     """The model answers every prompt, as a stage and with `generate`."""
     with worlds.in_memory(loaded) as held:
         ours, theirs, _, generated = alternate(
-            lambda: decoding.dump_solo(loaded, name),
+            lambda: dump_solo.dump_solo(loaded, name),
             lambda: generate(loaded, held[name]),
             lambda: worlds.forget("data/dumps"),
         )
@@ -47,10 +50,10 @@ def compare(loaded: settings.Settings, name: str) -> Case:
 
 
 @torch.inference_mode()
-def generate(loaded: settings.Settings, held: models.Loaded) -> list[list[int]]:
+def generate(loaded: Settings, held: loaded_model.LoadedModel) -> list[list[int]]:
     """What `generate` writes for every prompt, by prompt, in the stage's batches."""
-    prompts = store.read("data/prompts/toy.parquet")
-    spelt = checkpoints.encode(held.name, held.prompt, held.tokenizer, prompts)
+    prompts = parquet.read("data/prompts/toy.parquet")
+    spelt = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
     step, limit = min(loaded.compute.rows, loaded.dump.block), loaded.datasets["toy"].max_new_tokens
     texts = []
     for start in range(0, len(spelt), step):
@@ -59,7 +62,7 @@ def generate(loaded: settings.Settings, held: models.Loaded) -> list[list[int]]:
     return [texts[i] for i in order]
 
 
-def generate_batch(held: models.Loaded, prompts: list[list[int]], limit: int) -> list[list[int]]:
+def generate_batch(held: loaded_model.LoadedModel, prompts: list[list[int]], limit: int) -> list[list[int]]:
     """Texts of one batch, padded on the left, each up to and with its end token."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])

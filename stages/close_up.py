@@ -3,11 +3,13 @@
 python stages/close_up.py --pair arith-23k-451k
 """
 
-from fsgen import closeups, console, settings
+from fsgen.config.load import load_settings
+from fsgen.decoding import dump_rollouts
+from fsgen.execution import console
 
 
 def main(pair: str) -> None:
-    closeups.close_up(settings.load(), pair)
+    dump_rollouts.dump_rollouts(load_settings(), pair)
 
 
 if __name__ == "__main__":

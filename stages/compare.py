@@ -3,11 +3,13 @@
 python stages/compare.py
 """
 
-from fsgen import comparison, console, settings
+from fsgen.analysis.comparison import compare
+from fsgen.config.load import load_settings
+from fsgen.execution import console
 
 
 def main() -> None:
-    comparison.compare(settings.load())
+    compare.compare(load_settings())
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 python stages/dump_large.py --pair arith-23k-451k
 """
 
-from fsgen import console, reading, settings
+from fsgen.config.load import load_settings
+from fsgen.decoding import dump_teacher_forced
+from fsgen.execution import console
 
 
 def main(pair: str) -> None:
-    reading.dump_large(settings.load(), pair)
+    dump_teacher_forced.dump_large(load_settings(), pair)
 
 
 if __name__ == "__main__":

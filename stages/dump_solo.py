@@ -3,11 +3,13 @@
 python stages/dump_solo.py --model arith-23k
 """
 
-from fsgen import console, decoding, settings
+from fsgen.config.load import load_settings
+from fsgen.decoding import dump_solo
+from fsgen.execution import console
 
 
 def main(model: str) -> None:
-    decoding.dump_solo(settings.load(), model)
+    dump_solo.dump_solo(load_settings(), model)
 
 
 if __name__ == "__main__":

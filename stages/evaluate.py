@@ -3,11 +3,13 @@
 python stages/evaluate.py --dataset arith
 """
 
-from fsgen import console, evaluation, settings
+from fsgen.analysis import evaluate
+from fsgen.config.load import load_settings
+from fsgen.execution import console
 
 
 def main(dataset: str) -> None:
-    evaluation.evaluate(settings.load(), dataset)
+    evaluate.evaluate(load_settings(), dataset)
 
 
 if __name__ == "__main__":

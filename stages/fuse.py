@@ -3,11 +3,13 @@
 python stages/fuse.py --pair arith-23k-451k
 """
 
-from fsgen import console, fusing, settings
+from fsgen.collaboration import fuse
+from fsgen.config.load import load_settings
+from fsgen.execution import console
 
 
 def main(pair: str) -> None:
-    fusing.fuse_pair(settings.load(), pair)
+    fuse.fuse_pair(load_settings(), pair)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 python stages/grade.py --pair arith-23k-451k
 """
 
-from fsgen import console, grading, settings
+from fsgen.config.load import load_settings
+from fsgen.execution import console
+from fsgen.tasks import grade
 
 
 def main(pair: str) -> None:
-    grading.grade_pair(settings.load(), pair)
+    grade.grade_pair(load_settings(), pair)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 python stages/grade_solo.py --model arith-23k
 """
 
-from fsgen import console, grading, settings
+from fsgen.config.load import load_settings
+from fsgen.execution import console
+from fsgen.tasks import grade
 
 
 def main(model: str) -> None:
-    grading.grade_solo(settings.load(), model)
+    grade.grade_models(load_settings(), model)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 python stages/model.py --model arith-23k
 """
 
-from fsgen import checkpoints, console, settings, vocabulary
+from fsgen.config.load import load_settings
+from fsgen.execution import console
+from fsgen.models import description, vocabulary
 
 
 def main(model: str) -> None:
-    loaded = settings.load()
-    checkpoints.write_description(loaded, model)
+    loaded = load_settings()
+    description.write_description(loaded, model)
     vocabulary.write_vocabulary(loaded, model)
 
 

@@ -3,11 +3,13 @@
 python stages/prompts.py --dataset gsm8k
 """
 
-from fsgen import benchmarks, console, settings
+from fsgen.config.load import load_settings
+from fsgen.execution import console
+from fsgen.tasks import prompts
 
 
 def main(dataset: str) -> None:
-    benchmarks.write_prompts(settings.load(), dataset)
+    prompts.write_prompts(load_settings(), dataset)
 
 
 if __name__ == "__main__":

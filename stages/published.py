@@ -5,7 +5,8 @@ python stages/published.py
 
 from pathlib import Path
 
-from fsgen import console, published
+from fsgen.analysis.scaling import published
+from fsgen.execution import console
 
 
 def main() -> None:

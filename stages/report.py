@@ -3,12 +3,13 @@
 python stages/report.py
 """
 
-from fsgen import console, settings
-from fsgen.report import writing
+from fsgen.config.load import load_settings
+from fsgen.execution import console
+from fsgen.report import report
 
 
 def main() -> None:
-    writing.write_report(settings.load())
+    report.write_report(load_settings())
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 python stages/rollout.py --pair arith-23k-451k
 """
 
-from fsgen import console, rollout, settings
+from fsgen.config.load import load_settings
+from fsgen.decoding.rollout import rollout
+from fsgen.execution import console
 
 
 def main(pair: str) -> None:
-    rollout.roll_out(settings.load(), pair)
+    rollout.rollout(load_settings(), pair)
 
 
 if __name__ == "__main__":

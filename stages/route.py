@@ -3,11 +3,13 @@
 python stages/route.py --pair arith-23k-451k
 """
 
-from fsgen import console, settings, simulation
+from fsgen.collaboration import route
+from fsgen.config.load import load_settings
+from fsgen.execution import console
 
 
 def main(pair: str) -> None:
-    simulation.route_pair(settings.load(), pair)
+    route.route_pair(load_settings(), pair)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 python stages/scaling.py
 """
 
-from fsgen import console, scaling, settings
+from fsgen.analysis.scaling import scaling
+from fsgen.config.load import load_settings
+from fsgen.execution import console
 
 
 def main() -> None:
-    scaling.write_scaling(settings.load())
+    scaling.write_scaling(load_settings())
 
 
 if __name__ == "__main__":

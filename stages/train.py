@@ -3,11 +3,13 @@
 python stages/train.py --model base-23k
 """
 
-from fsgen import console, family, settings
+from fsgen.config.load import load_settings
+from fsgen.execution import console
+from fsgen.models import family
 
 
 def main(model: str) -> None:
-    family.train(settings.load(), model)
+    family.train(load_settings(), model)
 
 
 if __name__ == "__main__":

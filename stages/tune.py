@@ -3,11 +3,13 @@
 python stages/tune.py --model tuned-23k
 """
 
-from fsgen import console, family, settings
+from fsgen.config.load import load_settings
+from fsgen.execution import console
+from fsgen.models import family
 
 
 def main(model: str) -> None:
-    family.tune(settings.load(), model)
+    family.tune(load_settings(), model)
 
 
 if __name__ == "__main__":

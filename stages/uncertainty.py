@@ -3,11 +3,13 @@
 python stages/uncertainty.py
 """
 
-from fsgen import console, settings, uncertainty
+from fsgen.analysis.uncertainty import uncertainty
+from fsgen.config.load import load_settings
+from fsgen.execution import console
 
 
 def main() -> None:
-    uncertainty.write_uncertainty(settings.load())
+    uncertainty.write_uncertainty(load_settings())
 
 
 if __name__ == "__main__":

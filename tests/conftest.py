@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # xdist runs one worker a core
 
+import numpy as np
 import polars as pl
 import pytest
 import tokenizers
@@ -14,28 +15,19 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fsgen import (
-    benchmarks,
-    checkpoints,
-    closeups,
-    comparison,
-    cursor,
-    decoding,
-    evaluation,
-    fusing,
-    grading,
-    published,
-    reading,
-    rollout,
-    scaling,
-    settings,
-    simulation,
-    store,
-    texts,
-    uncertainty,
-    vocabulary,
-)
-from fsgen.benchmarks import PROMPTS
+from fsgen.analysis import evaluate
+from fsgen.analysis.comparison import compare
+from fsgen.analysis.scaling import published, scaling
+from fsgen.analysis.uncertainty import uncertainty
+from fsgen.collaboration import fuse, route
+from fsgen.config.load import load_settings
+from fsgen.config.schema import DatasetConfig, PairConfig, Settings
+from fsgen.decoding import dump_rollouts, dump_solo, dump_teacher_forced, texts
+from fsgen.decoding.rollout import rollout
+from fsgen.models import description, loading, vocabulary
+from fsgen.tables import parquet
+from fsgen.tasks import grade, prompts
+from fsgen.tasks.prompts import PROMPTS
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
@@ -156,19 +148,19 @@ def write_prompts(
         )
     Path("data/prompts").mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame(rows, schema=pl.Schema(PROMPTS))
-    store.write(Path("data/prompts/toy.parquet"), frame, PROMPTS)
+    parquet.write(Path("data/prompts/toy.parquet"), frame, PROMPTS)
 
 
-def write_params(params: dict = PARAMS) -> settings.Settings:
+def write_params(params: dict = PARAMS) -> Settings:
     """The params file of the current folder, as settings."""
     Path("params.yaml").write_text(yaml.safe_dump(params))
-    return settings.load()
+    return load_settings()
 
 
-def describe_all(loaded: settings.Settings) -> None:
+def describe_all(loaded: Settings) -> None:
     """The `model` stage for every model."""
     for name in loaded.models:
-        checkpoints.write_description(loaded, name)
+        description.write_description(loaded, name)
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +173,7 @@ def tiny_checkpoints(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny_world(tiny_checkpoints, tmp_path, monkeypatch) -> settings.Settings:
+def tiny_world(tiny_checkpoints, tmp_path, monkeypatch) -> Settings:
     """An empty project folder with tiny models, prompts and params."""
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").symlink_to(tiny_checkpoints)
@@ -191,52 +183,57 @@ def tiny_world(tiny_checkpoints, tmp_path, monkeypatch) -> settings.Settings:
     return loaded
 
 
-def random_world(checkpoints: Path) -> settings.Settings:
+def random_world(checkpoints: Path) -> Settings:
     """Random models, prompts of random words."""
     Path("checkpoints").symlink_to(checkpoints)
     write_prompts()
     return write_params()
 
 
-def family_world(checkpoints: Path) -> settings.Settings:
+def family_world(checkpoints: Path) -> Settings:
     """Two members of the embedded family and a tuned one on arith."""
     Path("checkpoints").mkdir()
     for role, name in {"small": "base-23k", "tuned": "tuned-23k", "large": "base-87k"}.items():
         Path("checkpoints", role).symlink_to(ROOT / "data/family" / name)
     dataset = {"task": "arith", "limit": 16, "max_new_tokens": LIMIT, "calibration": 0.3}
     loaded = write_params(PARAMS | {"datasets": {"toy": dataset}})
-    benchmarks.write_prompts(loaded, "toy")
+    prompts.write_prompts(loaded, "toy")
     return loaded
 
 
 BRIDGE = "w3 w7 w8 w9"  # an answer that ended with w3 has spelt its beginning
 
 
-def talking_world(checkpoints: Path) -> settings.Settings:
+def talking_world(checkpoints: Path) -> Settings:
     """Conversations of one to three short turns, which a word ends too."""
     Path("checkpoints").symlink_to(checkpoints)
     write_prompts(11, talk=(BRIDGE, BRIDGE), stop_tokens=("w3", "<|unheard of|>"))
     return write_params(PARAMS | {"datasets": {"toy": PARAMS["datasets"]["toy"] | {"max_new_tokens": 7}}})
 
 
-def run_pair(loaded: settings.Settings) -> None:
+def run_pair(loaded: Settings) -> None:
     """The stages from `dump_solo` to `rollout`."""
     for name in loaded.models:
-        decoding.dump_solo(loaded, name)
-    stages = (reading.dump_large, reading.dump_small, fusing.fuse_pair, simulation.route_pair)
-    for stage in (*stages, rollout.roll_out):
+        dump_solo.dump_solo(loaded, name)
+    stages = (
+        dump_teacher_forced.dump_large,
+        dump_teacher_forced.dump_small,
+        fuse.fuse_pair,
+        route.route_pair,
+    )
+    for stage in (*stages, rollout.rollout):
         stage(loaded, "duo")
 
 
-def finish_pair(loaded: settings.Settings) -> None:
+def finish_pair(loaded: Settings) -> None:
     """`run_pair` with vocabularies, grades and numbers: all that the analyses read."""
     describe_all(loaded)
     run_pair(loaded)
     for name in loaded.models:
         vocabulary.write_vocabulary(loaded, name)
-        grading.grade_solo(loaded, name)
-    grading.grade_pair(loaded, "duo")
-    evaluation.evaluate(loaded, "toy")
+        grade.grade_models(loaded, name)
+    grade.grade_pair(loaded, "duo")
+    evaluate.evaluate(loaded, "toy")
 
 
 @pytest.fixture(scope="module", params=[random_world, family_world, talking_world])
@@ -247,10 +244,10 @@ def world(request, tiny_checkpoints, tmp_path_factory):
         loaded = request.param(tiny_checkpoints)
         describe_all(loaded)
         run_pair(loaded)
-        in_memory = {role: cursor.load(loaded, role) for role in ("small", "tuned", "large")}
-        prompts = store.read("data/prompts/toy.parquet")
+        in_memory = {role: loading.load_model(loaded, role) for role in ("small", "tuned", "large")}
+        prompts = parquet.read("data/prompts/toy.parquet")
         limit = loaded.datasets["toy"].max_new_tokens
-        until = texts.ending(in_memory["large"], prompts, limit)
+        until = texts.stop_rule(in_memory["large"], prompts, limit)
         yield SimpleNamespace(settings=loaded, loaded=in_memory, prompts=prompts, limit=limit, until=until)
 
 
@@ -262,14 +259,14 @@ def sums(tmp_path, monkeypatch) -> SimpleNamespace:
     Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     entries = {
         "seed": 7,
-        "datasets": {"sums": settings.Dataset(task="gsm8k", path="sums.jsonl", max_new_tokens=8)},
+        "datasets": {"sums": DatasetConfig(task="gsm8k", path="sums.jsonl", max_new_tokens=8)},
         "models": {"m": None},
-        "pairs": {"duo": settings.Pair(small="m", tuned="m", large="n")},
+        "pairs": {"duo": PairConfig(small="m", tuned="m", large="n")},
     }
     rest = dict.fromkeys(("methods", "routers", "policies", "dump", "compute", "report"))
-    made = settings.Settings(**entries, **rest)
-    benchmarks.write_prompts(made, "sums")
-    return SimpleNamespace(settings=made, prompts=store.read("data/prompts/sums.parquet"))
+    made = Settings(**entries, **rest)
+    prompts.write_prompts(made, "sums")
+    return SimpleNamespace(settings=made, prompts=parquet.read("data/prompts/sums.parquet"))
 
 
 @pytest.fixture(scope="session")
@@ -279,18 +276,18 @@ def finished_home(tiny_checkpoints, tmp_path_factory) -> Path:
         patch.chdir(tmp_path_factory.mktemp("finished"))
         loaded = family_world(tiny_checkpoints)
         finish_pair(loaded)
-        closeups.close_up(loaded, "duo")
+        dump_rollouts.dump_rollouts(loaded, "duo")
         published.write_published(ROOT / "data/published/cof.csv")
-        for stage in (comparison.compare, scaling.write_scaling, uncertainty.write_uncertainty):
+        for stage in (compare.compare, scaling.write_scaling, uncertainty.write_uncertainty):
             stage(loaded)
         return Path.cwd()
 
 
 @pytest.fixture
-def finished(finished_home, monkeypatch) -> settings.Settings:
+def finished(finished_home, monkeypatch) -> Settings:
     """That folder's settings, in that folder; tests leave its tables as they are."""
     monkeypatch.chdir(finished_home)
-    return settings.load()
+    return load_settings()
 
 
 @pytest.fixture(scope="session")
@@ -311,3 +308,56 @@ def s3():
         boto3.client("s3").create_bucket(Bucket="tests")
         yield "s3://tests"
     own.stop()
+
+
+TABLE_KEYS = {
+    "dumps/*/toy/tokens": ["prompt_id", "pos"],
+    "dumps/*/toy/texts": ["prompt_id"],
+    "large/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
+    "small/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
+    "fused/duo/toy/fused": ["method", "writer", "prompt_id", "pos"],
+    "routes/duo/toy/routed": ["policy", "prompt_id", "pos"],
+    "rollouts/duo/toy/tokens": ["policy", "prompt_id", "pos"],
+    "rollouts/duo/toy/texts": ["policy", "prompt_id"],
+}
+
+
+def tables(home: Path) -> dict[str, pl.DataFrame]:
+    """Everything that the GPU stages left, a table for each kind and folder, sorted by its key."""
+    found = {}
+    for pattern, key in TABLE_KEYS.items():
+        folder, kind = pattern.rsplit("/", 1)
+        for place in sorted((home / "data").glob(folder)):
+            name = f"{place.relative_to(home)}/{kind}"
+            found[name] = parquet.read(place / f"{kind}-*.parquet").sort(key)
+    return found
+
+
+def assert_same(one: pl.DataFrame, other: pl.DataFrame, name: str) -> None:
+    """Equal keys, tokens and decisions; logits and what follows from them within 1e-4."""
+    assert one.columns == other.columns
+    for column, kind in one.schema.items():
+        a, b = one[column], other[column]
+        if kind in (pl.Float32, pl.List(pl.Float32)):
+            if kind != pl.Float32:
+                assert a.list.len().equals(b.list.len()), (name, column)
+                a, b = a.explode(), b.explode()
+            assert np.allclose(a, b, atol=1e-4, rtol=1e-5, equal_nan=True), (name, column)
+        else:
+            assert a.equals(b), (name, column)
+
+
+def replaced(page: str, part: str, content: str) -> str:
+    """The page with another content between the marks of a part."""
+    marks = f"<!-- {part}: start -->\n", f"<!-- {part}: end -->\n"
+    before, rest = page.split(marks[0])
+    return before + marks[0] + content + marks[1] + rest.split(marks[1])[1]
+
+
+def check_part(part: str, contents: list[str]) -> None:
+    """One of these contents stands in the README; FSGEN_WRITE_DOCS=1 writes the first."""
+    page = (ROOT / "README.md").read_text()
+    if os.environ.get("FSGEN_WRITE_DOCS"):
+        page = replaced(page, part, contents[0])
+        (ROOT / "README.md").write_text(page)
+    assert page in [replaced(page, part, content) for content in contents]

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsgen import costs, fusion, laws, policies
-from fsgen.policies import Method
+from fsgen.analysis import costs
+from fsgen.analysis.scaling import laws
+from fsgen.collaboration import fusion
+from fsgen.config import policies
+from fsgen.config.policies import Method
 
 PAGE = (Path(__file__).parent.parent / "docs" / "definitions.md").read_text()
 LOGITS = st.lists(st.floats(-8, 8), min_size=6, max_size=6).map(np.array)
@@ -44,7 +47,7 @@ def test_fused_scores(rule, l, s, f):
     method = Method(rule=rule, parameters=policies.RULE_DEFAULTS[rule])
     told = FORMULAS[rule](l, s, f, method.parameters)
     assert fusion.score(method, l, s, f) == pytest.approx(told)
-    may_win = fusion.allowed(method, l, l.max())
+    may_win = fusion.plausibility_mask(method, l, l.max())
     if rule in ("li2022", "obrien2023", "average"):
         assert (may_win == (l >= l.max() + math.log(method.parameters["alpha"]))).all()
     else:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PARAMS
+
+from tests.conftest import PARAMS
 
 ROOT = Path(__file__).parent.parent
 SMALL = {

@@ -9,21 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
-from conftest import PARAMS, run_pair, write_params
 
-from fsgen import (
-    benchmarks,
-    checks,
-    estimates,
-    fusion,
-    grading,
-    laws,
-    parameters,
-    policies,
-    routers,
-    settings,
-    store,
-)
+from fsgen.analysis.scaling import law_intervals, laws
+from fsgen.cli import cost_estimates
+from fsgen.collaboration import fusion, routers
+from fsgen.config import policies, validation
+from fsgen.config.load import load_settings
+from fsgen.config.schema import DatasetConfig
+from fsgen.tables import parquet
+from fsgen.tasks import grade, prompts, registry
+from tests.conftest import PARAMS, run_pair, write_params
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 
@@ -49,11 +44,11 @@ def test_a_task(finished, monkeypatch, tmp_path):
     """Rows become prompts in both splits, a text is graded as `fsgen grade` does it, costs are estimated."""
     task = types.ModuleType("letters")
     exec(example("fsgen/tasks/letters.py"), vars(task))
-    monkeypatch.setitem(benchmarks.TASKS, "letters", task)
-    monkeypatch.setattr(checks, "TASK_NAMES", (*checks.TASK_NAMES, "letters"))
+    monkeypatch.setitem(registry.TASKS, "letters", task)
+    monkeypatch.setattr(validation, "TASK_NAMES", (*validation.TASK_NAMES, "letters"))
 
-    dataset = settings.Dataset(task="letters", max_new_tokens=8, calibration=0.4)
-    table = benchmarks.build_prompts("letters", dataset, seed=1)
+    dataset = DatasetConfig(task="letters", max_new_tokens=8, calibration=0.4)
+    table = prompts.build_prompts("letters", dataset, seed=1)
     assert set(table["split"]) == {"calibration", "test"}
     golds = {row["prompt_id"]: json.loads(row["gold"]) for row in table.iter_rows(named=True)}
     assert golds["letters-mississippi-s"] == {"count": "4"}
@@ -61,27 +56,27 @@ def test_a_task(finished, monkeypatch, tmp_path):
 
     said = {"It has 2.\nAnswer: 4": "right", "3, no, 4": "right", "Answer: 3": "wrong", "many": "unknown"}
     rows = [{"count": "4", "text": text} for text in said]
-    found = grading.grade_rows(grading.Grader(finished), "letters", rows)
+    found = grade.grade_rows(grade.Grader(finished), "letters", rows)
     assert [row["verdict"] for row in found] == list(said.values())
 
     entry = {"task": "letters", "max_new_tokens": 8, "limit": 20}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PARAMS | {"datasets": {"letters": entry}}))
-    loaded = settings.load(tmp_path / "plan.yaml")
-    solo = [work for work in estimates.list_work(loaded) if work.stage == "dump_solo"]
-    assert {work.positions for work in solo} == {20 * (estimates.UNMEASURED + 8)}
-    assert f"{estimates.UNMEASURED} tokens a prompt are assumed; 20 prompts" in "".join(
-        estimates.tell(loaded)
+    loaded = load_settings(tmp_path / "plan.yaml")
+    solo = [work for work in cost_estimates.list_work(loaded) if work.stage == "dump_solo"]
+    assert {work.positions for work in solo} == {20 * (cost_estimates.UNMEASURED + 8)}
+    assert f"{cost_estimates.UNMEASURED} tokens a prompt are assumed; 20 prompts" in "".join(
+        cost_estimates.report_lines(loaded)
     )
-    assert f"{estimates.UNMEASURED} tokens a prompt" in PAGE
+    assert f"{cost_estimates.UNMEASURED} tokens a prompt" in PAGE
 
 
 def test_a_router(registries, tiny_world, monkeypatch):
     """It keeps a budget on calibration prompts, and the closed loop calls where its score says so."""
     exec(example("fsgen/routers.py"), vars(routers))
     monkeypatch.setattr(policies, "SCORED_ROUTERS", (*policies.SCORED_ROUTERS, "doubt"))
-    for module in (policies, checks):
+    for module in (policies, validation):
         monkeypatch.setattr(module, "ROUTER_NAMES", (*policies.ROUTER_NAMES, "doubt"))
-    monkeypatch.setattr(checks, "SCORED_ROUTERS", policies.SCORED_ROUTERS)
+    monkeypatch.setattr(policies, "SCORED_ROUTERS", policies.SCORED_ROUTERS)
     loaded = write_params(
         PARAMS
         | {"routers": PARAMS["routers"] | {"doubt": {}}, "policies": ["oracle+doubt@30", "oracle+doubt@80"]}
@@ -89,7 +84,7 @@ def test_a_router(registries, tiny_world, monkeypatch):
     run_pair(loaded)
     cuts = json.loads(Path("data/routes/duo/thresholds.json").read_text())["toy"]
     assert cuts["oracle+doubt@30"] > cuts["oracle+doubt@80"]
-    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
+    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
         pl.col("policy").str.contains("doubt")
     )
     for (policy,), rows in rolled.partition_by("policy", as_dict=True).items():
@@ -107,11 +102,11 @@ def test_a_method(registries, tiny_world):
     assert loaded.methods["agreement"].parameters == {"alpha": 0.1, "weight": 2.0}
     run_pair(loaded)
     key = ["prompt_id", "turn", "pos"]
-    fused = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="agreement", writer="large")
+    fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="agreement", writer="large")
     assert set(fused["certificate"]) == {"exact"}
-    other = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle", writer="large")
+    other = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle", writer="large")
     assert (fused.sort(key)["fused_id"] != other.sort(key)["fused_id"]).any()
-    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="agreement+always")
+    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="agreement+always")
     both = rolled.join(fused, on=key, suffix="_dumped")
     first = both.filter(pl.col("pos") == 0)  # the same prefix in any text
     assert len(first) > 5
@@ -129,7 +124,7 @@ def test_a_law(registries):
     assert found.r2 == pytest.approx(1.0)
     assert found.loo_rmse == pytest.approx(0.0, abs=1e-12)
     noisy_P = cof_P + 0.004 * np.array([1, -1, 0.5, 1, -1, -0.5, 0.2])
-    bounds = parameters.profile("shortfall", small_P, large_P, noisy_P)["c1"]
+    bounds = law_intervals.profile("shortfall", small_P, large_P, noisy_P)["c1"]
     assert bounds.low < 0.13 < bounds.high
 
 
@@ -139,7 +134,7 @@ def test_a_rule_that_the_proof_does_not_know_is_uncertain(registries, monkeypatc
     exec(example("fsgen/policies.py"), vars(policies))
     monkeypatch.setitem(fusion.RULES, "agreement", fusion.RULES["agreement"]._replace(masked=False))
     method = policies.method_table({"agreement": {}})["agreement"]
-    lists = fusion.Lists(
+    lists = fusion.TopLists(
         np.array([[3, 5]]), np.array([[2.0, 1.0]]), np.array([[0.0, 0.5]]), None, None, np.zeros(1)
     )
     fused_N, proven_N = fusion.fuse(method, lists)

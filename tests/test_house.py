@@ -8,19 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen import (
-    benchmarks,
-    checks,
-    closeups,
-    decoding,
-    engines,
-    fusion,
-    models,
-    policies,
-    reading,
-    rollout,
-    routers,
-)
+from fsgen.collaboration import fusion, routers
+from fsgen.config import policies, validation
+from fsgen.decoding import dump_rollouts, dump_solo, dump_teacher_forced
+from fsgen.decoding.rollout import rollout
+from fsgen.execution import executors
+from fsgen.models import loading
+from fsgen.tasks import registry
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
@@ -209,11 +203,11 @@ def test_declared_code_equals_imported_code(name):
 @pytest.mark.parametrize(
     ("stage", "module"),
     {
-        "dump_solo": decoding,
-        "dump_large": reading,
-        "dump_small": reading,
+        "dump_solo": dump_solo,
+        "dump_large": dump_teacher_forced,
+        "dump_small": dump_teacher_forced,
         "rollout": rollout,
-        "close_up": closeups,
+        "close_up": dump_rollouts,
     }.items(),
 )
 def test_a_shard_is_made_anew_exactly_when_code_that_it_runs_has_changed(stage, module):
@@ -226,7 +220,7 @@ def test_a_shard_is_made_anew_exactly_when_code_that_it_runs_has_changed(stage, 
         "outlines",
     }  # what these hold reaches the facts as values, or no byte
 
-    assert set(models.SHARED) | set(module.ROOMS) | told == closure | set(models.SHARED)
+    assert set(loading.SHARED_CODE) | set(module.ROOMS) | told == closure | set(loading.SHARED_CODE)
 
 
 def test_no_stage_is_stale_for_who_makes_its_shards():
@@ -249,8 +243,8 @@ def test_what_tasks_read_beside_code_is_declared():
 
 def test_names_in_settings_are_the_registries():
     """What params.yaml may name is what the registries hold."""
-    assert set(checks.TASK_NAMES) == set(benchmarks.TASKS)
+    assert set(validation.TASK_NAMES) == set(registry.TASKS)
     assert policies.RULE_DEFAULTS.keys() == fusion.RULES.keys()
     assert set(policies.SCORED_ROUTERS) == set(routers.ROUTERS)
-    assert set(checks.ENGINE_NAMES) == set(engines.ENGINES)
+    assert set(validation.ENGINE_NAMES) == set(executors.EXECUTORS)
     assert set(policies.ROUTER_NAMES) > set(policies.SCORED_ROUTERS)

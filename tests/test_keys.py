@@ -9,22 +9,34 @@ from pathlib import Path
 
 import pytest
 
-from fsgen import policies, sections
+from fsgen.config import policies
+from fsgen.config.schema import (
+    ComputeConfig,
+    CurriculumConfig,
+    DatasetConfig,
+    DumpConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PairConfig,
+    PretrainConfig,
+    ReportConfig,
+    Settings,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "params.md"
 SECTIONS = {
-    "the file": sections.Settings,
-    "datasets": sections.Dataset,
-    "models": sections.Model,
-    "pairs": sections.Pair,
+    "the file": Settings,
+    "datasets": DatasetConfig,
+    "models": ModelConfig,
+    "pairs": PairConfig,
     "methods": policies.Method,
     "routers": policies.Router,
-    "dump": sections.Dump,
-    "compute": sections.Compute,
-    "report": sections.Report,
-    "curriculum": sections.Curriculum,
-    "family": sections.Member,
-    "tuned": sections.Tuned,
+    "dump": DumpConfig,
+    "compute": ComputeConfig,
+    "report": ReportConfig,
+    "curriculum": CurriculumConfig,
+    "family": PretrainConfig,
+    "tuned": FinetuneConfig,
 }
 
 

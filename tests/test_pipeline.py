@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import reference
 
-from fsgen import costs, fusing, outlines, routers, simulation, store
+from fsgen.analysis import costs
+from fsgen.collaboration import fuse, route, routers
+from fsgen.models import spec
+from fsgen.tables import parquet
+from tests.collaboration import conftest as reference
 
 LONGEST = 64  # tokens of any text here, given ones included
 
@@ -22,12 +25,12 @@ def talk(world, name: str) -> reference.Talk:
 
 
 def prompt_ids(world) -> dict[str, list[int]]:
-    ids = outlines.prompt_ids(world.loaded["large"], world.prompts, world.limit)
+    ids = spec.prompt_ids(world.loaded["large"], world.prompts, world.limit)
     return dict(zip(world.prompts["prompt_id"], ids, strict=True))
 
 
 def texts_of(source: str, **where) -> dict[str, list[int]]:
-    rows = store.read(source).filter(**where).sort("prompt_id", "pos")
+    rows = parquet.read(source).filter(**where).sort("prompt_id", "pos")
     return dict(rows.group_by("prompt_id", maintain_order=True).agg("token_id").iter_rows())
 
 
@@ -38,7 +41,7 @@ def told(world, policy_name: str) -> dict[str, reference.Told]:
     calibrated = pl.read_json("data/routes/duo/thresholds.json")["toy"][0]
     learned = json.loads(Path("data/routes/duo/learned/toy.json").read_text())
     weights = {name: entry["weights"] for name, entry in learned.items()}
-    gate = routers.ready(settings, policy, calibrated, weights)
+    gate = routers.calibrated_router(settings, policy, calibrated, weights)
     method = settings.methods[policy.method]
     tests = set(world.prompts.filter(split="test")["prompt_id"])
     pos = np.arange(LONGEST)
@@ -49,7 +52,7 @@ def told(world, policy_name: str) -> dict[str, reference.Told]:
             gate,
             ids,
             talk(world, name),
-            routers.chance(settings.seed, np.repeat(name, LONGEST), pos),
+            routers.position_uniforms(settings.seed, np.repeat(name, LONGEST), pos),
         )
         for name, ids in prompt_ids(world).items()
         if name in tests
@@ -68,7 +71,7 @@ def test_a_model_alone_writes_what_the_reference_writes(world):
 def test_records_hold_the_full_distribution(world):
     """Lists, normaliser, entropy and minimum are those of a full pass in double precision."""
     loaded = world.loaded["large"]
-    rows = store.read("data/dumps/large/toy/tokens-*.parquet").sort("prompt_id", "pos")
+    rows = parquet.read("data/dumps/large/toy/tokens-*.parquet").sort("prompt_id", "pos")
     ids, written = prompt_ids(world), texts_of("data/dumps/large/toy/tokens-*.parquet")
     dump = world.settings.dump
 
@@ -96,7 +99,7 @@ def torch_softmax(logits) -> np.ndarray:
 @pytest.mark.parametrize("method", ["oracle", "contrastive", "contrastive_obrien", "average", "proxy"])
 def test_every_router_writes_what_the_reference_writes(world, method):
     """Tokens, calls and mismatches of the tree equal one policy on one prompt without a cache."""
-    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet").sort("prompt_id", "pos")
+    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("prompt_id", "pos")
     names = sorted({p.name for p in world.settings.policies if p.method == method})
     assert len(names) == (13 if method in ("oracle", "proxy") else 10)
 
@@ -124,7 +127,7 @@ def chosen(row: dict, column: str) -> list:
 @pytest.mark.parametrize("draft", [1, 3, 5])
 def test_dumped_mismatches_give_the_rounds_of_a_real_draft_and_verify_loop(world, draft):
     """Accepted lengths from the dump equal those of drafting and verifying, round by round."""
-    fused = store.read("data/fused/duo/toy/fused-*.parquet").filter(method="speculative", writer="large")
+    fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="speculative", writer="large")
     large = texts_of("data/dumps/large/toy/tokens-*.parquet")
 
     for name, ids in prompt_ids(world).items():
@@ -148,13 +151,13 @@ def test_oracle_always_is_the_large_model_and_never_the_small_one(world):
     assert {name: large[name] for name in tests} == texts_of(rolled, policy="oracle+always")
     assert {name: large[name] for name in tests} == texts_of(rolled, policy="oracle+perfect")
     assert {name: small[name] for name in tests} == texts_of(rolled, policy="oracle+never")
-    perfect = store.read(rolled).filter(policy="oracle+perfect")
+    perfect = parquet.read(rolled).filter(policy="oracle+perfect")
     assert perfect["called"].equals(perfect["mismatch"])
 
 
 def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
     """On dumped text every certified token equals the argmax over all ids, whatever the lists hold."""
-    fused = store.read("data/fused/duo/toy/fused-*.parquet")
+    fused = parquet.read("data/fused/duo/toy/fused-*.parquet")
     ids = prompt_ids(world)
     checked = 0
     for (method, writer), rows in fused.filter(certificate="exact").group_by("method", "writer"):
@@ -172,10 +175,10 @@ def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
 def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
     """Proven rows marked on_text carry the decisions of the policy's own rollout."""
     keys = ["policy", "prompt_id", "pos"]
-    routed = store.read("data/routes/duo/toy/routed-*.parquet").filter(
+    routed = parquet.read("data/routes/duo/toy/routed-*.parquet").filter(
         pl.col("on_text") & (pl.col("certificate") == "exact")
     )
-    rolled = store.read("data/rollouts/duo/toy/tokens-*.parquet")
+    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
 
     both = routed.join(rolled, on=keys, how="left", suffix="_rolled", validate="1:1")
 
@@ -199,12 +202,12 @@ def test_fusing_and_routing_hold_a_shard_at_a_time(finished, tmp_path, monkeypat
         return look(source, *rest)
 
     for name in ("read", "scan"):
-        monkeypatch.setattr(store, name, functools.partial(spy, getattr(store, name)))
+        monkeypatch.setattr(parquet, name, functools.partial(spy, getattr(parquet, name)))
 
-    fusing.fuse_pair(finished, "duo")
+    fuse.fuse_pair(finished, "duo")
     assert {name.split("-")[-1] for name in opened} == {"0000.parquet", "0001.parquet", "0002.parquet"}
     opened.clear()
-    simulation.route_pair(finished, "duo")
+    route.route_pair(finished, "duo")
 
     for kind in ("fused", "tokens", "reads"):
         numbers = [name.removeprefix(f"{kind}-") for name in opened if name.startswith(kind)]

@@ -11,52 +11,45 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen import (
-    benchmarks,
-    closeups,
-    comparison,
-    decoding,
-    evaluation,
-    fusing,
-    grading,
-    reading,
-    rolled,
-    scaling,
-    simulation,
-    tallies,
-    texts,
-    uncertainty,
-    views,
-    vocabulary,
-)
-from fsgen.cli.__main__ import app
+from fsgen.analysis import counts, evaluate
+from fsgen.analysis.comparison import compare
+from fsgen.analysis.scaling import scaling
+from fsgen.analysis.uncertainty import uncertainty
+from fsgen.cli.app import app
+from fsgen.collaboration import fuse, route
+from fsgen.decoding import dump_rollouts, dump_solo, dump_teacher_forced, texts
+from fsgen.decoding.rollout import tables
+from fsgen.models import vocabulary
 from fsgen.report import headline
+from fsgen.tables import views
+from fsgen.tasks import grade, prompts
+from tests.conftest import check_part
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLES = ROOT / "docs" / "tables.md"
 SCHEMAS = {
-    "prompts": benchmarks.PROMPTS,
-    "solo": decoding.TOKENS,
+    "prompts": prompts.PROMPTS,
+    "solo": dump_solo.TOKENS,
     "solo_texts": texts.TEXTS,
-    "large_reads": reading.READS,
-    "small_reads": reading.READS,
-    "fused": fusing.FUSED,
-    "routed": simulation.ROUTED,
-    "rolled": rolled.ROLLED,
-    "rolled_texts": rolled.ROLLED_TEXTS,
-    "steps": rolled.STEPS,
-    "graded_solo": grading.GRADED,
-    "graded": grading.GRADED_PAIR,
-    "tallies": tallies.POLICIES,
-    "scores": simulation.SCORES,
-    "pairs": evaluation.PAIRS,
-    "closeups": closeups.CLOSEUPS,
+    "large_reads": dump_teacher_forced.READS,
+    "small_reads": dump_teacher_forced.READS,
+    "fused": fuse.FUSED,
+    "routed": route.ROUTED,
+    "rolled": tables.ROLLED,
+    "rolled_texts": tables.ROLLED_TEXTS,
+    "steps": tables.STEPS,
+    "graded_solo": grade.MODEL_GRADES,
+    "graded": grade.POLICY_GRADES,
+    "tallies": counts.POLICIES,
+    "scores": route.SCORES,
+    "pairs": evaluate.PAIRS,
+    "closeups": dump_rollouts.ROLLOUT_LOGITS,
     "vocabulary": vocabulary.VOCABULARY,
     **scaling.SCHEMAS,
     **uncertainty.TABLES,
-    **comparison.TABLES,
+    **compare.TABLES,
 }
 
 
@@ -96,7 +89,7 @@ GROUPS = {
     "Joined": tuple(views.JOINED),
     "Laws": tuple(scaling.SCHEMAS),
     "Uncertainty": tuple(uncertainty.TABLES),
-    "Comparisons": tuple(comparison.TABLES),
+    "Comparisons": tuple(compare.TABLES),
 }
 
 
@@ -110,22 +103,6 @@ def list_of_views() -> str:
         told = "; ".join(f"`{name}`, {known[name].about}" for name in names)
         lines.append(textwrap.fill(f"* **{group}**: {told}.", 128, subsequent_indent="  "))
     return "\n".join(lines) + "\n"
-
-
-def replaced(page: str, part: str, content: str) -> str:
-    """The page with another content between the marks of a part."""
-    marks = f"<!-- {part}: start -->\n", f"<!-- {part}: end -->\n"
-    before, rest = page.split(marks[0])
-    return before + marks[0] + content + marks[1] + rest.split(marks[1])[1]
-
-
-def check_part(part: str, contents: list[str]) -> None:
-    """One of these contents stands in the README; FSGEN_WRITE_DOCS=1 writes the first."""
-    page = (ROOT / "README.md").read_text()
-    if os.environ.get("FSGEN_WRITE_DOCS"):
-        page = replaced(page, part, contents[0])
-        (ROOT / "README.md").write_text(page)
-    assert page in [replaced(page, part, content) for content in contents]
 
 
 def test_the_list_of_views_is_fresh():

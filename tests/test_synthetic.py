@@ -8,12 +8,14 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from fsgen import fusing, settings, store
-from fsgen.decoding import TOKENS
-from fsgen.reading import READS
-from fsgen.rolled import ROLLED, ROLLED_TEXTS, STEPS
-from fsgen.simulation import KEY
-from fsgen.texts import TEXTS
+from fsgen.collaboration import fuse
+from fsgen.config.load import load_settings
+from fsgen.decoding.dump_solo import TOKENS
+from fsgen.decoding.dump_teacher_forced import READS
+from fsgen.decoding.rollout.tables import ROLLED, ROLLED_TEXTS, STEPS
+from fsgen.decoding.texts import TEXTS
+from fsgen.tables import parquet
+from fsgen.tables.parquet import KEY
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(Path(__file__).parent.parent / "benchmarks"), *sys.path])
@@ -55,7 +57,7 @@ def test_shards_have_the_pipelines_schemas(data, pattern):
     paths = sorted(data.glob(f"{pattern}-*.parquet"))
     assert paths
     assert all(told(pq.read_schema(path)) == told(ALL[pattern]) for path in paths)
-    tests = len(store.read("data/prompts/sums.parquet").filter(split="test"))
+    tests = len(parquet.read("data/prompts/sums.parquet").filter(split="test"))
     prompts = tests if "rollouts" in pattern else PROMPTS
     assert {path.stem[-4:] for path in paths} == {f"{i:04d}" for i in range(-(-prompts // BLOCK))}
 
@@ -63,8 +65,8 @@ def test_shards_have_the_pipelines_schemas(data, pattern):
 @pytest.mark.parametrize("model", synthetic.MODELS)
 def test_a_record_is_one_of_a_distribution(data, model):
     """Lists fall and hold what is near the top; scalars are those of a distribution that goes on below."""
-    rows = store.read(f"data/dumps/{model}/sums/tokens-*.parquet")
-    top_NK, ids_NK = store.padded(rows["top_logits"], -np.inf), store.padded(rows["top_ids"], -1)
+    rows = parquet.read(f"data/dumps/{model}/sums/tokens-*.parquet")
+    top_NK, ids_NK = parquet.pad_lists(rows["top_logits"], -np.inf), parquet.pad_lists(rows["top_ids"], -1)
     length_N = rows["top_ids"].list.len().to_numpy()
     assert length_N.min() == 8
     assert length_N.max() <= 64
@@ -87,8 +89,8 @@ def test_a_record_is_one_of_a_distribution(data, model):
 def test_texts_are_those_of_their_rows(data):
     """A token is its writer's top, counts are those of the rows, only the end ends a text."""
     for model in synthetic.MODELS:
-        rows = store.read(f"data/dumps/{model}/sums/tokens-*.parquet")
-        texts = store.read(f"data/dumps/{model}/sums/texts-*.parquet").sort("prompt_id")
+        rows = parquet.read(f"data/dumps/{model}/sums/tokens-*.parquet")
+        texts = parquet.read(f"data/dumps/{model}/sums/texts-*.parquet").sort("prompt_id")
         assert rows["token_id"].equals(rows["top_ids"].list.first(), check_names=False)
         counted = rows.group_by("prompt_id").agg(
             tokens=pl.len(), counted=pl.sum("in_answer"), last=pl.last("token_id")
@@ -104,9 +106,9 @@ def test_texts_are_those_of_their_rows(data):
 def test_partners_are_asked_at_each_others_lists(data, pair):
     """On both texts, of the length of the partner's list, and equal to its own logits where lists meet."""
     small, large = synthetic.PAIRS[pair]
-    own = {m: store.read(f"data/dumps/{m}/sums/tokens-*.parquet").sort(KEY) for m in (small, large)}
-    by_large = store.read(f"data/large/{pair}/sums/reads-*.parquet").sort(KEY)
-    by_small = store.read(f"data/small/{pair}/sums/reads-*.parquet").sort(KEY)
+    own = {m: parquet.read(f"data/dumps/{m}/sums/tokens-*.parquet").sort(KEY) for m in (small, large)}
+    by_large = parquet.read(f"data/large/{pair}/sums/reads-*.parquet").sort(KEY)
+    by_small = parquet.read(f"data/small/{pair}/sums/reads-*.parquet").sort(KEY)
     met = [
         (by_large, own[small]),
         (by_small.filter(writer="small"), by_large),
@@ -131,11 +133,11 @@ def test_partners_are_asked_at_each_others_lists(data, pair):
 @pytest.mark.parametrize("pair", PAIRS)
 def test_rollouts_do_as_their_columns_say(data, pair):
     """Tokens follow calls, budgets are kept, rows are in the pipeline's order, and only of test prompts."""
-    rows = store.read(f"data/rollouts/{pair}/sums/tokens-*.parquet")
+    rows = parquet.read(f"data/rollouts/{pair}/sums/tokens-*.parquet")
     written = pl.when("called").then("fused_id").otherwise("default_id")
     assert rows.select((pl.col("token_id") == written).all()).item()
     assert rows.select((pl.col("mismatch") == (pl.col("fused_id") != pl.col("default_id"))).all()).item()
-    tests = store.read("data/prompts/sums.parquet").filter(split="test")["prompt_id"]
+    tests = parquet.read("data/prompts/sums.parquet").filter(split="test")["prompt_id"]
     assert set(rows["prompt_id"]) == set(tests)
     called = dict(rows.group_by("policy").agg(pl.mean("called")).iter_rows())
     assert (called["oracle+always"], called["oracle+never"]) == (1, 0)
@@ -144,7 +146,7 @@ def test_rollouts_do_as_their_columns_say(data, pair):
     )
     shard = pq.read_table(data / f"rollouts/{pair}/sums/tokens-0000.parquet")
     assert shard.equals(shard.sort_by([(name, "ascending") for name in ("policy", *KEY)]))
-    graded = store.read(f"data/graded/pairs/{pair}/sums.parquet")
+    graded = parquet.read(f"data/graded/pairs/{pair}/sums.parquet")
     assert set(graded.select("policy", "prompt_id").rows()) == set(rows.select("policy", "prompt_id").rows())
 
 
@@ -152,9 +154,11 @@ def test_entropy_tells_mismatches(data):
     """Fused as the pipeline does it: doubt and error go together, closer models differ less often."""
     cof = {}
     for pair, (small, _) in synthetic.PAIRS.items():
-        fusing.fuse_pair(settings.load(), pair)
-        fused = store.read(f"data/fused/{pair}/sums/fused-*.parquet").filter(method="oracle", writer="small")
-        own = store.read(f"data/dumps/{small}/sums/tokens-*.parquet", [*KEY, "entropy"])
+        fuse.fuse_pair(load_settings(), pair)
+        fused = parquet.read(f"data/fused/{pair}/sums/fused-*.parquet").filter(
+            method="oracle", writer="small"
+        )
+        own = parquet.read(f"data/dumps/{small}/sums/tokens-*.parquet", [*KEY, "entropy"])
         rows = fused.join(own, on=KEY, validate="1:1")
         doubt_N, is_wrong_N = rows["entropy"].rank().to_numpy(), rows["mismatch"].to_numpy()
         wrong, right = is_wrong_N.sum(), (~is_wrong_N).sum()
@@ -175,6 +179,6 @@ def test_a_seed_makes_the_same_bytes(home, tmp_path):
     ]
     assert len(made) > 40
     assert all((tmp_path / "again" / path).read_bytes() == (home / path).read_bytes() for path in made)
-    prompts = store.read(home / "data/prompts/sums.parquet").head(2)
+    prompts = parquet.read(home / "data/prompts/sums.parquet").head(2)
     one, other = (next(synthetic.imagine_texts(prompts, 0, 60, seed)).rows["token_id"] for seed in (3, 4))
     assert not one.equals(other)

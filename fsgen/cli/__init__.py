@@ -1,1 +1,4 @@
-"""`fsgen` for people: each command reads its words, calls one room of the house and prints."""
+"""The `fsgen` command, a file a group of commands.
+
+Each parses words and calls one package; the work lies below.
+"""

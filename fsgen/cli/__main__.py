@@ -5,18 +5,18 @@ import traceback
 
 import typer
 
-from fsgen.cli import asking, keeping, trying
+from fsgen.cli import query, results, show
 from fsgen.cli.app import app
-from fsgen.typed import Complaint
+from fsgen.errors import UserError
 
-ROOMS = (asking, trying, keeping)  # to import them is to register their commands
+ROOMS = (query, show, results)  # to import them is to register their commands
 
 
 def main() -> None:
     """Do what the words on the command line say; any error is one line on stderr and exit code 1."""
     try:
         app(standalone_mode=False)
-    except Complaint as complaint:
+    except UserError as complaint:
         _fail(str(complaint))
     except typer.Abort:
         _fail("stopped; what is finished is kept, and the same command goes on from there.")

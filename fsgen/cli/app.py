@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fsgen import checks
-from fsgen.settings import Settings
+from fsgen.config import validation
+from fsgen.config.schema import Settings
 
 app = typer.Typer(
     name="fsgen",
@@ -31,5 +31,5 @@ def or_first(asked: str | None, loaded: Settings, section: str) -> str:
     if asked is not None:
         return asked
     known = getattr(loaded, section)
-    checks.refuse_empty(section, known)
+    validation.refuse_empty(section, known)
     return next(iter(known))

@@ -1,1 +1,4 @@
-"""What a person looks at first: the headline table, the figures, and a page that tells a run's story."""
+"""What people read: the headline table, figures, the page with its explorer, archived runs.
+
+Everything is drawn from stored tables.
+"""

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fsgen import fusion, lake, store
-from fsgen.settings import Settings
+from fsgen.collaboration import fusion
+from fsgen.config.schema import Settings
+from fsgen.tables import lake, parquet
 
 CALLED, OUTSIDE, FORCED, MISMATCH = 1, 2, 4, 8  # bits of a token's hex digit
 SCALE = 10_000  # probabilities and nats in steps of 0.0001
@@ -27,7 +28,7 @@ def explore(settings: Settings) -> dict:
         closeups = tables.sql(f"select * from closeups where dataset = '{dataset}'").pl()
         closeups = closeups.filter(pl.col("pair").is_in(list(settings.pairs)))
         names = closeups["prompt_id"].unique().to_list()
-        prompts = store.read(f"data/prompts/{dataset}.parquet").sort("order")
+        prompts = parquet.read(f"data/prompts/{dataset}.parquet").sort("order")
         prompts = prompts.filter(pl.col("prompt_id").is_in(names))
         found[dataset] = {
             "prompts": [_prompt(row) for row in prompts.iter_rows(named=True)],
@@ -68,7 +69,7 @@ def _pair(settings: Settings, tables, pair: str, dataset: str, closeups: pl.Data
             entry["verdict"] = said.get((policy, name))
     return {
         "models": settings.pairs[pair].members(),
-        "speakers": {name: fusion.speaker(method) for name, method in methods.items()},
+        "speakers": {name: fusion.default_role(method) for name, method in methods.items()},
         "policies": {
             n: {"method": p.method, "router": p.router, "cut": cuts[n]} for n, p in policies.items()
         },
@@ -137,7 +138,7 @@ def _pieces(settings: Settings, found: dict) -> dict[str, dict[int, str]]:
                 ids.update(_ids(tree))
     spelt = {}
     for model, ids in used.items():
-        table = store.read(f"data/vocabulary/{model}.parquet", ["token_id", "piece"])
+        table = parquet.read(f"data/vocabulary/{model}.parquet", ["token_id", "piece"])
         spelt[model] = dict(table.filter(pl.col("token_id").is_in(list(ids))).iter_rows())
     return spelt
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from fsgen import store
+from fsgen.config.parsing import read_yaml
 from fsgen.report import headline
 from fsgen.report.headline import grid
-from fsgen.typed import read_yaml
+from fsgen.tables import files
 
 NOTES = "notes.md"
 BRIEF = ("oracle+entropy@20", "oracle+random@20")
@@ -36,13 +36,13 @@ class Run(NamedTuple):
         notes = folder / NOTES
 
         def told(name: str) -> dict:
-            return store.read_metrics(folder / "metrics" / f"{name}.json")
+            return files.read_metrics(folder / "metrics" / f"{name}.json")
 
         return cls(
             params,
             {name: told(name) for name in params["datasets"]},
             *(told(name) for name in ("comparisons", "uncertainty", "scaling")),
-            store.read_metrics(folder / "environment.json"),
+            files.read_metrics(folder / "environment.json"),
             pl.read_csv(folder / "stages.csv").to_dicts(),
             notes.read_text().strip() if notes.is_file() else "",
         )

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fsgen import store
-from fsgen.settings import Settings
+from fsgen.config.schema import Settings
+from fsgen.tables import files
 
 CAPTION = (
     "accuracy and collaboration frequency (CoF: share of tokens that the large model changes when it is "
@@ -16,7 +16,7 @@ EVALUATED = "data/evaluated/{}/metrics.json"  # the copy of metrics/<dataset>.js
 def print_headline(settings: Settings, pattern: str = "metrics/{}.json") -> None:
     """Print the headline table of every dataset."""
     for dataset in settings.datasets:
-        print(markdown(dataset, store.read_metrics(Path(pattern.format(dataset)))))
+        print(markdown(dataset, files.read_metrics(Path(pattern.format(dataset)))))
 
 
 def markdown(dataset: str, content: dict) -> str:

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from fsgen.figures import gallery
 from fsgen.report import headline
+from fsgen.report.figures import gallery
 
 ASSETS = Path(__file__).parent / "assets"
 LIMIT = 5_000_000  # bytes of a page that a phone still opens at once

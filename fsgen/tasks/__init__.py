@@ -1,1 +1,4 @@
-"""Benchmarks, one a file: rows become prompts, answers become verdicts."""
+"""Benchmarks: rows become prompts, and a text becomes a verdict.
+
+Adding one is a module and a line in the registry.
+"""

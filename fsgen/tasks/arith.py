@@ -10,8 +10,8 @@ import hashlib
 import random
 import re
 
-from fsgen.settings import Dataset
-from fsgen.tasks.task import Judgement, Prompt, Verdict, prefer_strict, refuse_shots
+from fsgen.config.schema import DatasetConfig
+from fsgen.tasks.protocol import Judgement, Prompt, Verdict, prefer_strict, refuse_shots
 
 GOLD = ("answer",)
 STOPS = ()
@@ -87,7 +87,7 @@ def write_answer(steps: list[str], answer: int) -> str:
     return " ".join([f"{step} ." for step in steps] + [f"#### {answer}"])
 
 
-def prompts(dataset: Dataset) -> list[Prompt]:
+def prompts(dataset: DatasetConfig) -> list[Prompt]:
     """The held-out pool; nothing is shown, since the family was trained on the format."""
     refuse_shots("arith", dataset)
     chance, found = random.Random(POOL_SEED), {}

@@ -11,11 +11,11 @@ import json
 import re
 from pathlib import Path
 
-from fsgen.settings import Dataset
-from fsgen.tasks import rows
-from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, Prompt, Verdict, ask, ask_plainly, compare, prefer_strict
-from fsgen.typed import Complaint
+from fsgen.config.schema import DatasetConfig
+from fsgen.errors import UserError
+from fsgen.tasks import sources
+from fsgen.tasks.protocol import END_TOKENS, Prompt, Verdict, ask, ask_plainly, compare, prefer_strict
+from fsgen.tasks.sources import Source
 
 SOURCE = Source("BBH", "lukaemon/bbh", None, {"input": str, "target": str})
 GOLD = ("target",)
@@ -46,7 +46,7 @@ _CHOICE = re.compile(
 _PAIRS = (("true", "false"), ("yes", "no"), ("valid", "invalid"))
 
 
-def prompts(dataset: Dataset) -> list[Prompt]:
+def prompts(dataset: DatasetConfig) -> list[Prompt]:
     """A prompt for every row of the 27 tasks, numbered within its task.
 
     A local folder holds a file a task. Raises Complaint where one is missing, a row lacks its input or
@@ -55,12 +55,12 @@ def prompts(dataset: Dataset) -> list[Prompt]:
     shown = json.loads(EXEMPLARS.read_text())
     most = min(map(len, shown.values()))
     if dataset.shots > most:
-        raise Complaint(f"BBH has {most} solved examples a task, got {dataset.shots} shots; lower it.")
+        raise UserError(f"BBH has {most} solved examples a task, got {dataset.shots} shots; lower it.")
     return [prompt for task in TASKS for prompt in _prompts_of(task, dataset, shown[task][: dataset.shots])]
 
 
-def _prompts_of(task: str, dataset: Dataset, shown: list[dict]) -> list[Prompt]:
-    found = rows.read(SOURCE._replace(config=task), "test", dataset.path, stem=task)
+def _prompts_of(task: str, dataset: DatasetConfig, shown: list[dict]) -> list[Prompt]:
+    found = sources.read(SOURCE._replace(config=task), "test", dataset.path, stem=task)
     examples = [(e["input"], f"{e['reasoning']} So the answer is {e['target']}.") for e in shown]
     return [
         Prompt(

@@ -11,11 +11,11 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
-from fsgen.settings import Dataset
-from fsgen.tasks import rows
-from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
-from fsgen.typed import Complaint
+from fsgen.config.schema import DatasetConfig
+from fsgen.errors import UserError
+from fsgen.tasks import sources
+from fsgen.tasks.protocol import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
+from fsgen.tasks.sources import Source
 
 SOURCE = Source("GSM8K", "openai/gsm8k", "main", {"question": str, "answer": str})
 GOLD = ("answer",)
@@ -35,13 +35,13 @@ _GOES_ON = re.compile(r"[ \t]*[-+*/×÷^x\u2212][ \t]*[$(]*[0-9]|[.):]\**[ \t]+\
 _MINUS = ("-", "\u2212", "\u2013")
 
 
-def prompts(dataset: Dataset) -> list[Prompt]:
+def prompts(dataset: DatasetConfig) -> list[Prompt]:
     """A prompt for every row of the split, in its order.
 
     Raises Complaint where the hub or the file cannot be read, or a row lacks a question or an answer.
     """
     shown = [(row["question"], row["answer"]) for row in _exemplars(dataset)]
-    asked = rows.read(SOURCE, dataset.split, dataset.path)
+    asked = sources.read(SOURCE, dataset.split, dataset.path)
     return [_prompt(f"gsm8k-{dataset.split}-{i:04d}", row, shown) for i, row in enumerate(asked)]
 
 
@@ -51,19 +51,19 @@ def _prompt(prompt_id: str, row: dict, shown: list[tuple[str, str]]) -> Prompt:
     return Prompt(prompt_id, ask(SYSTEM, shown, question), ask_plainly(shown, question), gold)
 
 
-def _exemplars(dataset: Dataset) -> list[dict]:
+def _exemplars(dataset: DatasetConfig) -> list[dict]:
     """The first `shots` rows of the train split, without the calculator's annotations (<<...>>)."""
     if not dataset.shots:
         return []
     if dataset.split == "train":
-        raise Complaint(
+        raise UserError(
             f"GSM8K cannot show {dataset.shots} solved problems of the split it asks about; "
             "set shots to 0 or split to 'test'."
         )
-    rows.refuse_single_file(dataset)
-    found = rows.read(SOURCE, "train", dataset.path)[: dataset.shots]
+    sources.refuse_single_file(dataset)
+    found = sources.read(SOURCE, "train", dataset.path)[: dataset.shots]
     if len(found) < dataset.shots:
-        raise Complaint(
+        raise UserError(
             f"GSM8K's split 'train' holds {len(found)} rows, {dataset.shots} shots asked; lower shots."
         )
     return [row | {"answer": re.sub(r"<<[^>]*>>", "", row["answer"])} for row in found]
@@ -77,7 +77,7 @@ def grade(text: str, gold: dict) -> Verdict:
     """
     expected = _after_mark(gold["answer"]) or _last(gold["answer"])
     if expected is None:
-        raise Complaint(
+        raise UserError(
             f"GSM8K's column 'answer' should end in '#### <number>', got {gold['answer'][-40:]!r}; mend it."
         )
     strict, flexible = _after_mark(text), _last(text)

@@ -1,4 +1,4 @@
-r"""MATH-500 (HuggingFaceH4/MATH-500, from arXiv 2103.03874): contest problems answered by a formula in a box.
+"""MATH-500 (HuggingFaceH4/MATH-500, from arXiv 2103.03874): contest problems answered by a formula in a box.
 
 Question: What is the smallest positive cube that is a multiple of 30?
 Answer: As 30 has the prime factors 2, 3 and 5, it is $30^3 = \boxed{27000}$.
@@ -7,11 +7,12 @@ Answer: As 30 has the prime factors 2, 3 and 5, it is $30^3 = \boxed{27000}$.
 import re
 from itertools import chain, zip_longest
 
-from fsgen.settings import Dataset
-from fsgen.tasks import formulas, rows
-from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
-from fsgen.typed import Complaint
+from fsgen.config.schema import DatasetConfig
+from fsgen.errors import UserError
+from fsgen.tasks import sources
+from fsgen.tasks.graders import math_equivalence
+from fsgen.tasks.protocol import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
+from fsgen.tasks.sources import Source
 
 SOURCE = Source("MATH-500", "HuggingFaceH4/MATH-500", None, {"problem": str, "answer": str})
 TRAIN = Source(
@@ -30,13 +31,13 @@ LONGEST = 400  # characters of an answer that is compared; the longest of MATH-5
 LIMIT_S = 30  # for grading one text
 
 
-def prompts(dataset: Dataset) -> list[Prompt]:
+def prompts(dataset: DatasetConfig) -> list[Prompt]:
     """A prompt for every row of the split, in its order.
 
     Raises Complaint where the hub or the file cannot be read, a row lacks a problem or an answer, or
     there are too few solved problems to show.
     """
-    asked = rows.read(SOURCE, dataset.split, dataset.path)
+    asked = sources.read(SOURCE, dataset.split, dataset.path)
     shown = [(row["problem"], row["solution"]) for row in _exemplars(dataset, asked)]
     return [_prompt(f"math500-{dataset.split}-{i:04d}", row, shown) for i, row in enumerate(asked)]
 
@@ -47,19 +48,19 @@ def _prompt(prompt_id: str, row: dict, shown: list[tuple[str, str]]) -> Prompt:
     return Prompt(prompt_id, ask(SYSTEM, shown, problem), ask_plainly(shown, problem), gold)
 
 
-def _exemplars(dataset: Dataset, asked: list[dict]) -> list[dict]:
+def _exemplars(dataset: DatasetConfig, asked: list[dict]) -> list[dict]:
     """The first `shots` short rows of MATH's train split, one of each type in turn, none that is asked."""
     if not dataset.shots:
         return []
-    rows.refuse_single_file(dataset)
+    sources.refuse_single_file(dataset)
     problems = {row["problem"].strip() for row in asked}
     by_type: dict[str, list[dict]] = {}
-    for row in rows.read(TRAIN, "train", dataset.path):
+    for row in sources.read(TRAIN, "train", dataset.path):
         if _is_exemplary(row) and row["problem"].strip() not in problems:
             by_type.setdefault(row["type"], []).append(row)
     found = [row for row in chain(*zip_longest(*by_type.values())) if row][: dataset.shots]
     if len(found) < dataset.shots:
-        raise Complaint(
+        raise UserError(
             f"MATH's split 'train' should hold {dataset.shots} short solved problems to show, got "
             f"{len(found)}; lower shots."
         )
@@ -143,7 +144,7 @@ def _judge(said: str, gold: str) -> tuple[Judgement, str | None]:
     if len(said) > LONGEST:
         return "unknown", f"an answer of {len(said)} characters, of which at most {LONGEST} are compared"
     try:
-        return "right" if formulas.agree(said, gold) else "wrong", None
+        return "right" if math_equivalence.agree(said, gold) else "wrong", None
     except TimeoutException:
         return "unknown", "timeout"
     except Exception as error:  # SymPy's errors share no class

@@ -14,13 +14,13 @@ import ast
 import re
 import textwrap
 
-from fsgen import sandbox
-from fsgen.sandbox import Limits, Protections
-from fsgen.settings import Dataset
-from fsgen.tasks import rows
-from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
-from fsgen.typed import Complaint
+from fsgen.config.schema import DatasetConfig
+from fsgen.errors import UserError
+from fsgen.tasks import sources
+from fsgen.tasks.graders import sandbox
+from fsgen.tasks.graders.sandbox import Limits, Protections
+from fsgen.tasks.protocol import END_TOKENS, Judgement, Prompt, Verdict, ask, ask_plainly, prefer_strict
+from fsgen.tasks.sources import Source
 
 SOURCE = Source(
     "MBPP",
@@ -47,7 +47,7 @@ _BLOCK = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _BEGIN = re.compile(r"^(?:def|async def|class|import|from|@)\b|^@|^\w+ *= ", re.MULTILINE)
 
 
-def prompts(dataset: Dataset) -> list[Prompt]:
+def prompts(dataset: DatasetConfig) -> list[Prompt]:
     """A prompt for every task of the split, by rising id.
 
     Raises Complaint for an unknown split, other shots than 0, 3 (tasks 2 to 4) or 10 (tasks 1 to 10),
@@ -55,23 +55,23 @@ def prompts(dataset: Dataset) -> list[Prompt]:
     """
     shows_itself = dataset.split == "prompt" and dataset.shots > 0
     if dataset.split not in IDS or dataset.shots not in EXEMPLARS or shows_itself:
-        raise Complaint(
+        raise UserError(
             f"MBPP has the splits {', '.join(IDS)} and 0, 3 or 10 shots (of the split 'prompt', which takes "
             f"none), got '{dataset.split}' and {dataset.shots}; change the dataset's split or shots."
         )
     found = {row["task_id"]: row for row in _read_all(dataset)}
     missing = [i for i in (*IDS[dataset.split], *EXEMPLARS[dataset.shots]) if i not in found]
     if missing:
-        raise Complaint(f"MBPP should hold task {missing[0]}, got none; complete the rows.")
+        raise UserError(f"MBPP should hold task {missing[0]}, got none; complete the rows.")
     shown = [(_question(found[i]), _answer(found[i])) for i in EXEMPLARS[dataset.shots]]
     return [_prompt(found[i], shown) for i in IDS[dataset.split]]
 
 
-def _read_all(dataset: Dataset) -> list[dict]:
+def _read_all(dataset: DatasetConfig) -> list[dict]:
     """All rows: of one local file `mbpp`, or of the hub's splits."""
-    if dataset.path is not None and not rows.has_splits(dataset.path, IDS):
-        return rows.read(SOURCE, "all", dataset.path, stem="mbpp")
-    return [row for split in IDS for row in rows.read(SOURCE, split, dataset.path)]
+    if dataset.path is not None and not sources.has_splits(dataset.path, IDS):
+        return sources.read(SOURCE, "all", dataset.path, stem="mbpp")
+    return [row for split in IDS for row in sources.read(SOURCE, split, dataset.path)]
 
 
 def _question(row: dict) -> str:

@@ -16,11 +16,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from fsgen.settings import Dataset
-from fsgen.tasks import rows
-from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, Prompt, Verdict, ask, ask_plainly, compare, prefer_strict
-from fsgen.typed import Complaint
+from fsgen.config.schema import DatasetConfig
+from fsgen.errors import UserError
+from fsgen.tasks import sources
+from fsgen.tasks.protocol import END_TOKENS, Prompt, Verdict, ask, ask_plainly, compare, prefer_strict
+from fsgen.tasks.sources import Source
 
 SOURCE = Source("MMLU", "cais/mmlu", "all", {"question": str, "subject": str, "choices": list, "answer": int})
 GOLD = ("answer", "choices")
@@ -54,7 +54,7 @@ _NAMED = re.compile(
 )
 
 
-def prompts(dataset: Dataset) -> list[Prompt]:
+def prompts(dataset: DatasetConfig) -> list[Prompt]:
     """A prompt for every question of the nineteen subjects, numbered within its subject.
 
     Raises Complaint where the rows cannot be read, none is of these subjects, a row has not four choices
@@ -63,12 +63,12 @@ def prompts(dataset: Dataset) -> list[Prompt]:
     shown = json.loads(EXEMPLARS.read_text())
     most = min(map(len, shown.values()))
     if dataset.shots > most:
-        raise Complaint(
+        raise UserError(
             f"MMLU-STEM has {most} solved examples a subject, got {dataset.shots} shots; lower it."
         )
-    asked = [row for row in rows.read(SOURCE, dataset.split, dataset.path) if row["subject"] in SUBJECTS]
+    asked = [row for row in sources.read(SOURCE, dataset.split, dataset.path) if row["subject"] in SUBJECTS]
     if not asked:
-        raise Complaint(
+        raise UserError(
             "MMLU-STEM should find subjects such as 'astronomy' in the column 'subject', got none; "
             "take the hub's rows."
         )
@@ -83,7 +83,7 @@ def prompts(dataset: Dataset) -> list[Prompt]:
 
 def _prompt(name: str, row: dict, shown: list[dict]) -> Prompt:
     if len(row["choices"]) != 4 or row["answer"] not in range(4):
-        raise Complaint(
+        raise UserError(
             f"MMLU's row {name} should have four choices and an answer from 0 to 3, got "
             f"{len(row['choices'])} and {row['answer']}; mend it."
         )

@@ -4,11 +4,11 @@ The second question's prompt holds the first answer of whoever is writing. The h
 lighteval/mt-bench; a local file has the columns of the original question.jsonl.
 """
 
-from fsgen.judge import Request
-from fsgen.settings import Dataset
-from fsgen.tasks import rows
-from fsgen.tasks.rows import Source
-from fsgen.tasks.task import END_TOKENS, FollowUp, Prompt, ask_plainly, refuse_shots
+from fsgen.config.schema import DatasetConfig
+from fsgen.tasks import sources
+from fsgen.tasks.graders.judge import Request
+from fsgen.tasks.protocol import END_TOKENS, FollowUp, Prompt, ask_plainly, refuse_shots
+from fsgen.tasks.sources import Source
 
 SOURCE = Source("MT-Bench", "lighteval/mt-bench", None, {"question_id": int, "category": str, "turns": list})
 GOLD = ("category", "turns")
@@ -17,10 +17,10 @@ STOP_TOKENS = END_TOKENS
 ANSWER = None
 
 
-def prompts(dataset: Dataset) -> list[Prompt]:
+def prompts(dataset: DatasetConfig) -> list[Prompt]:
     """A prompt for every question, its later turns as follow-ups. There is one split, whatever is named."""
     refuse_shots("MT-Bench", dataset)
-    return [_prompt(row) for row in rows.read(SOURCE, "train", dataset.path, stem="question")]
+    return [_prompt(row) for row in sources.read(SOURCE, "train", dataset.path, stem="question")]
 
 
 def _prompt(row: dict) -> Prompt:

@@ -1,0 +1,111 @@
+"""Off-policy estimates next to rollouts, and how long a policy stays on the dumped text."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from scipy import stats
+
+from fsgen.analysis import intervals
+from fsgen.analysis.intervals import CI_COLUMNS, interval_columns
+from fsgen.config.policies import Policy, name_policy
+from fsgen.tables import parquet
+from fsgen.tables.columns import PAIR, POLICY
+
+ESTIMATES = parquet.schema(
+    [
+        PAIR,
+        *POLICY,
+        ("quantity", pa.string(), "call_ratio or intervention_ratio"),
+        ("estimate", pa.float64(), "off-policy: counted along the default speaker's dumped text"),
+        ("estimate_low", pa.float64(), "lower end of its 95 % interval over prompts"),
+        ("estimate_high", pa.float64(), "upper end"),
+        ("exact", pa.float64(), "on-policy: counted on the text that the policy wrote"),
+        ("exact_low", pa.float64(), "lower end"),
+        ("exact_high", pa.float64(), "upper end"),
+        ("difference", pa.float64(), "estimate less exact, on the same prompts"),
+        ("difference_low", pa.float64(), "lower end"),
+        ("difference_high", pa.float64(), "upper end"),
+    ]
+)
+SURVIVAL = parquet.schema(
+    [
+        PAIR,
+        *POLICY,
+        ("pos", pa.int64(), "tokens written"),
+        ("at_risk", pa.int64(), "texts that go on from there and provably have not been left before"),
+        ("survival", pa.float64(), "share of texts that the policy still writes (Kaplan-Meier)"),
+        *CI_COLUMNS,
+    ]
+)
+
+
+class Survival(NamedTuple):
+    """Kaplan and Meier's estimate at some positions; the ends are nan where it has none."""
+
+    at_risk: np.ndarray
+    """Texts that go on from the position and have not been left before it, as far as can be proven."""
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def kaplan_meier(kept_P: np.ndarray, is_left_P: np.ndarray, pos: np.ndarray) -> Survival:
+    """Share of texts that a policy still writes after `pos` tokens (Kaplan and Meier 1958).
+
+    `kept_P` counts the tokens up to the one at which the policy leaves (`is_left_P`). Else the text
+    is lost from sight there, which is censoring: it ends, or whether the policy writes the next of
+    its tokens is not proven. 95 % intervals by Greenwood's formula on the log-log scale; prompts
+    are independent.
+    """
+    sample = stats.CensoredData(uncensored=kept_P[is_left_P], right=kept_P[~is_left_P])
+    curve = stats.ecdf(sample).sf
+    at_risk = (kept_P[:, None] > pos).sum(axis=0)
+    if not is_left_P.any():  # never left: no spread to speak of
+        unknown = np.full(len(pos), np.nan)
+        return Survival(at_risk, np.ones(len(pos)), unknown, unknown)
+    with warnings.catch_warnings():  # log(-log 1) where nobody has left yet, log 0 where all have
+        warnings.simplefilter("ignore", RuntimeWarning)
+        band = curve.confidence_interval(confidence_level=0.95, method="log-log")
+    return Survival(at_risk, *(step.evaluate(pos) for step in (curve, band.low, band.high)))
+
+
+def estimate_rows(
+    estimates: pl.DataFrame, policies: pl.DataFrame, known: Mapping[str, Policy], *, seed: int
+) -> Iterator[dict]:
+    """Rows of ESTIMATES but their pair, from counts per prompt along dumped texts and on policies' own."""
+    both = estimates.join(policies, on=["policy", "prompt_id"], suffix="_exact", validate="1:1")
+    for (name,), rows in both.sort("policy", "prompt_id").group_by("policy", maintain_order=True):
+        if known[name].router in ("always", "never"):
+            continue  # nothing to estimate
+        for quantity, column in {"call_ratio": "calls", "intervention_ratio": "interventions"}.items():
+            names = (column, "tokens", f"{column}_exact", "tokens_exact")
+            counts_P4 = rows.select(names).to_numpy().astype(np.float64)
+            found = {
+                "estimate": intervals.ratio(counts_P4[:, 0], counts_P4[:, 1], seed=seed),
+                "exact": intervals.ratio(counts_P4[:, 2], counts_P4[:, 3], seed=seed),
+                "difference": intervals.bca(ratio_difference, counts_P4, seed=seed, limits=(-1.0, 1.0)),
+            }
+            row = name_policy(known[name]) | {"quantity": quantity}
+            for key, interval in found.items():
+                row |= interval_columns(interval, key, f"{key}_low", f"{key}_high")
+            yield row
+
+
+def ratio_difference(sums_X: np.ndarray) -> np.ndarray:
+    """Difference of two ratios, of the counts in the first two and in the last two columns."""
+    return sums_X[..., 0] / sums_X[..., 1] - sums_X[..., 2] / sums_X[..., 3]
+
+
+def survival_rows(kept: pl.DataFrame, known: Mapping[str, Policy]) -> Iterator[dict]:
+    """Rows of SURVIVAL but their pair; `kept` holds policy, kept (tokens) and is_left of every text."""
+    pos = np.unique(np.linspace(0, kept["kept"].max(), 41).round().astype(np.int64))
+    for (name,), rows in kept.group_by("policy", maintain_order=True):
+        found = kaplan_meier(rows["kept"].to_numpy(), rows["is_left"].to_numpy(), pos)
+        for at, *values in zip(pos.tolist(), *(column.tolist() for column in found), strict=True):
+            known_values = (None if value != value else value for value in values)
+            numbers = dict(zip(("at_risk", "survival", "low", "high"), known_values, strict=True))
+            yield name_policy(known[name]) | {"pos": at} | numbers

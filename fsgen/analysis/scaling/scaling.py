@@ -1,0 +1,206 @@
+"""The laws of CoF over this project's own dumps, and whether the small model's entropy tells more than sizes.
+
+Shape legend: P pairs, X regressors.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from fsgen.analysis.scaling import series
+from fsgen.analysis.scaling.law_intervals import IDENTIFIED_FROM
+from fsgen.analysis.scaling.laws import LAWS, rmse
+from fsgen.analysis.scaling.prediction import compare_with_measured
+from fsgen.config.schema import Settings
+from fsgen.errors import UserError
+from fsgen.execution import console
+from fsgen.tables import files, parquet
+
+TABLES = Path("data/laws/dumps")
+PUBLISHED = Path("data/laws/published/points.parquet")
+EVALUATED = "data/evaluated/{}/metrics.json"
+PREDICTORS = {
+    "sizes": ("large_b", "small_b"),
+    "entropy": ("small_entropy",),
+    "both": ("large_b", "small_b", "small_entropy"),
+}
+SCHEMAS = series.SCHEMAS | {
+    "covariates": parquet.schema(
+        [
+            ("method", pa.string(), "method of the series"),
+            ("dataset", pa.string(), "dataset of the series"),
+            ("predictor", pa.string(), "sizes (log10 of both), entropy (the small model's), or both"),
+            ("n", pa.int64(), "pairs fitted"),
+            ("loo_rmse", pa.float64(), "error of predicting a pair from the other pairs"),
+            ("small_out_rmse", pa.float64(), "error of predicting a pair from those with other small models"),
+        ]
+    ),
+    "foretold": parquet.schema(
+        [
+            ("method", pa.string(), "method of the series, in the published table and here"),
+            ("dataset", pa.string(), "its dataset, likewise"),
+            ("pair", pa.string(), "the pair, which no law saw"),
+            ("small_total_b", pa.float64(), "all parameters of its small model, in billions"),
+            ("large_total_b", pa.float64(), "all parameters of its large model, in billions"),
+            ("cof", pa.float64(), "collaboration frequency measured here"),
+            ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
+            ("high", pa.float64(), "upper end of its 95 % interval over prompts"),
+            ("law", pa.string(), "the law, fitted to the published series"),
+            ("models", pa.int64(), "distinct models of that series"),
+            ("predicted", pa.float64(), "collaboration frequency by that law, asked with all parameters"),
+            ("predicted_low", pa.float64(), "lower end of its 95 % interval for two unseen models, or null"),
+            ("predicted_high", pa.float64(), "upper end of that interval"),
+            ("inside", pa.bool_(), "whether cof lies in the prediction's interval"),
+            ("agrees", pa.bool_(), "whether the two intervals share a number"),
+            ("extrapolates", pa.string(), "sizes or ratio outside those fitted, a sentence each"),
+        ]
+    ),
+}
+
+
+def write_scaling(settings: Settings) -> None:
+    """Write metrics/scaling.json and data/laws/dumps/ from every evaluated dataset."""
+    metrics = {name: files.read_metrics(Path(EVALUATED.format(name))) for name in settings.datasets}
+    points = pool(metrics, small_entropies(settings))
+    described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
+    rows = {
+        "points": points.to_dicts(),
+        "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
+        "foretold": compare_with_measured(parquet.read(PUBLISHED), points),
+        # speculative decoding has the oracle's own CoF, which must not count twice
+        "claims": series.claims(points.filter(pl.col("method") != "speculative")),
+        **series.tables(points, described),
+    }
+    series.write_tables(TABLES, rows, SCHEMAS)
+    path = files.write_metrics("scaling", scaling_table(metrics, points, described, rows))
+    console.done(f"{path} and {TABLES}/: {len(LAWS)} laws for {len(described)} series")
+
+
+def small_entropies(settings: Settings, data: Path = Path("data")) -> dict[tuple[str, str], float]:
+    """Mean entropy in nats of (dataset, model) over the answers it wrote to test prompts, per token.
+
+    A model without a dump on a dataset, or without a token there, is left out.
+    """
+    found = {}
+    for dataset in settings.datasets:
+        prompts = parquet.read(data / f"prompts/{dataset}.parquet", ["prompt_id", "split"])
+        tested = prompts.filter(split="test")["prompt_id"]
+        for model in sorted({pair.small for pair in settings.pairs.values()}):
+            folder = data / f"dumps/{model}/{dataset}"
+            if not any(folder.glob("tokens-*.parquet")):
+                continue
+            tokens = parquet.scan(folder / "tokens-*.parquet").filter(
+                pl.col("in_answer"), ~pl.col("forced"), pl.col("prompt_id").is_in(tested.implode())
+            )
+            entropy_N = tokens.select("entropy").collect()["entropy"].to_numpy()
+            if len(entropy_N):
+                found[dataset, model] = float(entropy_N.astype(np.float64).mean())
+    return found
+
+
+def pool(
+    metrics: Mapping[str, Mapping], entropies: Mapping[tuple[str, str], float] | None = None
+) -> pl.DataFrame:
+    """The points of every dataset, method and pair, as points.parquet holds them.
+
+    `metrics` maps datasets to what metrics/<dataset>.json holds. Sizes that laws use are non-embedding.
+    Raises Complaint on a pair whose models' parameters are not told.
+    """
+    rows = [
+        _point(dataset, content, pair, method)
+        | {"small_entropy": (entropies or {}).get((dataset, told["small"]))}
+        for dataset, content in metrics.items()
+        for pair, told in content["pairs"].items()
+        for method in told["cof"]
+    ]
+    points = pl.from_arrow(pa.Table.from_pylist(rows, schema=SCHEMAS["points"]))
+    return points.sort("method", "dataset", "pair")
+
+
+def _point(dataset: str, content: Mapping, name: str, method: str) -> dict:
+    pair, cof = content["pairs"][name], content["pairs"][name]["cof"][method]
+    sizes = {}
+    for role in ("small", "large"):
+        for key, column in (("parameters", f"{role}_b"), ("total_parameters", f"{role}_total_b")):
+            parameters = content["models"].get(pair[role], {}).get(key)
+            if not parameters:
+                raise UserError(
+                    f"metrics/{dataset}.json should give the {key} of '{pair[role]}', the {role} "
+                    f"model of {name}, got {parameters}; rerun the stages 'model' and 'evaluate'."
+                )
+            sizes[column] = parameters / 1e9
+    names = {
+        "method": method,
+        "dataset": dataset,
+        "pair": name,
+        "small": pair["small"],
+        "large": pair["large"],
+    }
+    held = {key: cof[key] for key in ("low", "high", "tokens", "prompts")}
+    return names | sizes | held | {"cof": cof["value"]}
+
+
+def scaling_table(
+    metrics: Mapping[str, Mapping], points: pl.DataFrame, described: dict, rows: Mapping[str, list[dict]]
+) -> dict:
+    """Points and laws of every dataset and method, as metrics/scaling.json holds them.
+
+    `identified` says whether at least six distinct models stand behind the points; below that a law
+    describes them and no others. `rows` holds those of the tables covariates and foretold.
+    """
+    table: dict[str, dict] = {dataset: {} for dataset in sorted(metrics)}
+    for method, dataset, group in series.series_of(points):
+        models = series.count_models(group)
+        weighed, foretold = (
+            [row for row in rows[name] if (row["method"], row["dataset"]) == (method, dataset)]
+            for name in ("covariates", "foretold")
+        )
+        shown = group.select("pair", "cof", "low", "high", small="small_b", large="large_b")
+        table[dataset][method] = {
+            "n": len(group),
+            "distinct_models": models,
+            "identified": models >= IDENTIFIED_FROM,
+            "points": shown.to_dicts(),
+            "laws": described[method, dataset],
+            "covariates": {row["predictor"]: row for row in weighed},
+            "foretold": foretold,
+        }
+    return table
+
+
+def covariates(method: str, dataset: str, points: pl.DataFrame) -> list[dict]:
+    """Errors of linear fits of CoF on sizes, on the small model's entropy and on both.
+
+    Predicted are pairs, or all pairs of a small model, from the others; None where some fit
+    is not determined, or no entropy is known.
+    """
+    cof_P, small_P = points["cof"].to_numpy(), points["small"].to_numpy()
+    rows = []
+    for predictor, names in PREDICTORS.items():
+        errors = {"loo_rmse": None, "small_out_rmse": None}
+        if not points.select(names).null_count().sum_horizontal().item():
+            regressors_PX = _regressors(points, names)
+            for key, out_P in (("loo_rmse", np.arange(len(cof_P))), ("small_out_rmse", small_P)):
+                errors[key] = rmse(_left_out(regressors_PX, cof_P, series.others(out_P)), cof_P)
+        key = {"method": method, "dataset": dataset, "predictor": predictor, "n": len(points)}
+        rows.append(key | errors)
+    return rows
+
+
+def _regressors(points: pl.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+    """A column of ones, then sizes in logarithms and entropies as they are, [P, X]."""
+    columns = [np.log10(points[n]) if n.endswith("_b") else points[n].to_numpy() for n in names]
+    return np.column_stack([np.ones(len(points)), *columns])
+
+
+def _left_out(regressors_PX: np.ndarray, cof_P: np.ndarray, kept_PP: np.ndarray) -> np.ndarray | None:
+    predicted_P = np.empty(len(cof_P))
+    for out, kept_P in enumerate(kept_PP):
+        kept_KX = regressors_PX[kept_P]
+        if len(kept_KX) <= kept_KX.shape[1] or np.linalg.matrix_rank(kept_KX) < kept_KX.shape[1]:
+            return None
+        predicted_P[out] = regressors_PX[out] @ np.linalg.lstsq(kept_KX, cof_P[kept_P], rcond=None)[0]
+    return predicted_P

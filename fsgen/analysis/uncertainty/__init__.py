@@ -1,0 +1,4 @@
+"""How uncertainty relates to mismatches: discrimination, calibration, positions, projections.
+
+Scores come from the small model's records.
+"""

@@ -1,0 +1,136 @@
+"""Methods, routers and the policies that combine them, as params.yaml names them."""
+
+import math
+import typing
+from dataclasses import dataclass
+
+from fsgen.config.parsing import coerce, require_mapping
+from fsgen.errors import UserError, lookup_or_suggest
+
+# What each rule of fusion may be told, with its defaults (formulas: fsgen/fusion.py).
+RULE_DEFAULTS = {
+    "oracle": {},
+    "speculative": {},
+    "li2022": {"alpha": 0.1, "tau": 0.5},
+    "obrien2023": {"alpha": 0.1, "beta": 0.5},
+    "average": {"alpha": 0.1, "beta": 0.5},
+    "proxy": {"alpha": 1.0},
+}
+LEARNED_ROUTERS = ("logistic", "svm")  # those that are fitted on calibration prompts
+SCORED_ROUTERS = ("threshold", "margin", "entropy", *LEARNED_ROUTERS)  # those that have a threshold
+ROUTER_NAMES = ("always", "never", *SCORED_ROUTERS, "random", "perfect")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A rule of fusion with its parameters."""
+
+    rule: str
+    """`oracle`, `speculative`, `li2022`, `obrien2023`, `average` or `proxy`; by default the method's name."""
+    parameters: dict[str, float]
+    """`alpha`, `beta`, `tau`: keys of the method, by default 0.1, 0.5 and 0.5; alpha 1 for proxy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """A rule by which the large model is called, and its threshold."""
+
+    rule: str
+    """`always`, `never`, `threshold`, `margin`, `entropy`, `logistic`, `svm`, `random` or `perfect`; by
+    default the router's name."""
+    at: float | None = None
+    """Threshold of a policy that names no budget, in the score's own unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """`<method>+<router>[@<budget percent>]`, or `<method>@K` for the speculative rule."""
+
+    name: str
+    method: str
+    router: str | None = None
+    budget: float | None = None
+    """Target call ratio, as a share."""
+    draft: int | None = None
+    """Tokens drafted a round; set for the speculative rule alone."""
+
+
+def method_table(raw: dict) -> dict[str, Method]:
+    """Methods by name, defaults filled in; Complaint where a rule or a parameter cannot be."""
+    methods = {}
+    for name, entry in raw.items():
+        entry = dict(require_mapping(entry, f"methods.{name}"))
+        rule = coerce(entry.pop("rule", name), str, f"methods.{name}.rule")
+        defaults = lookup_or_suggest(RULE_DEFAULTS, rule, f"the rules that methods.{name} can name")
+        for key, value in entry.items():
+            lookup_or_suggest(defaults, key, f"the keys of methods.{name} (rule {rule})")
+            entry[key] = coerce(value, float, f"methods.{name}.{key}")
+        methods[name] = Method(rule=rule, parameters=defaults | entry)
+        _check_method(name, methods[name])
+    return methods
+
+
+def _check_method(name: str, method: Method) -> None:
+    alpha, tau = method.parameters.get("alpha", 1.0), method.parameters.get("tau", 1.0)
+    if method.rule == "proxy":
+        if alpha < 0:
+            raise UserError(
+                f"methods.{name}.alpha should be at least 0, got {alpha}; proxy adds, it does not take."
+            )
+    elif not 0 < alpha <= 1:
+        raise UserError(
+            f"methods.{name}.alpha should lie in (0, 1], got {alpha}; it is a share of the top probability."
+        )
+    if tau <= 0:
+        raise UserError(f"methods.{name}.tau should be above 0, got {tau}; it is a temperature.")
+
+
+def policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...]:
+    """All policies, sorted by name, every method's +always among them; Complaint where one cannot be."""
+    if not isinstance(raw, list):
+        raise UserError(f"policies should be a list such as [oracle+entropy@20], got {raw!r}.")
+    named = {str(entry): parse_policy(str(entry), methods, routers) for entry in raw}
+    for method, entry in methods.items():  # the text of +always is what CoF is counted on
+        name = f"{method}+always"
+        if entry.rule != "speculative" and name not in named:
+            named[name] = parse_policy(name, methods, routers | {"always": Router(rule="always")})
+    return tuple(named[name] for name in sorted(named))
+
+
+def parse_policy(text: str, methods: typing.Mapping, routers: typing.Mapping) -> Policy:
+    """The policy that `text` names; Complaint where method, router, budget or K cannot be."""
+    head, _, amount = text.partition("@")
+    method, _, router = head.partition("+")
+    rule = lookup_or_suggest(methods, method, f"the methods that policy '{text}' can name").rule
+    if rule == "speculative":
+        if router or not amount.isdigit() or int(amount) < 1:
+            raise UserError(
+                f"Policy '{text}' should read '{method}@K' with K >= 1: drafting takes no router."
+            )
+        return Policy(name=text, method=method, draft=int(amount))
+    entry = lookup_or_suggest(routers, router, f"the routers that policy '{text}' can name")
+    budget = _budget(text, amount) if amount else None
+    if entry.rule in ("always", "never") and budget is not None:
+        raise UserError(f"Policy '{text}' gives a budget to '{router}', which has none; drop '@{amount}'.")
+    if budget is None and (entry.rule == "random" or (entry.rule in SCORED_ROUTERS and entry.at is None)):
+        raise UserError(
+            f"Policy '{text}' needs a budget such as '@20', or a threshold 'routers.{router}.at'."
+        )
+    return Policy(name=text, method=method, router=router, budget=budget)
+
+
+def _budget(text: str, amount: str) -> float:
+    try:
+        percent = float(amount)
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent < 100:
+        raise UserError(
+            f"Policy '{text}' should give its budget in percent between 0 and 100, got '{amount}'."
+        )
+    return percent / 100
+
+
+def name_policy(policy: Policy) -> dict[str, str]:
+    """The columns of POLICY."""
+    return {"method": policy.method, "router": policy.router or "drafting", "policy": policy.name}

@@ -1,0 +1,204 @@
+"""The sections of params.yaml as frozen dataclasses."""
+
+import typing
+from dataclasses import dataclass, field
+
+from fsgen.config.policies import Method, Policy, Router
+from fsgen.errors import lookup_or_suggest
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """A benchmark, and how it is asked."""
+
+    task: str
+    """Name of the benchmark, a key of `fsgen.benchmarks.TASKS`."""
+    max_new_tokens: int
+    """Longest turn a model may write, in tokens."""
+    path: str | None = None
+    """Local file or folder with the hub's column names; without it the hub is asked."""
+    split: str = "test"
+    """Split of the hub's dataset, or the file of a local folder."""
+    limit: int | None = None
+    """Number of prompts, calibration and test together, in a seeded order that a raise only extends."""
+    shots: int = 0
+    """Worked examples before the question."""
+    calibration: float = 0.25
+    """Share of the prompts on which routers are calibrated and which no result counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A checkpoint, where it lies and how it is asked."""
+
+    prompt: str
+    """`plain` text or the tokenizer's `chat` template; equal for all models of a pair."""
+    hub: str | None = None
+    """Repository of the hub, fetched once."""
+    revision: str | None = None
+    """Commit of the hub repository; required with `hub`, so that results can be rebuilt."""
+    path: str | None = None
+    """Local folder of a checkpoint, in place of `hub`."""
+    family: str | None = None
+    """Name of a member of the embedded family."""
+    dtype: str | None = None
+    """`float32` or `bfloat16`; without it `compute.dtype` decides."""
+    stop_tokens: tuple[str, ...] | None = None
+    """Tokens that end a text; without it those that the checkpoint itself names."""
+    parameters: float | None = None
+    """All of them, for estimates before the checkpoint is fetched; one that differs by 5 % is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """A small and a large model that write together."""
+
+    small: str
+    """Name of a model: the one that writes."""
+    tuned: str
+    """The small model after fine-tuning; the small model's own name where there is none (no proxy then)."""
+    large: str
+    """Name of a model: the one that steps in."""
+
+    @property
+    def has_tuned(self) -> bool:
+        """Whether there is a fine-tuned small model."""
+        return self.tuned != self.small
+
+    def members(self) -> dict[str, str]:
+        """Role to model name, in reading order; `tuned` only where there is one."""
+        roles = {"small": self.small, "tuned": self.tuned, "large": self.large}
+        return {r: m for r, m in roles.items() if r != "tuned" or self.has_tuned}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpConfig:
+    """What a record keeps of the logits."""
+
+    depth: float
+    """A stored list holds every id within so many nats of the maximum ..."""
+    k_min: int
+    """... at least so many ids, ..."""
+    k_max: int
+    """... at most so many."""
+    block: int
+    """Prompts in a shard."""
+    tail: int = 0
+    """Tokens kept after a stop string, outside every ratio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Where models run, in which precision, how much at once, and on how many machines."""
+
+    device: str
+    """`auto`, `cpu` or `cuda`."""
+    dtype: str
+    """`auto` (bfloat16 on CUDA, float32 elsewhere), `float32` or `bfloat16`."""
+    rows: int
+    """Texts written side by side."""
+    read_tokens: int
+    """Tokens of a reading batch, padding included."""
+    engine: str = "local"
+    """`local` (this process) or `ray` (the cluster at RAY_ADDRESS), which leave the same bytes in float32 on
+    devices of one kind."""
+    replicas: int = 1
+    """With `ray`, actors at most, each with the models of its stage."""
+    gpus_per_replica: int = 0
+    """With `ray`, cards of an actor; 0 runs it on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What the page shows."""
+
+    prompts: int
+    """Test prompts of a dataset whose texts the report shows token by token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Shares of answer styles in the base models' training text."""
+
+    worked: float
+    """Answers in worked steps."""
+    terse: float
+    """Bare answers."""
+    wrong: float
+    """Worked steps with a slip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One base model of the embedded family."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """One fine-tuned model of the embedded family."""
+
+    base: str
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """params.yaml as a whole."""
+
+    seed: int
+    """Of the order of prompts, of their split, of the random router and of what is sampled."""
+    datasets: dict[str, DatasetConfig]
+    """Benchmarks by name."""
+    models: dict[str, ModelConfig]
+    """Checkpoints by name."""
+    pairs: dict[str, PairConfig]
+    """Which of them write together, by name."""
+    methods: dict[str, Method]
+    """Rules of fusion by name."""
+    routers: dict[str, Router]
+    """Rules by which the large model is called, by name."""
+    policies: tuple[Policy, ...]
+    """What is run: `<method>+<router>[@<budget, percent of tokens>]`, or `<speculative method>@K` with K
+    drafts a round."""
+    dump: DumpConfig
+    """What is kept of the logits, and in which pieces."""
+    compute: ComputeConfig
+    """Where and how models run."""
+    report: ReportConfig
+    """What the page shows."""
+    allow_code_execution: bool = False
+    """Whether grading may run programs that a model wrote, in a sandbox."""
+    sandbox: str = "strict"
+    """`strict`, or `weak` to go on where this machine grants less than the whole sandbox."""
+    curriculum: CurriculumConfig | None = None
+    """Of the embedded family's training text, in shares that add up to 1."""
+    family: dict[str, PretrainConfig] = field(default_factory=dict)
+    """Base models that are trained here, by name."""
+    tuned: dict[str, FinetuneConfig] = field(default_factory=dict)
+    """Fine-tuned variants of them, by name."""
+
+    def policies_of(self, pair: str) -> list[Policy]:
+        """The policies that this pair runs: all of them, less proxy's where it has no tuned model."""
+        has_tuned = self.pairs[pair].has_tuned
+        return [p for p in self.policies if has_tuned or self.methods[p.method].rule != "proxy"]
+
+    def methods_of(self, pair: str) -> dict[str, Method]:
+        """The methods that this pair allows."""
+        has_tuned = self.pairs[pair].has_tuned
+        return {n: m for n, m in self.methods.items() if has_tuned or m.rule != "proxy"}
+
+    def named(self, kind: str, name: str) -> typing.Any:
+        """The entry `name` of the section `kind`, or a complaint that names the nearest one."""
+        return lookup_or_suggest(getattr(self, kind), name, f"{kind} of params.yaml")

@@ -1,0 +1,4 @@
+"""The closed loop: every policy writes its own text.
+
+Policies that share a prefix share its computation.
+"""

@@ -1,1 +1,0 @@
-"""Figures: each is one function of the result of one query in queries/figures/."""

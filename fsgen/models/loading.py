@@ -1,0 +1,137 @@
+"""Load a causal language model on the device and in the precision that params.yaml asks for, and try it.
+
+Shape legend: L positions, N chosen positions, H hidden width.
+"""
+
+import gc
+import os
+import sys
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from fsgen.config.schema import ComputeConfig, Settings
+from fsgen.errors import UserError
+from fsgen.execution import memory
+from fsgen.models import checkpoints
+from fsgen.models.kv_cache import RaggedKVCache
+from fsgen.models.loaded_model import LoadedModel
+from fsgen.models.spec import ModelSpec, model_spec
+
+transformers.utils.logging.disable_progress_bar()  # a stage has its own
+
+
+def load_model(settings: Settings, name: str) -> LoadedModel:
+    """The model `name`, on trial as `load_weights` puts it."""
+    return load_checked(settings, model_spec(settings, name))
+
+
+def load_checked(settings: Settings, model: ModelSpec) -> LoadedModel:
+    """A model in memory, on trial; Complaint where there is no room for it."""
+    with memory.refuse_without_memory(model.name):
+        loaded = load_weights(settings, model)
+        _try_pieces(loaded)
+    return loaded
+
+
+@torch.inference_mode()
+def _try_pieces(loaded: LoadedModel) -> None:
+    """Complaint unless the model reads in pieces as it reads in one."""
+    ids = list(range(min(8, loaded.vocabulary)))
+    whole_LH = loaded.hidden(torch.tensor([ids], device=loaded.device))[0]
+    cursor = RaggedKVCache(loaded, budget=sys.maxsize)
+    first_NH = cursor.enter([ids[:3], ids[:5]])
+    second_NH = cursor.extend([ids[3:], ids[5:]])
+    pieces_2LH = [
+        torch.cat([first_NH[:3], second_NH[: len(ids) - 3]]),
+        torch.cat([first_NH[3:], second_NH[len(ids) - 3 :]]),
+    ]
+    # bfloat16 differs by about a hundredth; a mask or position gone astray by the order of one
+    if any((piece_LH - whole_LH).norm() > 0.1 * whole_LH.norm() for piece_LH in pieces_2LH):
+        raise UserError(
+            f"{loaded.name} says something else when it reads in pieces, so its architecture is not "
+            "supported: it needs keys and values that depend on token and position alone."
+        )
+
+
+def load_weights(settings: Settings, model: ModelSpec) -> LoadedModel:
+    """A model on the device and in the precision that params.yaml asks for.
+
+    Complaint where its output is more than a linear head on hidden states, which `logits` assumes.
+    """
+    device, dtype = placement(settings.compute, model.source.dtype)
+    if device.type == "cpu":  # where torch itself shares keys among heads, and need not be given copies
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+        memory.limit_memory()
+    layout = {} if device.type == "cpu" else _layout(model, device, dtype)
+    network = AutoModelForCausalLM.from_pretrained(
+        checkpoints.folder(model.name, model.source), dtype=dtype, use_safetensors=True, **layout
+    )
+    if not layout:
+        network.to(device)
+    elif any(weights.is_meta for weights in network.parameters()):  # left on disk, to be read in every pass
+        raise _too_wide(model, layout["max_memory"])
+    network.eval().requires_grad_(False)
+    loaded = LoadedModel(**vars(model), network=network, device=device)
+    _check_head(loaded)
+    return loaded
+
+
+def _layout(model: ModelSpec, device: torch.device, dtype: torch.dtype) -> dict:
+    """What lets `from_pretrained` lay a model's layers over all cards, where the first would be over full.
+
+    Caches and activations need a fifth of a card, or make do with a twentieth where there is no other.
+    Complaint where even so the cards are too few.
+    """
+    cards, needed = torch.get_device_module(device), model.parameters * dtype.itemsize
+    gc.collect()
+    cards.empty_cache()  # what models before this one had; torch keeps it, and it would not count as free
+    free = [cards.mem_get_info(i)[0] for i in range(cards.device_count())]
+    usable = {i: held * 19 // 20 for i, held in enumerate(free)}
+    if needed > sum(usable.values()):
+        raise _too_wide(model, usable)
+    if len(free) == 1 or needed <= free[0] * 4 // 5:
+        return {}
+    return {"device_map": "auto", "max_memory": usable}
+
+
+def _too_wide(model: ModelSpec, usable: dict[int, int]) -> UserError:
+    return UserError(
+        f"The weights of {model.name} should fit into what is free on the cards "
+        f"({sum(usable.values()) / 1e9:.1f} GB on {len(usable)}), and do not; use more cards or bfloat16."
+    )
+
+
+def placement(compute: ComputeConfig, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """Device and precision: CUDA if present, bfloat16 there and float32 on a CPU, unless told otherwise.
+
+    Under `ray` CUDA is present where replicas have cards, whatever this machine has.
+    """
+    is_far = compute.engine == "ray"
+    if is_far and compute.device == "auto" and not compute.gpus_per_replica and torch.cuda.is_available():
+        raise UserError(
+            "compute.engine is ray and gpus_per_replica 0, so models would run on CPUs, with local on the "
+            "card here, which gives other numbers; set gpus_per_replica, or device to cpu."
+        )
+    has_cuda = compute.gpus_per_replica > 0 if is_far else torch.cuda.is_available()
+    if compute.device == "cuda" and not has_cuda:
+        lacks = "compute.gpus_per_replica is 0" if is_far else "torch finds no CUDA device"
+        raise UserError(f"compute.device is cuda, but {lacks}; use auto or cpu.")
+    cuda = compute.device != "cpu" and has_cuda
+    chosen = dtype or compute.dtype
+    if chosen == "auto":
+        chosen = "bfloat16" if cuda else "float32"
+    return torch.device("cuda" if cuda else "cpu"), getattr(torch, chosen)
+
+
+def _check_head(loaded: LoadedModel) -> None:
+    ids_BL = torch.tensor([[0, 1]], device=loaded.network.device)
+    with torch.inference_mode():
+        whole = loaded.network(input_ids=ids_BL).logits[0, :, : loaded.vocabulary].to(loaded.device).float()
+        ours = loaded.logits(loaded.hidden(ids_BL)[0])
+    if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
+        raise UserError(
+            f"{loaded.name} does more than a linear head to its logits (soft cap or scale); "
+            "this architecture is not supported."
+        )

@@ -1,0 +1,4 @@
+"""The figures, each drawn from one query.
+
+They are byte-stable SVG.
+"""

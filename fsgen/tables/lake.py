@@ -1,0 +1,146 @@
+"""SQL over everything under data/: one DuckDB view a table, over files that are only read.
+
+`data` is a folder's Path, or the URL of one on object storage (s3://bucket/data), read through fsspec.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow.parquet as pq
+
+from fsgen.errors import UserError, lookup_or_suggest
+from fsgen.tables.views import JOINED, VIEWS
+
+MEMORY = "4GB"  # of a query, beyond which DuckDB works on disk: the tables may be far larger than memory
+
+
+def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with a view for every table that has files; the files are only read.
+
+    Complaint where `data` is a URL that cannot be reached.
+    """
+    aside = f"{tempfile.gettempdir()}/fsgen-{os.getpid()}"
+    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": aside})
+    if isinstance(data, str):
+        connection.register_filesystem(_reach(data)[0])
+    connection.execute("set preserve_insertion_order = true")
+    connection.execute(definitions(data))
+    return connection
+
+
+def definitions(data: Path | str = Path("data")) -> str:
+    """The SQL that makes every view whose tables are there, plain ones before joined ones."""
+    return "".join(f"{definition(name, data)};\n" for name in _views_with_tables(data))
+
+
+def _views_with_tables(data: Path | str) -> list[str]:
+    """Names of the plain views that have files, then of the joined ones over these."""
+    find = _finder(data)
+    there = [name for name, view in VIEWS.items() if find(view.pattern)]
+    return there + [name for name, view in JOINED.items() if set(there).issuperset(view.over)]
+
+
+def definition(name: str, data: Path | str = Path("data")) -> str:
+    """The SQL that makes a view."""
+    if name in JOINED:
+        return f"create or replace view {name} as {' '.join(JOINED[name].sql.split())}"
+    view = VIEWS[name]
+    columns = ", ".join(
+        f"replace(split_part(filename, '/', {place}), '.parquet', '') as {column}"
+        for column, place in view.path_columns.items()
+    )
+    pattern = f"{data}/{view.pattern}".replace("'", "''")
+    source = f"read_parquet('{pattern}', filename = true)"
+    return f"create or replace view {name} as select {columns}, * exclude (filename) from {source}"
+
+
+def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
+    """Name, type and meaning of a view's columns; those read from the path first.
+
+    Raises Complaint where there is no such view, or no table of it yet.
+    """
+    lookup_or_suggest(VIEWS | JOINED, name, "the views")
+    if name in JOINED:
+        kinds = query(f"select column_type from (describe {name})", data)["column_type"]
+        told = JOINED[name].columns.items()
+        return [(column, kind.lower(), about) for (column, about), kind in zip(told, kinds, strict=True)]
+    view = VIEWS[name]
+    path = next(data.glob(view.pattern), None)
+    if path is None:
+        raise UserError(_tell_absence(name, data))
+    told = [(column, "string", f"{column}, a key of params.yaml") for column in view.path_columns]
+    return told + [(f.name, str(f.type), f.metadata[b"about"].decode()) for f in pq.read_schema(path)]
+
+
+def query(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """Result of one query; `values` are what getvariable() finds in it.
+
+    Raises Complaint with DuckDB's own first line where the query fails, where it would write, and where it
+    asks a view that has no tables yet.
+    """
+    connection = connect(data)
+    for name, value in (values or {}).items():
+        connection.execute(f'set variable "{name}" = ?', [value])
+    try:
+        asked = connection.extract_statements(sql)
+        if [statement.type for statement in asked] != [duckdb.StatementType.SELECT]:
+            raise UserError(
+                f"{sql.strip()!r} is not one query, and the tables are only read; "
+                "write one such as 'select * from solo limit 3'."
+            )
+        return connection.sql(sql).pl()
+    except duckdb.Error as error:
+        raise UserError(_explain(str(error).splitlines()[0], data)) from error
+
+
+def _explain(first: str, data: Path | str) -> str:
+    """What to make of the first line of DuckDB's error: a view without tables, or a query that is wrong."""
+    asked = re.search(r"Table with name (\w+) does not exist", first)
+    there = _views_with_tables(data)
+    if asked and (name := asked[1].lower()) in (VIEWS | JOINED).keys() - there:
+        return _tell_absence(name, data)
+    return f"The query failed: {first} (known views: {', '.join(there) or 'none yet'})."
+
+
+def _tell_absence(name: str, data: Path | str) -> str:
+    folder = str(data).rstrip("/")
+    return (
+        f"There are no tables for '{name}' under {folder}/ yet; run 'dvc repro', or name the folder that "
+        "holds them."
+    )
+
+
+def _finder(data: Path | str) -> Callable[[str], bool]:
+    """Whether any file there matches a pattern."""
+    if isinstance(data, Path):
+        return lambda pattern: any(data.glob(pattern))
+    files, root = _reach(data)
+    return lambda pattern: bool(files.glob(f"{root}/{pattern}"))
+
+
+def _reach(url: str) -> tuple:
+    """File system and folder; Complaint where there is no such folder."""
+    import fsspec.core  # a third of a second, and most lakes are folders
+
+    try:
+        files, root = fsspec.core.url_to_fs(url)
+        found = files.ls(root)
+    except Exception as error:  # every kind of storage has errors of its own
+        raise UserError(
+            f"The tables should be in a folder that fsspec can reach, got '{url}' ({type(error).__name__}: "
+            f"{error}); correct it, or install what it asks for."
+        ) from error
+    if not found:
+        raise UserError(f"There is nothing at '{url}'; upload the tables or correct the address.")
+    return files, root
+
+
+def questions(folder: Path) -> dict[str, str]:
+    """File to the sentence that it answers: the comment at its head, without the hints on variables."""
+    heads = {str(path): path.read_text().splitlines()[0] for path in sorted(folder.glob("*.sql"))}
+    return {name: head.removeprefix("--").strip() for name, head in heads.items()}

@@ -1,0 +1,313 @@
+"""The comparison stage on a finished pair: tables follow from rollouts, routers are blind to test prompts."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from fsgen.analysis.comparison import compare, divergence, drafting, off_policy
+from fsgen.cli import step_times
+from fsgen.collaboration import route
+from fsgen.config.policies import Policy
+from fsgen.tables import files, lake, parquet
+from tests.conftest import family_world, finish_pair
+
+TESTS = "prompt_id in (select prompt_id from prompts where split = 'test')"
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_checkpoints, tmp_path_factory):
+    """Two members of the embedded family, all stages up to `compare`; returns settings and metrics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("compared"))
+        loaded = family_world(tiny_checkpoints)
+        finish_pair(loaded)
+        compare.compare(loaded)
+        yield loaded, json.loads(Path("metrics/comparisons.json").read_text())["toy"]["duo"]
+
+
+def table(name: str) -> pl.DataFrame:
+    return parquet.read(f"data/compared/toy/{name}.parquet")
+
+
+def test_every_table_is_there_under_its_view(compared):
+    """Nine tables, each with rows, each asked for through SQL."""
+    for name in compare.TABLES:
+        assert lake.query(f"select count(*) as n from {name}")["n"][0] > 0, name
+        assert lake.columns(name)
+
+
+def test_budgets_in_the_metrics_are_recounted_call_ratios(compared):
+    """Target beside what test prompts came to, for every policy with a budget."""
+    loaded, metrics = compared
+    counted = lake.query(
+        f"select policy, avg(called::int) as share from rolled where in_answer and {TESTS} group by policy"
+    )
+    shares = dict(counted.iter_rows())
+
+    assert set(metrics["budgets"]) == {p.name for p in loaded.policies if p.budget is not None}
+    for name, found in metrics["budgets"].items():
+        assert found["x"] == pytest.approx(shares[name], abs=1e-6)
+        assert found["x_low"] <= found["x"] <= found["x_high"]
+
+
+def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
+    """At its position the policy's own table says mismatch and no call; before it, the two texts are one."""
+    forks = lake.query(
+        """select f.policy, f.prompt_id, f.pos, r.called, r.mismatch, r.entropy = f.entropy as is_same,
+                  (select count(*) from rolled a join rolled b using (prompt_id, pos)
+                   where a.policy = f.policy and b.policy = f.method || '+always' and a.pos < f.pos
+                     and a.prompt_id = f.prompt_id and a.token_id <> b.token_id) as apart
+           from forks f join rolled r using (policy, prompt_id, pos)"""
+    )
+
+    assert len(forks) == len(table("forks")) > 0
+    assert forks["mismatch"].all()
+    assert not forks["called"].any()
+    assert forks["is_same"].all()
+    assert forks["apart"].sum() == 0
+
+
+def test_policies_that_never_leave_have_no_fork_and_never_forks_at_its_first_mismatch(compared):
+    """`always` is what forks are measured against; `perfect` without a budget writes the same text."""
+    policies = set(table("forks")["policy"])
+
+    assert not {p for p in policies if p.endswith(("+always", "+perfect"))}
+    assert "oracle+never" in policies
+
+
+def test_the_estimate_is_exact_for_as_long_as_the_policy_stays_on_the_dumped_text(compared):
+    """Where `routed` says on_text, rollout and estimate agree on the call; and some texts are left."""
+    both = lake.query(
+        f"""select on_text, avg((a.called = b.called)::int) as agree, count(*) as n
+            from routed a left join rolled b using (policy, prompt_id, pos) where {TESTS} group by on_text"""
+    )
+    agree = {row["on_text"]: row["agree"] for row in both.iter_rows(named=True)}
+
+    assert agree[True] == 1
+    assert set(agree) == {True, False}
+
+
+@contextlib.contextmanager
+def changed(loaded, source: str, change: pl.Expr):
+    """A world in which this table was changed so before routers were fitted."""
+    path = Path(source)
+    frame, schema, whole = parquet.read(path), pq.read_schema(path), path.read_bytes()
+    path.unlink()  # a hard link to a shard, which stays as it is
+    parquet.write(path, frame.with_columns(change), schema)
+    route.route_pair(loaded, "duo")
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+        route.route_pair(loaded, "duo")
+
+
+def kept_of(rows: list[dict]) -> tuple[int, bool]:
+    """How many rows a policy provably wrote, walking from the first, and whether it then left the text."""
+    for written, row in enumerate(rows):
+        is_asked = row["called"] or "+perfect" in row["policy"]
+        if is_asked and row["certificate"] == "uncertain":
+            return written, False
+        if row["called"] and row["mismatch"]:
+            return written + 1, True
+    return len(rows), False
+
+
+def test_survival_is_that_of_texts_walked_token_by_token(compared):
+    """Every policy's curve, with one position in seven taken for uncertain in some texts."""
+    loaded, _ = compared
+    doubt = pl.when(pl.col("pos") % 7 == 6).then(pl.lit("uncertain")).otherwise("certificate")
+    with changed(loaded, "data/fused/duo/toy/fused-0000.parquet", doubt.alias("certificate")):
+        routed = lake.query(f"from routed where {TESTS} order by policy, prompt_id, pos")
+        curves = pl.DataFrame(compare.compare_pair(loaded, "duo", "toy")["survival"])
+    texts = {}
+    for (policy, _), own in routed.group_by("policy", "prompt_id", maintain_order=True):
+        texts.setdefault(policy, []).append(kept_of(own.to_dicts()))
+
+    assert set(texts) == set(curves["policy"])
+    assert set(routed["certificate"]) == {"exact", "uncertain"}
+    for (policy,), own in curves.sort("pos").group_by("policy"):
+        kept_P, is_left_P = (pl.Series(column).to_numpy() for column in zip(*texts[policy], strict=True))
+        found = off_policy.kaplan_meier(kept_P, is_left_P, own["pos"].to_numpy())
+        assert own["at_risk"].to_list() == found.at_risk.tolist()
+        assert own["survival"].to_list() == pytest.approx(found.share.tolist())
+
+
+def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
+    """A routed mismatch is an event wherever it stands; an unproven one loses the text before its row."""
+    stories = {  # policy to its rows: called, mismatch, certificate, on_text
+        "a+last": [(0, 0, "exact", 1), (1, 1, "exact", 1)],
+        "b+middle": [(1, 0, "exact", 1), (1, 1, "exact", 1), (0, 0, "exact", 0)],
+        "c+unproven": [(0, 1, "exact", 1), (1, 0, "uncertain", 1), (1, 1, "exact", 0)],
+        "d+quiet": [(0, 1, "uncertain", 1), (0, 0, "exact", 1)],
+        "e+knowing": [(0, 0, "exact", 1), (0, 0, "uncertain", 1)],
+    }
+    names = ("policy", "prompt_id", "called", "mismatch", "certificate", "on_text")
+    flags = dict.fromkeys(("called", "mismatch", "on_text"), pl.Boolean)
+    told = [(policy, "p", *row) for policy, rows in stories.items() for row in rows]
+    routed = pl.DataFrame(told, schema=names, orient="row").cast(flags)
+    with duckdb.connect() as tables:
+        tables.register("routed", routed)
+        found = tables.sql(compare.KEPT.format(here="true", knowing=["e+knowing"])).pl()
+
+    assert found.select("policy", "kept", "is_left").rows() == [
+        ("a+last", 2, True),
+        ("b+middle", 2, True),
+        ("c+unproven", 1, False),
+        ("d+quiet", 2, False),
+        ("e+knowing", 1, False),
+    ]
+
+
+def texts_of(tokens: dict[str, list], turns: dict[str, list]) -> pl.DataFrame:
+    """What TEXTS makes of rows of `rolled` (token, in_answer) and of `graded` (extracted, rating)."""
+    names = {"policy": pl.String, "prompt_id": pl.String}
+    columns = {"pos": pl.Int32, "token_id": pl.Int32, "in_answer": pl.Boolean}
+    verdicts = {"turn": pl.Int32, "extracted": pl.String, "rating": pl.Float32}
+    with duckdb.connect() as tables:
+        for view, told, schema in (("rolled", tokens, columns), ("graded", turns, verdicts)):
+            rows = [(policy, "p", i, *row) for policy, own in told.items() for i, row in enumerate(own)]
+            frame = pl.DataFrame(rows, schema=names | schema, orient="row")
+            tables.register(view, frame.with_columns(entropy=pl.lit(0.5)))
+        return tables.sql(compare.TEXTS.format(here="true")).pl()
+
+
+KNOWN = {
+    f"oracle+{router}": Policy(name=f"oracle+{router}", method="oracle", router=router)
+    for router in ("always", "never")
+}
+
+
+def test_a_fork_in_a_later_turn_stands_where_its_row_does():
+    """Given tokens between two answers hold their places, and none of them is part of an answer."""
+    given = [(8, False), (9, False)]
+    tokens = {
+        "oracle+always": [(1, True), *given, (2, True), (3, True)],
+        "oracle+never": [(1, True), *given, (2, True), (4, True)],
+    }
+    (fork,) = divergence.fork_rows(texts_of(tokens, {name: [("5", None)] for name in tokens}), KNOWN)
+
+    assert (fork["policy"], fork["pos"], fork["token_ids"]) == ("oracle+never", 4, [1, 2, 4])
+    assert fork["same_answer"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([[("18", None)], [("18", None)]], True),
+        ([[("18", None)], [("18.00", None)]], False),
+        ([[("18", None)], [(None, None)]], None),
+        ([[("7", 7.0), ("9", 9.0)], [("7", 7.0), ("9", 9.0)]], None),
+        ([[("7", 7.0), (None, None)], [("8", 8.0), ("9", 9.0)]], None),
+    ],
+)
+def test_answers_are_the_same_where_they_are_spelt_alike_and_ratings_are_no_answers(turns, expected):
+    """Both have one, or null; two conversations that a judge rates alike need not say the same."""
+    tokens = {"oracle+always": [(1, True)], "oracle+never": [(2, True)]}
+    (fork,) = divergence.fork_rows(texts_of(tokens, dict(zip(tokens, turns, strict=True))), KNOWN)
+
+    assert fork["same_answer"] is expected
+
+
+def test_forks_may_begin_with_any_number_of_nulls(compared, monkeypatch):
+    """A hundred texts that never come together again, and have no answer, before one that does."""
+    loaded, _ = compared
+    (first, *rest) = table("forks").with_columns(token_ids=pl.lit([1])).to_dicts()
+    alone = first | {"back_after": None, "same_answer": None}
+    found = first | {"back_after": 3, "same_answer": True}
+    monkeypatch.setattr(divergence, "fork_rows", lambda *_: [*[alone] * 120, found, *rest])
+
+    forks = compare.compare_pair(loaded, "duo", "toy")["forks"]
+    assert [fork["back_after"] for fork in forks[119:121]] == [None, 3]
+
+
+def test_one_prompt_can_be_told(tmp_path, monkeypatch):
+    """Metrics hold no infinity: what a round can do bounds what drafting one text says of others."""
+    monkeypatch.chdir(tmp_path)
+    rows = pl.DataFrame({"mismatch": [False] * 7 + [True]}).with_columns(prompt_id=pl.lit("p"), turn=1)
+    drafts, speedups = drafting.drafted_rows(rows, 0.1, seed=1)
+    told = {name: [] for name in compare.TABLES} | {"drafts": [{"pair": "duo"} | row for row in drafts]}
+    path = files.write_metrics("comparisons", compare.summarise(told))
+
+    lengths = json.loads(path.read_text())["duo"]["accepted_length"]
+    assert {int(k): (found["low"], found["high"]) for k, found in lengths.items()} == {
+        k: (0, k) for k in drafting.DRAFTED
+    }
+    assert all(None not in row.values() for row in (*drafts, *speedups))
+
+
+def test_survival_starts_at_one_and_falls(compared):
+    """Every policy's curve, from no token on."""
+    for _, own in table("survival").sort("pos").group_by("policy"):
+        assert own["survival"][0] == 1
+        assert (own["survival"].diff().drop_nulls() <= 1e-12).all()
+
+
+def test_drafting_agrees_with_the_policies_of_params(compared):
+    """Tokens per pass at K is tokens over large_passes of speculative@K."""
+    drafts = dict(table("drafts").select("draft", "tokens_per_pass").iter_rows())
+    totals = (
+        parquet.read("data/evaluated/toy/policies.parquet").group_by("policy").agg(pl.sum("tokens", "calls"))
+    )
+    for policy, tokens, calls in totals.iter_rows():
+        if policy.startswith("speculative"):
+            assert drafts[int(policy.partition("@")[2])] == pytest.approx(tokens / calls)
+
+
+def routes() -> dict[str, str]:
+    """What routers are, as the stage leaves it."""
+    folder = Path("data/routes/duo")
+    return {name: (folder / name).read_text() for name in ("thresholds.json", "learned/toy.json")}
+
+
+def routes_with(loaded, source: str, change: pl.Expr) -> dict[str, str]:
+    """What routers would be if this table were changed so."""
+    with changed(loaded, source, change):
+        return routes()
+
+
+def is_test() -> pl.Expr:
+    prompts = parquet.read("data/prompts/toy.parquet").filter(split="test")["prompt_id"]
+    return pl.col("prompt_id").is_in(prompts.to_list())
+
+
+def test_no_router_can_be_fitted_on_test_prompts(compared):
+    """Turn every test row's mismatch around, make its record nonsense: no threshold and no weight moves.
+
+    The same on calibration rows moves them, so this test can fail.
+    """
+    loaded, _ = compared
+    before = routes()
+    for source, change in {
+        "data/fused/duo/toy/fused-0000.parquet": lambda where: pl.col("mismatch") ^ where,
+        "data/dumps/small/toy/tokens-0000.parquet": lambda where: (
+            pl.col("entropy") + 9 * where.cast(pl.Float32)
+        ),
+    }.items():
+        assert before == routes_with(loaded, source, change(is_test()))
+        moved = routes_with(loaded, source, change(~is_test()))
+        assert all(moved[name] != before[name] for name in before)
+
+
+def test_the_measured_pace_decides_the_speed_up(compared):
+    """With a free drafter and free verification it is tokens per pass; both models' steps take time here."""
+    loaded, _ = compared
+    drafts = dict(table("drafts").select("draft", "tokens_per_pass").iter_rows())
+    free = step_times.speed_ups(
+        loaded, "duo", "toy", step_times.StepTimes(0.0, 1.0, dict.fromkeys((1, 3, 5, 8), 1.0))
+    )
+    measured = step_times.measure(loaded, "duo", "toy", prompts=2)
+
+    assert {k: drafts[k] for k in (1, 3, 5, 8)} == pytest.approx(
+        {k: found.value for k, found in free.items()}
+    )
+    assert min(measured.small, measured.large, *measured.verification.values()) > 0
+    slower = step_times.speed_ups(
+        loaded, "duo", "toy", step_times.StepTimes(0.5, 1.0, dict.fromkeys((1, 3, 5, 8), 1.5))
+    )
+    assert all(slower[k].value < free[k].value / 1.5 for k in free)

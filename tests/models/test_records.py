@@ -1,0 +1,45 @@
+"""Claims about fsgen.records: the stored list is a slow sort's, however many logits tie where it is cut."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsgen.config.schema import DumpConfig
+from fsgen.models import records
+
+
+def slow_list(logits_V, dump):
+    """Ids by falling logit, of a tie the lowest first; then as many as the settings keep, and the next."""
+    ranked = sorted(range(len(logits_V)), key=lambda i: (-logits_V[i], i))
+    near = sum(logits_V[i] >= logits_V[ranked[0]] - dump.depth for i in ranked)
+    count = min(max(near, dump.k_min), dump.k_max, len(ranked))
+    return ranked[:count], logits_V[ranked[count]] if count < len(ranked) else -np.inf
+
+
+@pytest.mark.parametrize("vocabulary", [5, 70, 1300])  # all kept; one topk; topk within blocks
+@given(distinct=st.integers(1, 40), seed=st.integers(0, 2**16), k_max=st.integers(2, 5))
+def test_the_list_is_that_of_a_stable_sort(vocabulary, distinct, seed, k_max):
+    """Few distinct values tie in the list, across its end and beyond."""
+    dump = DumpConfig(depth=1.0, k_min=2, k_max=k_max, block=1)
+    values = np.random.default_rng(seed).integers(distinct, size=(4, vocabulary)) / 4
+    ids_NK, logits_NK, outside_N = records.top_list(torch.tensor(values, dtype=torch.float32), dump)
+    for row, expected in enumerate(values.tolist()):
+        kept, outside = slow_list(expected, dump)
+        assert ids_NK[row][ids_NK[row] >= 0].tolist() == kept
+        assert logits_NK[row][: len(kept)].tolist() == [expected[i] for i in kept]
+        assert outside_N[row].item() == outside
+
+
+@given(seed=st.integers(0, 2**16))
+def test_scalars_are_those_of_float64(seed):
+    """Entropy and logsumexp of one row after another, in plain numpy."""
+    values = np.random.default_rng(seed).normal(0, 4, (3, 200)).astype(np.float32)
+    found = records.record(torch.tensor(values), DumpConfig(depth=1.0, k_min=2, k_max=4, block=1))
+    for row, logits in enumerate(values.astype(np.float64)):
+        total = np.log(np.exp(logits - logits.max()).sum()) + logits.max()
+        chances = np.exp(logits - total)
+        assert found.logsumexp_N[row] == pytest.approx(total, rel=1e-5)
+        assert found.entropy_N[row] == pytest.approx(-(chances * (logits - total)).sum(), abs=1e-5)
+        assert (found.max_logit_N[row], found.min_logit_N[row]) == (logits.max(), logits.min())
