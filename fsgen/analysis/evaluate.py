@@ -1,7 +1,6 @@
 """From counts per prompt to numbers with intervals: accuracies, collaboration frequencies, policies."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,7 +13,7 @@ from fsgen.collaboration import fusion
 from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.models import description
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 
 # by a router's rule, the counts whose ratio to tokens is the same on whatever prompt
 CONSTANT_COUNTS = {"always": ("calls",), "never": ("calls", "interventions", "large_positions")}
@@ -34,7 +33,7 @@ def evaluate(settings: Settings, dataset: str) -> None:
     """Write data/evaluated/<dataset>/*.parquet (counts) and metrics/<dataset>.json (numbers)."""
     settings.named("datasets", dataset)
     counted = counts.count_policies(settings, dataset)
-    out = Path("data/evaluated") / dataset
+    out = paths.counts(dataset)
     with files.atomic_folder(out) as folder:
         schemas = (counts.POLICIES, counts.LARGE_TEXTS, counts.MODELS, counts.ESTIMATES, counts.STEPS)
         for name, table, schema in zip(Counts._fields, counted, schemas, strict=True):

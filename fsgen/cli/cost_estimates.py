@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fsgen.config.schema import DatasetConfig, ModelConfig, Settings
 from fsgen.models import checkpoints, description
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 
 # Prompts of a benchmark's test split, for a dataset without limit, and tokens of a zero-shot prompt: means
 # of the first 300 in the tokenizer of Qwen2.5, without a chat template; a worked example adds SHOT_TOKENS.
@@ -102,7 +102,7 @@ def _count_prompts(name: str, entry: DatasetConfig) -> int | None:
 
 
 def _prompts_table(name: str) -> Path:
-    return Path("data/prompts") / f"{name}.parquet"
+    return paths.prompts(name)
 
 
 def _volumes(settings: Settings) -> list[_DatasetVolume]:

@@ -19,7 +19,7 @@ from fsgen.config.schema import Settings
 from fsgen.errors import UserError
 from fsgen.models import loading, spec
 from fsgen.models.kv_cache import RaggedKVCache
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 
 STEPS = 12  # of each kind on each text; the median of all counts
 
@@ -56,9 +56,9 @@ def measure(settings: Settings, pair: str, dataset: str, prompts: int) -> StepTi
     members = settings.named("pairs", pair).members()
     settings.named("datasets", dataset)
     small, large = (loading.load_model(settings, members[role]) for role in ("small", "large"))
-    asked = parquet.read(f"data/prompts/{dataset}.parquet").filter(split="test").sort("order").head(prompts)
+    asked = parquet.read(paths.prompts(dataset)).filter(split="test").sort("order").head(prompts)
     ids = spec.prompt_ids(large, asked, settings.datasets[dataset].max_new_tokens)
-    texts = parquet.read(f"data/dumps/{members['large']}/{dataset}/tokens-*.parquet").sort("prompt_id", "pos")
+    texts = parquet.read(paths.dumps(members["large"], dataset) / "tokens-*.parquet").sort("prompt_id", "pos")
     written = dict(texts.group_by("prompt_id").agg("token_id").iter_rows())
     taken: dict = {kind: [] for kind in ("small", "large", *drafting.TIMED)}
     for name, prompt in zip(asked["prompt_id"], ids, strict=True):
@@ -89,8 +89,8 @@ def speed_ups(settings: Settings, pair: str, dataset: str, pace: StepTimes) -> d
         raise UserError(
             "methods names no speculative one to draft with; add 'speculative: {rule: speculative}'."
         )
-    prompts = parquet.read(f"data/prompts/{dataset}.parquet").filter(split="test").select("prompt_id")
-    rows = parquet.scan(f"data/fused/{pair}/{dataset}/fused-*.parquet")
+    prompts = parquet.read(paths.prompts(dataset)).filter(split="test").select("prompt_id")
+    rows = parquet.scan(paths.fused(pair, dataset) / "fused-*.parquet")
     rows = rows.filter("in_answer", method=names[0], writer="large").collect()
     rows = rows.join(prompts, on="prompt_id").sort("prompt_id", "pos")
     return {

@@ -4,7 +4,6 @@ Shape legend: N positions of one text table, K ids of a padded list.
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from fsgen.collaboration import fusion
 from fsgen.config.policies import Method
 from fsgen.config.schema import Settings
 from fsgen.execution import console
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 
 FUSED = parquet.schema(
@@ -53,12 +52,12 @@ def fuse_pair(settings: Settings, pair: str) -> None:
 
     A shard of the dumps at a time, so that memory does not grow with the prompts.
     """
-    methods, out = settings.methods_of(pair), Path("data/fused") / pair
+    methods, out = settings.methods_of(pair), paths.fused(pair)
     members, said = settings.named("pairs", pair).members(), []
     with files.atomic_folder(out) as folder:
         for dataset in settings.datasets:
             proven = rows = 0
-            for shard in parquet.shards(Path("data/dumps") / members["large"] / dataset, "tokens"):
+            for shard in parquet.shards(paths.dumps(members["large"], dataset), "tokens"):
                 sides = (open_fusion_input(settings, pair, dataset, writer, shard) for writer in members)
                 table = _fuse_inputs(methods, sides)
                 proven += (table["certificate"] == "exact").sum()
@@ -91,14 +90,14 @@ def open_fusion_input(settings: Settings, pair: str, dataset: str, writer: str, 
     """A shard's texts of `writer`, the large model's lists there and the partners' logits at their ids."""
     members = settings.pairs[pair].members()
     own_text = parquet.read(
-        f"data/dumps/{members[writer]}/{dataset}/tokens-{shard}.parquet",
+        paths.dumps(members[writer], dataset) / f"tokens-{shard}.parquet",
         [*KEY, "token_id", "in_answer", "forced", "top_ids", "top_logits", "logsumexp", "outside_logit"],
     ).sort(KEY)
-    reads = parquet.read(f"data/small/{pair}/{dataset}/reads-{shard}.parquet").filter(writer=writer)
+    reads = parquet.read(paths.read_by_small(pair, dataset) / f"reads-{shard}.parquet").filter(writer=writer)
     small, tuned = (_aligned(own_text, reads.filter(pl.col("reader") == r)) for r in ("small", "tuned"))
     large = own_text
     if writer != "large":
-        large = parquet.read(f"data/large/{pair}/{dataset}/reads-{shard}.parquet")
+        large = parquet.read(paths.read_by_large(pair, dataset) / f"reads-{shard}.parquet")
         large = _aligned(own_text, large.filter(writer=writer))
     readers = {"large": large, "small": small} | ({"tuned": tuned} if len(tuned) else {})
     tops = {role: frame["top_ids"].list.first().to_numpy() for role, frame in readers.items()}

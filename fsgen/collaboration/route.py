@@ -17,7 +17,7 @@ from fsgen.collaboration.learned_routers import FittedRouter, TrainingSet
 from fsgen.config.policies import LEARNED_ROUTERS, Policy
 from fsgen.config.schema import Settings
 from fsgen.execution import console
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 
 ROUTED = parquet.schema(
@@ -60,7 +60,7 @@ def route_pair(settings: Settings, pair: str) -> None:
     shard of the dumps <dataset>/routed-<shard>.parquet (decisions) and scores-<shard>.parquet. Fitting and
     calibration see calibration prompts only, the tables hold test prompts only.
     """
-    out, policies = Path("data/routes") / pair, settings.policies_of(pair)
+    out, policies = paths.routes(pair), settings.policies_of(pair)
     policies = [policy for policy in policies if policy.draft is None]
     thresholds, lessons = {}, []
     with files.atomic_folder(out) as folder:
@@ -95,7 +95,7 @@ def _route_shards(
     folder: Path,
 ) -> None:
     """A shard at a time, so that memory does not grow with the test prompts."""
-    for shard in parquet.shards(Path("data/fused") / pair / dataset, "fused"):
+    for shard in parquet.shards(paths.fused(pair, dataset), "fused"):
         texts = _Texts.open(settings, pair, dataset, "test", shard)
         parquet.write(folder / f"routed-{shard}.parquet", texts.simulate(settings, gates), ROUTED)
         scores = texts.score(settings, pair, weights)
@@ -153,19 +153,19 @@ class _Texts(NamedTuple):
     @classmethod
     def open(cls, settings: Settings, pair: str, dataset: str, split: str, shard: str = "*") -> "_Texts":
         """Those of one split's prompts, in one shard of the dumps or in all."""
-        prompts = parquet.read(f"data/prompts/{dataset}.parquet", ["prompt_id", "split"]).filter(split=split)
+        prompts = parquet.read(paths.prompts(dataset), ["prompt_id", "split"]).filter(split=split)
         wanted = pl.col("prompt_id").is_in(prompts["prompt_id"].implode())
         asked, records = [*KEY, *router_input.router_input_columns(settings.dump.k_min)], {}
-        reads = parquet.scan(f"data/small/{pair}/{dataset}/reads-{shard}.parquet").filter(
+        reads = parquet.scan(paths.read_by_small(pair, dataset) / f"reads-{shard}.parquet").filter(
             wanted, writer="large"
         )
         for role, model in settings.pairs[pair].members().items():
             if role == "large":
                 continue  # it never speaks by default
-            own = parquet.scan(f"data/dumps/{model}/{dataset}/tokens-{shard}.parquet").filter(wanted)
+            own = parquet.scan(paths.dumps(model, dataset) / f"tokens-{shard}.parquet").filter(wanted)
             records[role, role] = own.select(asked).collect()
             records[role, "large"] = reads.filter(reader=role).select(asked).collect()
-        fused = parquet.scan(f"data/fused/{pair}/{dataset}/fused-{shard}.parquet").filter(wanted).collect()
+        fused = parquet.scan(paths.fused(pair, dataset) / f"fused-{shard}.parquet").filter(wanted).collect()
         return cls(records, fused, settings.dump.k_min)
 
     def rows_of(self, settings: Settings, name: str, writer: str | None = None) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from fsgen.decoding.texts import TokenSequence, stop_rule
 from fsgen.execution import console
 from fsgen.models import loading, spec
 from fsgen.models.records import Records
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 
 
 class Divergence(NamedTuple):
@@ -44,7 +44,7 @@ def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparis
     """Write the first `count` prompts of a dataset at batch 1 and at batch `count`."""
     loaded = loading.load_model(settings, name)
     entry = settings.named("datasets", dataset)
-    prompts = parquet.read(f"data/prompts/{dataset}.parquet").sort("order").head(count)
+    prompts = parquet.read(paths.prompts(dataset)).sort("order").head(count)
     ids = spec.prompt_ids(loaded, prompts, entry.max_new_tokens)
     until = stop_rule(loaded, prompts, entry.max_new_tokens)
     asked = dict(zip(prompts["prompt_id"], ids, strict=True))

@@ -4,7 +4,6 @@ Shape legend: L positions of one text, N rows, K = TOP ids of a list.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,7 +18,7 @@ from fsgen.execution.shards import Shard, ShardContext, run_shards
 from fsgen.models import fingerprint
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 
 TOP = 10
 ROLLOUT_LOGITS = parquet.schema(
@@ -49,7 +48,7 @@ def dump_rollouts(settings: Settings, pair: str) -> None:
     """
     members = settings.named("pairs", pair).members()
     readers = {role: model_spec(settings, name) for role, name in members.items()}
-    out, texts = Path("data/closeups") / pair, 0
+    out, texts = paths.rollout_logits(pair), 0
     with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:
         for dataset in settings.datasets:
             prompts = first_prompts(settings, dataset)
@@ -64,13 +63,13 @@ def dump_rollouts(settings: Settings, pair: str) -> None:
 
 def first_prompts(settings: Settings, dataset: str) -> pl.DataFrame:
     """The prompts whose texts the report shows: the first `report.prompts` of the test split."""
-    prompts = parquet.read(f"data/prompts/{dataset}.parquet").filter(split="test").sort("order")
+    prompts = parquet.read(paths.prompts(dataset)).filter(split="test").sort("order")
     return prompts.head(settings.report.prompts)
 
 
 def distinct_texts(pair: str, dataset: str, names: list[str]) -> pl.DataFrame:
     """Texts that policies wrote on these prompts, one row each: who wrote it, and TEXT as lists."""
-    rolled = parquet.read(f"data/rollouts/{pair}/{dataset}/tokens-*.parquet", ["policy", "prompt_id", *TEXT])
+    rolled = parquet.read(paths.rollouts(pair, dataset) / "tokens-*.parquet", ["policy", "prompt_id", *TEXT])
     texts = rolled.filter(pl.col("prompt_id").is_in(names)).group_by("policy", "prompt_id").agg(TEXT)
     alike = texts.group_by("prompt_id", *TEXT).agg(pl.col("policy").sort().alias("policies"))
     return alike.sort("prompt_id", "policies")

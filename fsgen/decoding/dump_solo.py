@@ -3,8 +3,6 @@
 Shape legend: B texts in the batch, N rows (positions of texts), V usable vocabulary.
 """
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -26,7 +24,7 @@ from fsgen.execution.shards import Shard, ShardContext, chunk_prompts, run_shard
 from fsgen.models import fingerprint, records
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 
 TOKENS = parquet.schema(
     [
@@ -44,10 +42,10 @@ TOKENS = parquet.schema(
 def dump_solo(settings: Settings, name: str) -> None:
     """Let the model `name` answer every prompt of every dataset; writes data/dumps/<name>/."""
     model = model_spec(settings, name)
-    out = Path("data/dumps") / name
+    out = paths.dumps(name)
     with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:
         for dataset, entry in settings.datasets.items():
-            prompts = parquet.read(f"data/prompts/{dataset}.parquet")
+            prompts = parquet.read(paths.prompts(dataset))
             with console.progress(len(prompts), "texts", f"{name} writes {dataset}") as bar:
                 until = stop_rule(model, prompts, entry.max_new_tokens, settings.dump.tail)
                 cut = chunk_prompts(prompts, settings.dump.block)

@@ -22,7 +22,7 @@ from fsgen.execution.shards import Shard, ShardContext, chunk_prompts, run_shard
 from fsgen.models import description, fingerprint, records, tokenization
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 
 READS = parquet.schema(
@@ -48,7 +48,7 @@ def dump_large(settings: Settings, pair: str) -> None:
     writers = [role for role in members if role != "large"]
     partners = {writer: (f"data/dumps/{members[writer]}/{{dataset}}", None) for writer in writers}
     _dump_reads(
-        settings, pair, {writer: ["large"] for writer in writers}, partners, Path("data/large") / pair
+        settings, pair, {writer: ["large"] for writer in writers}, partners, paths.read_by_large(pair)
     )
 
 
@@ -63,7 +63,7 @@ def dump_small(settings: Settings, pair: str) -> None:
     partners = {"large": (f"data/dumps/{members['large']}/{{dataset}}", None)}
     partners |= {role: (f"data/large/{pair}/{{dataset}}", role) for role in readers}
     wanted = {writer: texts[writer] for writer in members}
-    _dump_reads(settings, pair, wanted, partners, Path("data/small") / pair)
+    _dump_reads(settings, pair, wanted, partners, paths.read_by_small(pair))
 
 
 def _checked_members(settings: Settings, pair: str) -> dict[str, str]:
@@ -80,7 +80,7 @@ def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out:
     readers = {role: model_spec(settings, members[role]) for role in roles}
     with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:
         for dataset, entry in settings.datasets.items():
-            prompts = parquet.read(f"data/prompts/{dataset}.parquet")
+            prompts = parquet.read(paths.prompts(dataset))
             tables = {w: _TextTables.open(members[w], *partners[w], dataset) for w in texts}
             with console.progress(len(prompts) * len(texts), "texts", f"{pair} reads {dataset}") as bar:
                 shards = []
@@ -99,7 +99,7 @@ class _TextTables(NamedTuple):
 
     @classmethod
     def open(cls, writer: str, lists: str, lists_writer: str | None, dataset: str) -> "_TextTables":
-        written = f"data/dumps/{writer}/{dataset}"
+        written = paths.dumps(writer, dataset)
         rows = parquet.read(f"{written}/tokens-*.parquet", [*KEY, "token_id", "in_answer", "forced"])
         if lists_writer is None:
             at = parquet.read(f"{lists.format(dataset=dataset)}/tokens-*.parquet", [*KEY, "top_ids"])

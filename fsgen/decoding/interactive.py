@@ -22,7 +22,7 @@ from fsgen.errors import UserError
 from fsgen.models import loading, spec
 from fsgen.models.kv_cache import RaggedKVCache
 from fsgen.models.loaded_model import LoadedModel
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 
 
 class GeneratedToken(NamedTuple):
@@ -87,7 +87,7 @@ def open_session(settings: Settings, pair: str, policy: str, dataset: str) -> Pa
         for r in members
         if r in {*roles, rule.speaker, *rule.inputs}
     }
-    prompts = parquet.read(f"data/prompts/{dataset}.parquet").sort("order")
+    prompts = parquet.read(paths.prompts(dataset)).sort("order")
     prompts = prompts.with_columns(follow_ups=pl.lit([], dtype=prompts.schema["follow_ups"]))
     until = texts.stop_rule(loaded["large"], prompts, settings.datasets[dataset].max_new_tokens)
     return PairSession(loaded, parsed, gate, settings, until, prompts)

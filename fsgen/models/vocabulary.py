@@ -1,13 +1,12 @@
 """What the ids of a model's tokens spell, as a table, so that SQL can speak of words."""
 
 import re
-from pathlib import Path
 
 import pyarrow as pa
 
 from fsgen.config.schema import Settings
 from fsgen.models import tokenization
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 
 VOCABULARY = parquet.schema(
     [
@@ -27,7 +26,7 @@ def write_vocabulary(settings: Settings, name: str) -> None:
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     kinds = ["special" if i in special else kind_of(piece) for i, piece in zip(ids, pieces, strict=True)]
     table = {"token_id": [*ids], "piece": pieces, "kind": kinds}
-    parquet.write(Path("data/vocabulary") / f"{name}.parquet", table, VOCABULARY)
+    parquet.write(paths.vocabulary(name), table, VOCABULARY)
 
 
 def kind_of(piece: str) -> str:

@@ -7,14 +7,13 @@ tokens belong to nodes, decisions to policies. Numbers are small integers where 
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from fsgen.collaboration import fusion
 from fsgen.config.schema import Settings
-from fsgen.tables import lake, parquet
+from fsgen.tables import lake, parquet, paths
 
 CALLED, OUTSIDE, FORCED, MISMATCH = 1, 2, 4, 8  # bits of a token's hex digit
 SCALE = 10_000  # probabilities and nats in steps of 0.0001
@@ -28,7 +27,7 @@ def explore(settings: Settings) -> dict:
         closeups = tables.sql(f"select * from closeups where dataset = '{dataset}'").pl()
         closeups = closeups.filter(pl.col("pair").is_in(list(settings.pairs)))
         names = closeups["prompt_id"].unique().to_list()
-        prompts = parquet.read(f"data/prompts/{dataset}.parquet").sort("order")
+        prompts = parquet.read(paths.prompts(dataset)).sort("order")
         prompts = prompts.filter(pl.col("prompt_id").is_in(names))
         found[dataset] = {
             "prompts": [_prompt(row) for row in prompts.iter_rows(named=True)],
@@ -56,7 +55,7 @@ def _pair(settings: Settings, tables, pair: str, dataset: str, closeups: pl.Data
     rolled = tables.sql(f"select * from rolled where {here} order by policy, prompt_id, pos").pl()
     verdicts = tables.sql(f"select * from graded where {here} order by turn").pl()
     said = {(p, i): v for p, i, v in verdicts.select("policy", "prompt_id", "verdict").iter_rows()}
-    told = json.loads((Path("data/routes") / pair / "thresholds.json").read_text())[dataset]
+    told = json.loads((paths.routes(pair) / "thresholds.json").read_text())[dataset]
     policies = {p.name: p for p in settings.policies_of(pair) if p.draft is None}
     cuts = {n: told.get(n, getattr(settings.routers.get(p.router), "at", None)) for n, p in policies.items()}
     methods = {p.method: settings.methods[p.method] for p in policies.values()}
@@ -138,7 +137,7 @@ def _pieces(settings: Settings, found: dict) -> dict[str, dict[int, str]]:
                 ids.update(_ids(tree))
     spelt = {}
     for model, ids in used.items():
-        table = parquet.read(f"data/vocabulary/{model}.parquet", ["token_id", "piece"])
+        table = parquet.read(paths.vocabulary(model), ["token_id", "piece"])
         spelt[model] = dict(table.filter(pl.col("token_id").is_in(list(ids))).iter_rows())
     return spelt
 

@@ -12,7 +12,7 @@ from fsgen.config.schema import Settings
 from fsgen.config.validation import CODE_TASKS
 from fsgen.errors import UserError
 from fsgen.execution import console
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 from fsgen.tasks.graders import judge, sandbox
 from fsgen.tasks.graders.judge import Rating
 from fsgen.tasks.graders.sandbox import Protections
@@ -153,20 +153,20 @@ def _rating_row(rating: Rating | None) -> dict:
 def grade_models(settings: Settings, model: str) -> None:
     """Grade what a model wrote alone; writes data/graded/models/<model>/."""
     settings.named("models", model)
-    _grade(settings, Path("data/dumps") / model, Path("data/graded/models") / model, MODEL_GRADES)
+    _grade(settings, paths.dumps(model), paths.model_grades(model), MODEL_GRADES)
 
 
 def grade_pair(settings: Settings, pair: str) -> None:
     """Grade what a pair's policies wrote; writes data/graded/pairs/<pair>/."""
     settings.named("pairs", pair)
-    _grade(settings, Path("data/rollouts") / pair, Path("data/graded/pairs") / pair, POLICY_GRADES)
+    _grade(settings, paths.rollouts(pair), paths.policy_grades(pair), POLICY_GRADES)
 
 
 def _grade(settings: Settings, source: Path, out: Path, schema: pa.Schema) -> None:
     said, grader = [], Grader(settings)
     with files.atomic_folder(out) as folder:
         for name, dataset in settings.datasets.items():
-            prompts = parquet.read(f"data/prompts/{name}.parquet")
+            prompts = parquet.read(paths.prompts(name))
             texts = parquet.read(source / name / "texts-*.parquet")
             graded = grade_texts(grader, dataset.task, prompts, texts)
             parquet.write(folder / f"{name}.parquet", graded, schema)

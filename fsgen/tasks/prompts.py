@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 from types import ModuleType
 
 import polars as pl
@@ -11,7 +10,7 @@ import pyarrow as pa
 from fsgen.config.schema import DatasetConfig, Settings
 from fsgen.errors import UserError
 from fsgen.execution import console
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 from fsgen.tasks.protocol import Prompt
 from fsgen.tasks.registry import TASKS
 
@@ -97,7 +96,7 @@ def _check_splits(name: str, table: list[dict]) -> None:
 
 def write_prompts(settings: Settings, name: str) -> None:
     """Write data/prompts/<name>.parquet."""
-    path = Path("data/prompts") / f"{name}.parquet"
+    path = paths.prompts(name)
     prompts = build_prompts(name, settings.named("datasets", name), settings.seed)
     parquet.write(path, prompts, PROMPTS)
     tests = int((prompts["split"] == "test").sum())

@@ -1,7 +1,5 @@
 """Compare the policies of every pair on every dataset, and write what comes of it as tables."""
 
-from pathlib import Path
-
 import polars as pl
 
 from fsgen.analysis import intervals, policy_costs
@@ -9,7 +7,7 @@ from fsgen.analysis.comparison import divergence, drafting, frontiers, off_polic
 from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.models import description
-from fsgen.tables import files, lake, parquet
+from fsgen.tables import files, lake, parquet, paths
 
 TABLES = {
     "frontier": frontiers.FRONTIER,
@@ -53,7 +51,7 @@ DRAFTED = """
 
 def compare(settings: Settings) -> None:
     """Write data/compared/<dataset>/*.parquet and metrics/comparisons.json."""
-    out, told = Path("data/compared"), {}
+    out, told = paths.comparisons(), {}
     with files.atomic_folder(out) as folder:
         for dataset in settings.datasets:
             rows = {name: [] for name in TABLES}
@@ -73,7 +71,7 @@ def compare_pair(settings: Settings, pair: str, dataset: str) -> dict[str, list[
     lake_ = lake.connect()
     tests = f"(select prompt_id from prompts where dataset = '{dataset}' and split = 'test')"
     here = f"pair = '{pair}' and dataset = '{dataset}' and prompt_id in {tests}"
-    counts = Path("data/evaluated") / dataset
+    counts = paths.counts(dataset)
     policies = parquet.read(counts / "policies.parquet").filter(pair=pair)
     estimates = parquet.read(counts / "estimates.parquet").filter(pair=pair)
     texts, kept = lake_.sql(TEXTS.format(here=here)).pl(), _kept(settings, pair, lake_, here)

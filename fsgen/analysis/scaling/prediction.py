@@ -3,7 +3,6 @@
 Shape legend: P pairs, 2 their models.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +12,14 @@ from scipy.stats import t
 from fsgen.analysis.scaling.law_intervals import IDENTIFIED_FROM
 from fsgen.analysis.scaling.laws import LAWS, fit_parameters, held_out_predictions, rmse
 from fsgen.errors import UserError
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 
 # two_size errs least, on average and in two of the four published series that can lose both models of any
 # pair; log_ratio needs fewer pairs and stands in where two_size cannot lose two models
 PREFERRED = ("two_size", "log_ratio")
 POINTS = {
-    "dumps": Path("data/laws/dumps/points.parquet"),
-    "published": Path("data/laws/published/points.parquet"),
+    "dumps": paths.laws("dumps") / "points.parquet",
+    "published": paths.laws("published") / "points.parquet",
 }
 SIZES = {"dumps": "non-embedding parameters", "published": "nominal sizes"}
 # by law and number of models, the share of pairs of unseen models that a nominal 95 % interval held: as

@@ -9,9 +9,9 @@ from fsgen.analysis.scaling.laws import LAWS, held_out_predictions, rmse
 from fsgen.analysis.scaling.prediction import shares_model
 from fsgen.errors import UserError
 from fsgen.execution import console
-from fsgen.tables import files
+from fsgen.tables import files, paths
 
-TABLES = Path("data/laws/published")
+TABLES = paths.laws("published")
 TEXTS, NUMBERS = ("method", "dataset"), ("large_b", "small_b", "cof")
 
 

@@ -17,10 +17,10 @@ from fsgen.analysis.scaling.prediction import compare_with_measured
 from fsgen.config.schema import Settings
 from fsgen.errors import UserError
 from fsgen.execution import console
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 
-TABLES = Path("data/laws/dumps")
-PUBLISHED = Path("data/laws/published/points.parquet")
+TABLES = paths.laws("dumps")
+PUBLISHED = paths.laws("published") / "points.parquet"
 EVALUATED = "data/evaluated/{}/metrics.json"
 PREDICTORS = {
     "sizes": ("large_b", "small_b"),

@@ -1,7 +1,6 @@
 """Uncertainty and mismatch: every score against every mismatch on test prompts, as tables."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,7 +12,7 @@ from fsgen.analysis.uncertainty import discrimination, positions, projections
 from fsgen.collaboration import fusion, router_input
 from fsgen.config.schema import Settings
 from fsgen.execution import console
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 
 SCORES = ("entropy", "max_probability", "margin", "logistic", "svm")
@@ -125,7 +124,7 @@ TABLES = {
 
 def write_uncertainty(settings: Settings) -> None:
     """Write data/uncertainty/<dataset>/*.parquet and metrics/uncertainty.json."""
-    out, told = Path("data/uncertainty"), {}
+    out, told = paths.uncertainty(), {}
     with files.atomic_folder(out) as folder:
         for dataset in settings.datasets:
             rows = {name: [] for name in TABLES}
@@ -141,7 +140,7 @@ def write_uncertainty(settings: Settings) -> None:
 
 def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple[str, dict]]:
     """Rows of every table but their pair, each with the table's name; one method and text at a time."""
-    scores = parquet.scan(f"data/routes/{pair}/{dataset}/scores-*.parquet").filter("in_answer")
+    scores = parquet.scan(paths.routes(pair, dataset) / "scores-*.parquet").filter("in_answer")
     members, methods = settings.pairs[pair].members(), settings.methods_of(pair)
     rules = {name: method.rule for name, method in methods.items() if method.rule != "speculative"}
     speaks = {name: fusion.default_role(methods[name]) for name in rules}
@@ -162,8 +161,8 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
 
 def _places(model: str, dataset: str) -> pl.DataFrame:
     """Whether each chosen token of a model's text begins its turn, or a sentence."""
-    tokens = parquet.read(f"data/dumps/{model}/{dataset}/tokens-*.parquet", [*KEY, "token_id", "forced"])
-    pieces = parquet.read(f"data/vocabulary/{model}.parquet", ["token_id", "piece"])
+    tokens = parquet.read(paths.dumps(model, dataset) / "tokens-*.parquet", [*KEY, "token_id", "forced"])
+    pieces = parquet.read(paths.vocabulary(model), ["token_id", "piece"])
     ends = pieces.select("token_id", ends=pl.col("piece").str.contains(SENTENCE_END))
     tokens = tokens.join(ends, on="token_id", how="left").sort(KEY)
     has_ended = pl.col("ends").shift(1).over("prompt_id", "turn").fill_null(False)
@@ -253,7 +252,7 @@ def _embed(settings: Settings, model: str, dataset: str, rows: pl.DataFrame) -> 
     width = settings.dump.k_min
     rows = rows.sort(KEY)
     rows = rows.filter(pl.Series(projections.sample(_prompt_ranks(rows), settings.seed)))
-    dump = parquet.scan(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
+    dump = parquet.scan(paths.dumps(model, dataset) / "tokens-*.parquet")
     dump = dump.filter(pl.col("prompt_id").is_in(rows["prompt_id"].unique().implode()))
     dump = dump.select(*KEY, *router_input.router_input_columns(width)).collect()
     rows = rows.join(dump, on=KEY, validate="1:1").sort(KEY)

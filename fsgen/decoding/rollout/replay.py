@@ -16,7 +16,7 @@ from fsgen.collaboration import fusion, router_input, routers
 from fsgen.config.policies import Method, Policy
 from fsgen.config.schema import Settings
 from fsgen.decoding.texts import TokenSequence, Turn, turns_of
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 from fsgen.tables.parquet import KEY
 
 
@@ -67,9 +67,9 @@ def open_dumped_texts(
     """Method to its trunks on these prompts."""
     members = settings.pairs[pair].members()
     wanted = pl.col("prompt_id").is_in(names)
-    fused = parquet.scan(f"data/fused/{pair}/{dataset}/fused-*.parquet").filter(wanted).collect()
+    fused = parquet.scan(paths.fused(pair, dataset) / "fused-*.parquet").filter(wanted).collect()
     texts = {
-        role: parquet.scan(f"data/dumps/{model}/{dataset}/texts-*.parquet").filter(wanted).collect()
+        role: parquet.scan(paths.dumps(model, dataset) / "texts-*.parquet").filter(wanted).collect()
         for role, model in members.items()
     }
     turns = {role: turns_of(own) for role, own in texts.items()}
@@ -94,8 +94,10 @@ def _open_speaker(
 ) -> dict[str, pl.DataFrame]:
     """KEY, token and what routers see of the speaker: by writer, on its own text and on the large model's."""
     model = settings.pairs[pair].members()[role]
-    own = parquet.scan(f"data/dumps/{model}/{dataset}/tokens-*.parquet")
-    reads = parquet.scan(f"data/small/{pair}/{dataset}/reads-*.parquet").filter(reader=role, writer="large")
+    own = parquet.scan(paths.dumps(model, dataset) / "tokens-*.parquet")
+    reads = parquet.scan(paths.read_by_small(pair, dataset) / "reads-*.parquet").filter(
+        reader=role, writer="large"
+    )
     asked = [*KEY, "token_id", *router_input.router_input_columns(settings.dump.k_min)]
     # before any row is in memory: a stored list is many times as wide as what routers see of it
     return {w: rows.filter(wanted).select(asked).collect() for w, rows in {role: own, "large": reads}.items()}

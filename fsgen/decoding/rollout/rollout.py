@@ -4,7 +4,6 @@ Shape legend: N rows (positions of texts).
 """
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from fsgen.execution.shards import Shard, ShardContext, chunk_prompts, find_reus
 from fsgen.models import fingerprint
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
 
 
 def rollout(settings: Settings, pair: str) -> None:
@@ -37,9 +36,9 @@ def rollout(settings: Settings, pair: str) -> None:
     speaking = {fusion.default_role(settings.methods[policy.method]) for policy in policies}
     roles = [role for role in members if role in speaking | {"small", "large"}]
     outlines = {role: model_spec(settings, members[role]) for role in roles}
-    routes = Path("data/routes") / pair
+    routes = paths.routes(pair)
     calibrated = json.loads((routes / "thresholds.json").read_text())
-    out = Path("data/rollouts") / pair
+    out = paths.rollouts(pair)
     with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:
         for dataset, entry in settings.datasets.items():
             told = json.loads((routes / "learned" / f"{dataset}.json").read_text())
@@ -52,7 +51,7 @@ def rollout(settings: Settings, pair: str) -> None:
                 )
                 for p in policies
             ]
-            prompts = parquet.read(f"data/prompts/{dataset}.parquet").filter(pl.col("split") == "test")
+            prompts = parquet.read(paths.prompts(dataset)).filter(pl.col("split") == "test")
             known = replay.open_dumped_texts(settings, pair, dataset, prompts["prompt_id"].to_list())
             until = stop_rule(outlines["large"], prompts, entry.max_new_tokens)
             cut = chunk_prompts(prompts, settings.dump.block)
