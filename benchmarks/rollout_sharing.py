@@ -1,7 +1,6 @@
 """A rollout of eight budgets of one router, against a run of each policy by itself."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -13,6 +12,7 @@ from sidebyside import Case, Row, alternate, save
 from transformers import DynamicCache
 
 from fsgen.collaboration import fuse, route
+from fsgen.collaboration.calibration import read_calibration
 from fsgen.config.schema import Settings
 from fsgen.decoding import dump_solo, dump_teacher_forced
 from fsgen.decoding.rollout import rollout
@@ -40,7 +40,8 @@ def main() -> None:
     with worlds.on_arith([SMALL, LARGE], LIMIT, **CHANGES) as loaded, worlds.in_memory(loaded) as held:
         prepare(loaded)
         prompts = spell(loaded)
-        cuts = json.loads(Path("data/routes/duo/thresholds.json").read_text())["toy"]
+        calibrated = read_calibration("duo", "toy").routers
+        cuts = {name: router.threshold for name, router in calibrated.items()}
         counted: dict[str, list[int]] = {"together": [], "apart": []}
         ours, theirs, together, apart = alternate(
             lambda: roll_together(loaded, prompts, counted["together"]),

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from fsgen.analysis import costs
 from fsgen.analysis.scaling import laws
 from fsgen.collaboration import fusion
-from fsgen.config import policies
-from fsgen.config.policies import Method
+from fsgen.config import registry
+from fsgen.config.policies import method_table
 
 PAGE = (Path(__file__).parent.parent / "docs" / "definitions.md").read_text()
 LOGITS = st.lists(st.floats(-8, 8), min_size=6, max_size=6).map(np.array)
 
 
-@pytest.mark.parametrize("name", [*fusion.RULES, *policies.ROUTER_NAMES, *laws.LAWS])
+@pytest.mark.parametrize("name", [*registry.RULES, *registry.ROUTERS, *laws.LAWS])
 def test_every_name_of_a_registry_is_defined(name):
     """Rules, routers, laws."""
     assert f"`{name}`" in PAGE
@@ -40,11 +40,11 @@ FORMULAS = {  # as the page writes them
 }
 
 
-@pytest.mark.parametrize("rule", fusion.RULES)
+@pytest.mark.parametrize("rule", registry.RULES)
 @given(l=LOGITS, s=LOGITS, f=LOGITS)
 def test_fused_scores(rule, l, s, f):
     """Score and mask, over six ids."""
-    method = Method(rule=rule, parameters=policies.RULE_DEFAULTS[rule])
+    method = method_table({rule: {}})[rule]
     told = FORMULAS[rule](l, s, f, method.parameters)
     assert fusion.score(method, l, s, f) == pytest.approx(told)
     may_win = fusion.plausibility_mask(method, l, l.max())

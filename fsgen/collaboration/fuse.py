@@ -16,25 +16,8 @@ from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
+from fsgen.tables.schemas.collaboration import FUSED
 
-FUSED = parquet.schema(
-    [
-        ("method", pa.string(), "method, a key of params.yaml"),
-        ("writer", pa.string(), "role of the model that wrote the text: large, small or tuned"),
-        ("prompt_id", pa.string(), "prompt that the text answers"),
-        ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
-        ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
-        ("default_id", pa.int32(), "what the method emits here without the large model"),
-        ("small_id", pa.int32(), "what the small model says here"),
-        ("fused_id", pa.int32(), "the method's collaborative token"),
-        ("mismatch", pa.bool_(), "whether fused_id differs from default_id"),
-        ("certificate", pa.string(), "exact (fused_id is proven over the full vocabulary) or uncertain"),
-        ("accept_low", pa.float32(), "lower bound of the sampled acceptance rate; speculative rows only"),
-        ("accept_high", pa.float32(), "its upper bound"),
-    ]
-)  # fmt: skip
 
 
 class FusionInput(NamedTuple):
@@ -82,7 +65,7 @@ def _fuse_inputs(methods: Mapping[str, Method], sides: Iterable[FusionInput]) ->
 
 def _concerns(method: Method, writer: str) -> bool:
     """A method is fused on the large model's text and on its own speaker's."""
-    own = writer == fusion.default_role(method) and method.rule != "speculative"
+    own = writer == method.definition.default_role and not method.definition.drafts
     return writer == "large" or own
 
 
@@ -126,9 +109,9 @@ def _aligned(text: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
 
 def _fuse_input(name: str, method: Method, side: FusionInput) -> pl.DataFrame:
     fused_N, proven_N = fusion.fuse(method, side.lists)
-    default_N = side.tops[fusion.default_role(method)]
+    default_N = side.tops[method.definition.default_role]
     bounds_N2 = np.full((len(fused_N), 2), np.nan, dtype=np.float32)
-    if method.rule == "speculative":
+    if method.definition.drafts:
         sums = (side.rows[f"{role}_logsumexp"].to_numpy() for role in ("large", "small"))
         bounds_N2 = fusion.acceptance_bounds(side.lists, *sums)
     return side.rows.select(*KEY, "in_answer", "forced").with_columns(

@@ -7,7 +7,7 @@ them float64, in which the two libraries agree to the bit.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -40,41 +40,80 @@ def proxy(l, s, f, *, alpha):
     return l + alpha * (f - s)
 
 
+class Parameter(NamedTuple):
+    """A number that a method may set."""
+
+    default: float
+    allows: Callable[[float], bool] = math.isfinite
+    range: str = "be finite"
+    """What it should do, as in "lie in (0, 1]"."""
+    reason: str = "it is a weight"
+
+
 class Rule(NamedTuple):
-    """A way to fuse logits: its score, its mask, who speaks, whose logits it reads."""
+    """A way to fuse logits, and what the rest of the system asks about it."""
 
     score: Callable
+    """The fused score, from l, s, f and the parameters."""
+    parameters: Mapping[str, Parameter] = {}
+    """What a method of this rule may set."""
     masked: bool = False
     """Whether only ids of at least alpha times the large model's top probability may win."""
-    speaker: str = "small"
-    """Who speaks where the large model is not called."""
+    default_role: str = "small"
+    """The model that decides where the large one is not called."""
     inputs: tuple[str, ...] = ("large", "small")
-    """Whose logits the score depends on."""
+    """The models whose logits the score depends on."""
+    drafts: bool = False
+    """Whether the small model drafts tokens that the large one verifies; such a rule takes no router."""
+    proof: Callable | None = None
+    """Whether no id outside the stored lists can win, for a rule that is neither masked nor `large` alone."""
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Roles of all models that a policy of this rule runs."""
+        return frozenset({self.default_role, *self.inputs})
+
+    @property
+    def follows_large(self) -> bool:
+        """Whether a policy that always calls writes the large model's own text, which the dump holds."""
+        return self.inputs == ("large",)
 
 
-RULES = {
-    "oracle": Rule(oracle, inputs=("large",)),
-    "speculative": Rule(oracle, inputs=("large",)),
-    "li2022": Rule(li2022, masked=True),
-    "obrien2023": Rule(obrien2023, masked=True),
-    "average": Rule(average, masked=True),
-    "proxy": Rule(proxy, speaker="tuned", inputs=("large", "small", "tuned")),
-}
+def _gain_proof(
+    parameters: Mapping[str, float], lists: "TopLists", max_N: np.ndarray, best_N: np.ndarray
+) -> np.ndarray:
+    """Whether l + alpha (f - s) of every id outside the list stays below the best inside it, [N]."""
+    # f - s was rounded to float32: the next number up bounds what it was
+    gain_N = np.nextafter(lists.max_tuned_gain_N, np.float32(np.inf)).astype(np.float64)
+    return best_N > lists.outside_N.astype(np.float64) + parameters["alpha"] * gain_N
 
 
-def default_role(method: Method) -> str:
-    """Role of the model that speaks where the large one is not called: small, or tuned for proxy."""
-    return RULES[method.rule].speaker
+_SHARE = Parameter(0.1, lambda x: 0 < x <= 1, "lie in (0, 1]", "it is a share of the top probability")
+_TEMPERATURE = Parameter(0.5, lambda x: x > 0, "be above 0", "it is a temperature")
+_STRENGTH = Parameter(1.0, lambda x: x >= 0, "be at least 0", "proxy adds, it does not take")
+
+ORACLE = Rule(oracle, inputs=("large",))
+SPECULATIVE = Rule(oracle, inputs=("large",), drafts=True)
+LI2022 = Rule(li2022, {"alpha": _SHARE, "tau": _TEMPERATURE}, masked=True)
+OBRIEN2023 = Rule(obrien2023, {"alpha": _SHARE, "beta": Parameter(0.5)}, masked=True)
+AVERAGE = Rule(average, {"alpha": _SHARE, "beta": Parameter(0.5)}, masked=True)
+PROXY = Rule(
+    proxy,
+    {"alpha": _STRENGTH},
+    default_role="tuned",
+    inputs=("large", "small", "tuned"),
+    proof=_gain_proof,
+)
 
 
 def score(method: Method, l, s, f):
     """The fused score before masking, in the shape of l."""
-    return RULES[method.rule].score(l, s, f, **method.parameters)
+    return method.definition.score(l, s, f, **method.parameters)
 
 
 def plausibility_mask(method: Method, l, max_N1):
     """Where the plausibility mask lets an id win: l >= max l + ln alpha (arXiv 2210.15097, eq. 3)."""
-    if RULES[method.rule].masked:
+    if method.definition.masked:
         return l >= mask_threshold(method, max_N1)
     return l > -math.inf
 
@@ -119,15 +158,14 @@ def _float64(values_NK: np.ndarray | None, held_NK: np.ndarray) -> np.ndarray | 
 
 
 def _is_proven(method: Method, lists: TopLists, max_N: np.ndarray, best_N: np.ndarray) -> np.ndarray:
-    outside_N, rule = lists.outside_N.astype(np.float64), RULES[method.rule]
+    """Whether no id outside the stored list can win, [N]; see `fuse`."""
+    rule = method.definition
     if rule.masked:
-        return outside_N < max_N + math.log(method.parameters["alpha"])
-    if rule.score is proxy:
-        # f - s was rounded to float32: the next number up bounds what it was
-        gain_N = np.nextafter(lists.max_tuned_gain_N, np.float32(np.inf)).astype(np.float64)
-        return best_N > outside_N + method.parameters["alpha"] * gain_N
+        return lists.outside_N.astype(np.float64) < max_N + math.log(method.parameters["alpha"])
+    if rule.proof:
+        return rule.proof(method.parameters, lists, max_N, best_N)
     # the list holds the large model's top; of what another rule would choose outside it nothing is known
-    return np.full(len(max_N), rule.inputs == ("large",))
+    return np.full(len(max_N), rule.follows_large)
 
 
 def acceptance_bounds(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fsgen.config import validation
 from fsgen.config.parsing import from_mapping, read_yaml, require_mapping
-from fsgen.config.policies import Router, method_table, policy_table
+from fsgen.config.policies import RouterConfig, method_table, policy_table
 from fsgen.config.schema import (
     ComputeConfig,
     CurriculumConfig,
@@ -38,7 +38,7 @@ def _parse(raw: dict) -> Settings:
     methods = method_table(require_mapping(raw.pop("methods", None), "methods"))
     routers = {
         name: from_mapping(
-            Router, {"rule": name} | require_mapping(entry or {}, f"routers.{name}"), f"routers.{name}"
+            RouterConfig, {"rule": name} | require_mapping(entry or {}, f"routers.{name}"), f"routers.{name}"
         )
         for name, entry in require_mapping(raw.pop("routers", None), "routers").items()
     }

@@ -5,34 +5,27 @@ import typing
 from dataclasses import dataclass
 
 from fsgen.config.parsing import coerce, require_mapping
+from fsgen.config.registry import ROUTERS, RULES, resolve
 from fsgen.errors import UserError, lookup_or_suggest
-
-# What each rule of fusion may be told, with its defaults (formulas: fsgen/fusion.py).
-RULE_DEFAULTS = {
-    "oracle": {},
-    "speculative": {},
-    "li2022": {"alpha": 0.1, "tau": 0.5},
-    "obrien2023": {"alpha": 0.1, "beta": 0.5},
-    "average": {"alpha": 0.1, "beta": 0.5},
-    "proxy": {"alpha": 1.0},
-}
-LEARNED_ROUTERS = ("logistic", "svm")  # those that are fitted on calibration prompts
-SCORED_ROUTERS = ("threshold", "margin", "entropy", *LEARNED_ROUTERS)  # those that have a threshold
-ROUTER_NAMES = ("always", "never", *SCORED_ROUTERS, "random", "perfect")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A rule of fusion with its parameters."""
+    """A fusion rule with its parameters."""
 
     rule: str
     """`oracle`, `speculative`, `li2022`, `obrien2023`, `average` or `proxy`; by default the method's name."""
     parameters: dict[str, float]
     """`alpha`, `beta`, `tau`: keys of the method, by default 0.1, 0.5 and 0.5; alpha 1 for proxy."""
 
+    @property
+    def definition(self) -> typing.Any:
+        """The `Rule` that the registry names: its score, its inputs, its attributes."""
+        return resolve(RULES, self.rule, "the rules that a method can name")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Router:
+class RouterConfig:
     """A rule by which the large model is called, and its threshold."""
 
     rule: str
@@ -40,6 +33,11 @@ class Router:
     default the router's name."""
     at: float | None = None
     """Threshold of a policy that names no budget, in the score's own unit."""
+
+    @property
+    def definition(self) -> typing.Any:
+        """The `Router` that the registry names: its score, its fit, its attributes."""
+        return resolve(ROUTERS, self.rule, "the rules that a router can name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,33 +54,28 @@ class Policy:
 
 
 def method_table(raw: dict) -> dict[str, Method]:
-    """Methods by name, defaults filled in; Complaint where a rule or a parameter cannot be."""
+    """Methods by name, defaults filled in; UserError where a rule or a parameter cannot be."""
     methods = {}
     for name, entry in raw.items():
         entry = dict(require_mapping(entry, f"methods.{name}"))
         rule = coerce(entry.pop("rule", name), str, f"methods.{name}.rule")
-        defaults = lookup_or_suggest(RULE_DEFAULTS, rule, f"the rules that methods.{name} can name")
+        known = resolve(RULES, rule, f"the rules that methods.{name} can name").parameters
         for key, value in entry.items():
-            lookup_or_suggest(defaults, key, f"the keys of methods.{name} (rule {rule})")
+            lookup_or_suggest(known, key, f"the keys of methods.{name} (rule {rule})")
             entry[key] = coerce(value, float, f"methods.{name}.{key}")
+        defaults = {key: parameter.default for key, parameter in known.items()}
         methods[name] = Method(rule=rule, parameters=defaults | entry)
-        _check_method(name, methods[name])
+        _check_parameters(name, methods[name])
     return methods
 
 
-def _check_method(name: str, method: Method) -> None:
-    alpha, tau = method.parameters.get("alpha", 1.0), method.parameters.get("tau", 1.0)
-    if method.rule == "proxy":
-        if alpha < 0:
+def _check_parameters(name: str, method: Method) -> None:
+    for key, parameter in method.definition.parameters.items():
+        value = method.parameters[key]
+        if not parameter.allows(value):
             raise UserError(
-                f"methods.{name}.alpha should be at least 0, got {alpha}; proxy adds, it does not take."
+                f"methods.{name}.{key} should {parameter.range}, got {value}; {parameter.reason}."
             )
-    elif not 0 < alpha <= 1:
-        raise UserError(
-            f"methods.{name}.alpha should lie in (0, 1], got {alpha}; it is a share of the top probability."
-        )
-    if tau <= 0:
-        raise UserError(f"methods.{name}.tau should be above 0, got {tau}; it is a temperature.")
 
 
 def policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...]:
@@ -92,8 +85,8 @@ def policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...
     named = {str(entry): parse_policy(str(entry), methods, routers) for entry in raw}
     for method, entry in methods.items():  # the text of +always is what CoF is counted on
         name = f"{method}+always"
-        if entry.rule != "speculative" and name not in named:
-            named[name] = parse_policy(name, methods, routers | {"always": Router(rule="always")})
+        if not entry.definition.drafts and name not in named:
+            named[name] = parse_policy(name, methods, routers | {"always": RouterConfig(rule="always")})
     return tuple(named[name] for name in sorted(named))
 
 
@@ -101,8 +94,8 @@ def parse_policy(text: str, methods: typing.Mapping, routers: typing.Mapping) ->
     """The policy that `text` names; Complaint where method, router, budget or K cannot be."""
     head, _, amount = text.partition("@")
     method, _, router = head.partition("+")
-    rule = lookup_or_suggest(methods, method, f"the methods that policy '{text}' can name").rule
-    if rule == "speculative":
+    rule = lookup_or_suggest(methods, method, f"the methods that policy '{text}' can name").definition
+    if rule.drafts:
         if router or not amount.isdigit() or int(amount) < 1:
             raise UserError(
                 f"Policy '{text}' should read '{method}@K' with K >= 1: drafting takes no router."
@@ -110,13 +103,20 @@ def parse_policy(text: str, methods: typing.Mapping, routers: typing.Mapping) ->
         return Policy(name=text, method=method, draft=int(amount))
     entry = lookup_or_suggest(routers, router, f"the routers that policy '{text}' can name")
     budget = _budget(text, amount) if amount else None
-    if entry.rule in ("always", "never") and budget is not None:
+    _check_budget(text, router, entry, budget)
+    return Policy(name=text, method=method, router=router, budget=budget)
+
+
+def _check_budget(text: str, router: str, entry: RouterConfig, budget: float | None) -> None:
+    """UserError where a router that calls always or never has a budget, or another one nothing to go by."""
+    definition = entry.definition
+    if definition.is_constant and budget is not None:
+        amount = text.partition("@")[2]
         raise UserError(f"Policy '{text}' gives a budget to '{router}', which has none; drop '@{amount}'.")
-    if budget is None and (entry.rule == "random" or (entry.rule in SCORED_ROUTERS and entry.at is None)):
+    if definition.needs_threshold and budget is None and entry.at is None:
         raise UserError(
             f"Policy '{text}' needs a budget such as '@20', or a threshold 'routers.{router}.at'."
         )
-    return Policy(name=text, method=method, router=router, budget=budget)
 
 
 def _budget(text: str, amount: str) -> float:

@@ -3,7 +3,7 @@
 import typing
 from dataclasses import dataclass, field
 
-from fsgen.config.policies import Method, Policy, Router
+from fsgen.config.policies import Method, Policy, RouterConfig
 from fsgen.errors import lookup_or_suggest
 
 
@@ -167,7 +167,7 @@ class Settings:
     """Which of them write together, by name."""
     methods: dict[str, Method]
     """Rules of fusion by name."""
-    routers: dict[str, Router]
+    routers: dict[str, RouterConfig]
     """Rules by which the large model is called, by name."""
     policies: tuple[Policy, ...]
     """What is run: `<method>+<router>[@<budget, percent of tokens>]`, or `<speculative method>@K` with K
@@ -190,14 +190,14 @@ class Settings:
     """Fine-tuned variants of them, by name."""
 
     def policies_of(self, pair: str) -> list[Policy]:
-        """The policies that this pair runs: all of them, less proxy's where it has no tuned model."""
-        has_tuned = self.pairs[pair].has_tuned
-        return [p for p in self.policies if has_tuned or self.methods[p.method].rule != "proxy"]
+        """The policies that this pair can run: all of them, less those that require a model it lacks."""
+        methods = self.methods_of(pair)
+        return [policy for policy in self.policies if policy.method in methods]
 
     def methods_of(self, pair: str) -> dict[str, Method]:
-        """The methods that this pair allows."""
-        has_tuned = self.pairs[pair].has_tuned
-        return {n: m for n, m in self.methods.items() if has_tuned or m.rule != "proxy"}
+        """The methods that this pair can run: those whose rule requires no model that it lacks."""
+        roles = self.pairs[pair].members().keys()
+        return {name: method for name, method in self.methods.items() if method.definition.requires <= roles}
 
     def named(self, kind: str, name: str) -> typing.Any:
         """The entry `name` of the section `kind`, or a complaint that names the nearest one."""

@@ -5,7 +5,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from fsgen.config.policies import ROUTER_NAMES, SCORED_ROUTERS
+from fsgen.config import registry
 from fsgen.config.schema import Settings
 from fsgen.errors import UserError, lookup_or_suggest
 
@@ -47,12 +47,14 @@ def check_names(settings: Settings) -> None:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
                 raise UserError(f"{section} holds the name {name!r}; use letters, digits, '-' and '_' alone.")
     for name, router in settings.routers.items():
-        lookup_or_suggest(dict.fromkeys(ROUTER_NAMES), router.rule, f"the rules that routers.{name} can name")
-        if name in ROUTER_NAMES and name != router.rule:
+        definition = registry.resolve(
+            registry.ROUTERS, router.rule, f"the rules that routers.{name} can name"
+        )
+        if name in registry.ROUTERS and name != router.rule:
             raise UserError(
                 f"routers.{name} should be the rule of that name, got '{router.rule}'; rename it."
             )
-        if router.at is not None and router.rule not in SCORED_ROUTERS:
+        if router.at is not None and definition.score is None:
             raise UserError(f"routers.{name}.at has no meaning for the rule '{router.rule}'; remove it.")
 
 
@@ -60,7 +62,8 @@ def check_seed_and_methods(settings: Settings) -> None:
     """The seed, the sandbox, names that share a folder, and a method that every pair can roll out."""
     if settings.seed < 0:
         raise UserError(f"seed should be at least 0, got {settings.seed}; choose another.")
-    if all(method.rule in ("speculative", "proxy") for method in settings.methods.values()):
+    rules = [method.definition for method in settings.methods.values()]
+    if all(rule.drafts or "tuned" in rule.requires for rule in rules):
         raise UserError("methods should hold one with a rule that every pair can roll out; add oracle.")
     if settings.sandbox not in ("strict", "weak"):
         raise UserError(f"sandbox should be strict or weak, got '{settings.sandbox}'.")
@@ -146,8 +149,8 @@ def check_dump(settings: Settings) -> None:
             "dump should have 2 <= k_min <= k_max, block >= 1 and tail >= 0 (two ids make a margin)."
         )
     for name, method in settings.methods.items():
-        alpha = method.parameters.get("alpha", 1.0)
-        if method.rule != "proxy" and dump.depth <= -math.log(alpha):
+        alpha = method.parameters["alpha"] if method.definition.masked else 1.0
+        if dump.depth <= -math.log(alpha):
             raise UserError(
                 f"dump.depth {dump.depth} should exceed -ln alpha = {-math.log(alpha):.3f} of methods.{name}."
             )

@@ -61,17 +61,17 @@ def decide(gate, speaker: torch.Tensor, mismatch: bool, chance: float) -> bool:
     p = torch.softmax(speaker.double(), -1)
     first, second = p.topk(2).values.tolist()
     if gate.rule == "threshold":
-        return first < gate.cut
+        return first < gate.threshold
     if gate.rule == "margin":
-        return first - second < gate.cut
+        return first - second < gate.threshold
     if gate.rule == "entropy":
-        return -(p * p.log()).nan_to_num().sum().item() > gate.cut
+        return -(p * p.log()).nan_to_num().sum().item() > gate.threshold
     if gate.rule in ("logistic", "svm"):
-        return chance_of_mismatch(gate.rule, gate.weights, p) > gate.cut
+        return chance_of_mismatch(gate.rule, gate.weights, p) > gate.threshold
     if gate.rule == "random":
-        return chance < gate.cut
+        return chance < gate.threshold
     if gate.rule == "perfect":
-        return mismatch and (gate.cut is None or chance < gate.cut)
+        return mismatch and (gate.threshold is None or chance < gate.threshold)
     return {"always": True, "never": False}[gate.rule]
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fsgen.collaboration import fusion
-from fsgen.config.policies import RULE_DEFAULTS, Method
+from fsgen.config.policies import Method, method_table
+from fsgen.config.registry import RULES
 from fsgen.config.schema import DumpConfig
 from fsgen.decoding import lm_head
 from fsgen.models import records
@@ -31,7 +32,7 @@ def methods(*rules):
         lambda rule: st.fixed_dictionaries(
             {
                 name: st.sampled_from((PROXY_VALUES if rule == "proxy" else VALUES)[name])
-                for name in RULE_DEFAULTS[rule]
+                for name in method_table({rule: {}})[rule].parameters
             }
         ).map(lambda parameters: Method(rule=rule, parameters=parameters))
     )
@@ -74,7 +75,7 @@ def lowest_argmax(values_NV):
 
 
 @settings(deadline=None)
-@given(methods(*fusion.RULES), logits(st.one_of(halves, any_floats)))
+@given(methods(*RULES), logits(st.one_of(halves, any_floats)))
 def test_a_whole_list_gives_the_argmax_over_the_vocabulary_and_is_proven(method, world):
     """Every rule equals a loop over ids in plain floats, ties to the lowest id."""
     fused_N, proven_N = fusion.fuse(method, whole(*world))
@@ -84,7 +85,7 @@ def test_a_whole_list_gives_the_argmax_over_the_vocabulary_and_is_proven(method,
 
 
 @settings(deadline=None)
-@given(methods(*fusion.RULES), logits(st.one_of(halves, any_floats, st.floats(-1e4, 1e4, width=32))))
+@given(methods(*RULES), logits(st.one_of(halves, any_floats, st.floats(-1e4, 1e4, width=32))))
 def test_the_closed_loop_fuses_as_a_loop_over_ids_does(method, world):
     """On whole rows of logits, of which a masked rule scores the plausible ids alone."""
     rows = {
@@ -96,7 +97,7 @@ def test_the_closed_loop_fuses_as_a_loop_over_ids_does(method, world):
 
 @settings(deadline=None)
 @given(
-    methods(*fusion.RULES),
+    methods(*RULES),
     logits(st.one_of(halves, any_floats)),
     st.integers(1, 12),
     st.integers(1, 12),
@@ -150,11 +151,11 @@ def test_a_proxy_winner_far_above_any_outsider_is_proven(world, k_max, method):
 
 
 @pytest.mark.parametrize("shape", ["peaked", "flat", "tied", "banned"])
-@pytest.mark.parametrize("rule", fusion.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_a_certificate_is_never_wrong_on_thousands_of_positions(rule, shape):
     """Peaked, flat and tied logits, and ids banned by -inf, at every length of list."""
     world = draw_world(shape, positions=3000, vocabulary=24, seed=len(rule))
-    parameters = RULE_DEFAULTS[rule]
+    parameters = method_table({rule: {}})[rule].parameters
     method = Method(rule=rule, parameters=parameters)
     expected_N = np.array(slowly_fused(method, world))
     shares = []
@@ -282,7 +283,7 @@ def test_acceptance_bounds_hold_the_sum_of_the_smaller_probabilities(kept, world
 
 
 @settings(deadline=None)
-@given(methods(*fusion.RULES), logits(any_floats))
+@given(methods(*RULES), logits(any_floats))
 def test_numpy_and_torch_scores_are_the_same_doubles(method, world):
     """Dumps and the closed loop compare the very same numbers, behind the same mask."""
     arrays_NV = [x_NV.astype(np.float64) for x_NV in world]
@@ -300,7 +301,7 @@ def test_numpy_and_torch_scores_are_the_same_doubles(method, world):
 
 def test_proxy_speaks_through_the_tuned_model_and_all_others_through_the_small_one():
     """The default speaker of every rule."""
-    speakers = {rule: fusion.default_role(Method(rule=rule, parameters={})) for rule in fusion.RULES}
+    speakers = {rule: Method(rule=rule, parameters={}).definition.default_role for rule in RULES}
 
     assert speakers.pop("proxy") == "tuned"
     assert set(speakers.values()) == {"small"}

@@ -11,10 +11,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from fsgen.collaboration import learned_routers, route, router_input
+from fsgen.collaboration.calibration import CalibratedRouter
 from fsgen.collaboration.learned_routers import TrainingSet, _sampled
-from fsgen.collaboration.route import _Texts, _warn_of_guessers
+from fsgen.collaboration.route import _DumpedRecords, _warn_of_reversed_ranking
 from fsgen.collaboration.router_input import RouterInput
-from fsgen.collaboration.routers import CalibratedRouter
 from fsgen.config.policies import parse_policy
 from fsgen.errors import UserError
 
@@ -26,6 +26,9 @@ def speakers_of(rng, tokens: int, width: int = 4) -> RouterInput:
     entropy_N = -(p_NV * np.log(p_NV)).sum(axis=1)
     columns = (logits_NV[:, :width], np.log(np.exp(logits_NV).sum(axis=1)), entropy_N)
     return RouterInput(*(column.astype(np.float32) for column in columns))
+
+
+FITTERS = {"logistic": learned_routers.fit_logistic, "svm": learned_routers.fit_svm}
 
 
 def lesson_of(seed: int = 0, prompts: int = 40, tokens: int = 30, easy: float = 3.0):
@@ -80,7 +83,7 @@ def test_svm_is_scikit_learns_decision_through_a_sigmoid_of_held_out_decisions()
     assert np.allclose(gate_of("svm", fitted).score(seen), expected_N, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", learned_routers.FITTERS)
+@pytest.mark.parametrize("rule", FITTERS)
 def test_chances_have_the_real_share_of_mismatches(rule):
     """On fresh prompts the mean chance is the base rate, in each half of the scores too: no rebalancing.
 
@@ -88,7 +91,7 @@ def test_chances_have_the_real_share_of_mismatches(rule):
     """
     lesson, _, _ = lesson_of(prompts=80, easy=5.0)
     _, fresh, chance_N = lesson_of(seed=1, prompts=80, easy=5.0)
-    score_N = gate_of(rule, learned_routers.FITTERS[rule](lesson, 0)).score(fresh)
+    score_N = gate_of(rule, FITTERS[rule](lesson, 0)).score(fresh)
     is_high_N = score_N > np.median(score_N)
 
     assert 0.05 < lesson.mismatch_N.mean() < 0.25
@@ -99,11 +102,11 @@ def test_chances_have_the_real_share_of_mismatches(rule):
     assert score_N.mean() == pytest.approx(chance_N.mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("rule", learned_routers.FITTERS)
+@pytest.mark.parametrize("rule", FITTERS)
 def test_a_score_depends_on_its_own_row_alone_to_the_bit(rule):
     """Simulation scores a table at once, a rollout a few branches at a time."""
     lesson, seen, _ = lesson_of(prompts=10)
-    gate = gate_of(rule, learned_routers.FITTERS[rule](lesson, 0))
+    gate = gate_of(rule, FITTERS[rule](lesson, 0))
     whole_N = gate.score(seen)
     parts_N = np.concatenate([gate.score(seen.take(rows)) for rows in np.array_split(np.arange(300), 47)])
 
@@ -134,13 +137,13 @@ def test_the_svm_learns_from_whole_sampled_prompts_up_to_its_cap(monkeypatch):
     assert not np.array_equal(taken_N, other_N)
 
 
-@pytest.mark.parametrize("rule", learned_routers.FITTERS)
+@pytest.mark.parametrize("rule", FITTERS)
 def test_nothing_to_learn_is_a_complaint(rule):
     """Without a mismatch there is no router, and from a single prompt no machine with honest chances."""
     lesson, _, _ = lesson_of(prompts=10)
     none = lesson._replace(mismatch_N=np.zeros_like(lesson.mismatch_N))
     with pytest.raises(UserError, match=r"needs matches and mismatches .* got 0 mismatches among 300 tokens"):
-        learned_routers.FITTERS[rule](none, 0)
+        FITTERS[rule](none, 0)
 
     alone = lesson._replace(prompt_N=np.repeat("p", len(lesson.prompt_N)))
     with pytest.raises(UserError, match=r"on two calibration prompts at least, got .* of 1 prompts"):
@@ -152,13 +155,15 @@ def test_the_router_that_the_loop_sees_spends_its_budget_on_calibration_tokens(n
     """No other threshold comes nearer to it."""
     policy = parse_policy(name, finished.methods, finished.routers)
     gate = route.open_calibrated_router(finished, "duo", "toy", policy)
-    known = _Texts.open(finished, "duo", "toy", "calibration")
-    rows = known.rows_of(finished, policy.method).filter("in_answer")
+    known = _DumpedRecords.open(finished, "duo", "toy", "calibration")
+    rows = known.rows_of(policy.method).filter("in_answer")
     score_N = gate.score(router_input.router_input(rows, finished.dump.k_min))
     reached_N = [(score_N >= cut).mean() for cut in [*score_N, np.inf]]
 
     assert len(np.unique(score_N)) > len(score_N) / 2
-    assert abs((score_N > gate.cut).mean() - policy.budget) == min(abs(np.array(reached_N) - policy.budget))
+    assert abs((score_N > gate.threshold).mean() - policy.budget) == min(
+        abs(np.array(reached_N) - policy.budget)
+    )
 
 
 def test_a_machine_that_learnt_nothing_is_named(capsys):
@@ -167,8 +172,8 @@ def test_a_machine_that_learnt_nothing_is_named(capsys):
     is_high_N = seen.entropy_N > np.median(seen.entropy_N)
     prompt_N = np.repeat(["a", "b"], 100)
     lesson = TrainingSet(learned_routers.features(seen), is_high_N ^ (prompt_N == "b"), prompt_N)
-    _warn_of_guessers("duo on toy", {"oracle+svm": learned_routers.fit_svm(lesson, 0)})
-    _warn_of_guessers("duo on toy", {"oracle+svm": learned_routers.fit_svm(lesson_of()[0], 0)})
+    _warn_of_reversed_ranking("duo on toy", {"oracle+svm": learned_routers.fit_svm(lesson, 0)})
+    _warn_of_reversed_ranking("duo on toy", {"oracle+svm": learned_routers.fit_svm(lesson_of()[0], 0)})
     told = capsys.readouterr().err
 
-    assert told.count("duo on toy: oracle+svm learnt nothing") == 1
+    assert told.count("duo on toy: oracle+svm does not generalise") == 1

@@ -4,6 +4,7 @@ Shape legend: N positions, V vocabulary.
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fsgen.collaboration import routers
+from fsgen.collaboration.calibration import (
+    CalibratedRouter,
+    Calibration,
+    calibrated_router,
+    read_calibration,
+    threshold_for_budget,
+    write_calibrations,
+)
+from fsgen.collaboration.learned_routers import FittedRouter
 from fsgen.collaboration.router_input import RouterInput
-from fsgen.collaboration.routers import CalibratedRouter
-from fsgen.config.policies import Policy, Router
+from fsgen.config import registry
+from fsgen.config.policies import Policy, RouterConfig
 from fsgen.errors import UserError
 
 budgets = st.integers(1, 99).map(lambda percent: percent / 100)
@@ -28,6 +38,8 @@ logits = arrays.arrays(
 )
 
 
+ROUTERS = {name: registry.resolve(registry.ROUTERS, name, "the routers") for name in registry.ROUTERS}
+SCORED = [name for name, router in ROUTERS.items() if router.score]
 STANDARD = {"mean": [0.0, 0.0, 0.0], "scale": [1.0, 1.0, 20.0]}
 LINE = STANDARD | {"coefficients": [0.0, 0.0, 3.0], "intercept": -2.0}
 NEAR = {"support": [[1.0, 0.0, -1.0]], "dual": [-1.0], "gamma": 0.3, "intercept": 0.0}
@@ -59,7 +71,7 @@ def seen_with(rule, scores):
 
 def made_calls(gate, seen):
     nothing_N = np.zeros(len(seen.entropy_N))
-    return routers.decide(gate, seen, nothing_N, nothing_N.astype(bool))
+    return gate.decide(seen, nothing_N, nothing_N.astype(bool))
 
 
 def gate_with(rule, cut=None):
@@ -69,7 +81,7 @@ def gate_with(rule, cut=None):
 
 
 def chance_calls(gate, chance_N, mismatch_N):
-    return routers.decide(gate, seen_with("entropy", np.zeros(len(chance_N))), chance_N, mismatch_N)
+    return gate.decide(seen_with("entropy", np.zeros(len(chance_N))), chance_N, mismatch_N)
 
 
 @given(logits)
@@ -96,7 +108,7 @@ def test_the_authors_delta_threshold_is_a_margin_of_two_fifths(logits_NV):
     assert np.array_equal(called_N[clear_N], (half_N < 0.2)[clear_N])
 
 
-@pytest.mark.parametrize("rule", routers.ROUTERS)
+@pytest.mark.parametrize("rule", SCORED)
 def test_doubt_calls_and_a_score_on_the_threshold_does_not(rule):
     """Three positions of falling certainty, the second right on the threshold."""
     seen = seen_with(rule, [0.25, 0.5, 1.0])
@@ -105,7 +117,7 @@ def test_doubt_calls_and_a_score_on_the_threshold_does_not(rule):
     assert made_calls(gate_with(rule, cut), seen).tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize("rule", routers.ROUTERS)
+@pytest.mark.parametrize("rule", SCORED)
 @given(scores=distinct_scores, budget=budgets)
 def test_without_ties_the_budget_is_spent_to_the_position(rule, scores, budget):
     """The rounded share of the calibration positions is called, and none of them sits on the threshold."""
@@ -114,13 +126,13 @@ def test_without_ties_the_budget_is_spent_to_the_position(rule, scores, budget):
     seen = seen_with(rule, scores if rule == "entropy" else ranks)
     score_N = gate_with(rule).score(seen)
 
-    cut = routers.calibrate(rule, score_N, budget)
+    cut = threshold_for_budget(score_N, budget, gate_with(rule).router.calls_below)
 
     assert round(budget * len(scores)) == made_calls(gate_with(rule, cut), seen).sum()
     assert cut not in score_N.tolist()
 
 
-@pytest.mark.parametrize("rule", routers.ROUTERS)
+@pytest.mark.parametrize("rule", SCORED)
 @given(scores=tied_scores, budget=budgets)
 def test_with_ties_no_threshold_comes_nearer_to_the_budget(rule, scores, budget):
     """The number called is one of those that a cut between tied groups can give, and the nearest."""
@@ -129,7 +141,7 @@ def test_with_ties_no_threshold_comes_nearer_to_the_budget(rule, scores, budget)
     doubt = sorted(scores, reverse=True)  # high scores of seen_with mean doubt for every rule
     possible = {0, len(scores)} | {i for i in range(1, len(doubt)) if doubt[i] != doubt[i - 1]}
 
-    cut = routers.calibrate(rule, gate_with(rule).score(seen), budget)
+    cut = threshold_for_budget(gate_with(rule).score(seen), budget, gate_with(rule).router.calls_below)
 
     called_N = made_calls(gate_with(rule, cut), seen)
     assert called_N.sum() in possible
@@ -139,7 +151,7 @@ def test_with_ties_no_threshold_comes_nearer_to_the_budget(rule, scores, budget)
     )
 
 
-@pytest.mark.parametrize("rule", routers.ROUTERS)
+@pytest.mark.parametrize("rule", SCORED)
 def test_equal_scores_are_called_all_or_not_at_all(rule):
     """A budget below half spares them, one above half calls them."""
     seen = seen_with(rule, [2.0] * 10)
@@ -147,7 +159,10 @@ def test_equal_scores_are_called_all_or_not_at_all(rule):
     score_N = gate_with(rule).score(seen)
 
     few, many = (
-        made_calls(gate_with(rule, routers.calibrate(rule, score_N, budget)), seen) for budget in (0.3, 0.7)
+        made_calls(
+            gate_with(rule, threshold_for_budget(score_N, budget, gate_with(rule).router.calls_below)), seen
+        )
+        for budget in (0.3, 0.7)
     )
 
     assert not few.any()
@@ -157,7 +172,7 @@ def test_equal_scores_are_called_all_or_not_at_all(rule):
 def test_nothing_to_calibrate_on_is_a_complaint():
     """No position, no threshold."""
     with pytest.raises(UserError, match="No calibration position"):
-        routers.calibrate("entropy", np.array([]), 0.2)
+        threshold_for_budget(np.array([]), 0.2, calls_below=False)
 
 
 def test_draws_are_uniform_over_prompts_and_positions():
@@ -236,25 +251,60 @@ def test_a_gate_takes_its_cut_from_the_router_or_from_calibration(tiny_world):
     plain = Policy(name="oracle+margin", method="oracle", router="margin")
     bound = Policy(name="oracle+margin@20", method="oracle", router="margin", budget=0.2)
 
-    assert routers.calibrated_router(tiny_world, plain, {}, {}) == CalibratedRouter("margin", 0.4)
-    assert routers.calibrated_router(tiny_world, bound, {bound.name: 0.25}, {}) == CalibratedRouter(
+    assert calibrated_router(plain, tiny_world.routers, {}, {}) == CalibratedRouter("margin", 0.4)
+    assert calibrated_router(bound, tiny_world.routers, {bound.name: 0.25}, {}) == CalibratedRouter(
         "margin", 0.25
     )
     with pytest.raises(UserError, match=r"'oracle\+margin@20' has no calibrated threshold"):
-        routers.calibrated_router(tiny_world, bound, {plain.name: 0.25}, {})
+        calibrated_router(bound, tiny_world.routers, {plain.name: 0.25}, {})
 
 
 def test_a_router_is_known_by_its_rule_and_always_needs_no_entry(tiny_world):
     """Two entries of one rule differ in their cut alone; `+always` exists in every project."""
-    tiny_world.routers["strict"] = Router(rule="margin", at=0.9)
+    tiny_world.routers["strict"] = RouterConfig(rule="margin", at=0.9)
     del tiny_world.routers["always"]
 
-    strict = routers.calibrated_router(
-        tiny_world, Policy(name="oracle+strict", method="oracle", router="strict"), {}, {}
+    strict = calibrated_router(
+        Policy(name="oracle+strict", method="oracle", router="strict"), tiny_world.routers, {}, {}
     )
-    always = routers.calibrated_router(
-        tiny_world, Policy(name="oracle+always", method="oracle", router="always"), {}, {}
+    always = calibrated_router(
+        Policy(name="oracle+always", method="oracle", router="always"), tiny_world.routers, {}, {}
     )
 
     assert strict == CalibratedRouter("margin", 0.9)
     assert always == CalibratedRouter("always")
+
+
+def test_what_a_router_needs_and_fixes_follows_from_its_decision():
+    """A constant router looks at nothing and fixes its calls; `perfect` alone needs the fused token."""
+    assert {name for name, router in ROUTERS.items() if router.is_constant} == {"always", "never"}
+    assert all(("calls" in router.fixed_counts) == router.is_constant for router in ROUTERS.values())
+    assert [name for name, router in ROUTERS.items() if routers.FUSED_TOKEN in router.needs] == ["perfect"]
+    assert {name for name, router in ROUTERS.items() if not router.needs_threshold} == {
+        *("always", "never", "perfect")
+    }
+
+
+def test_calibrated_routers_survive_the_file(tiny_world):
+    """What `route` writes is read back with the same thresholds, weights and decisions."""
+    weights = {name: np.array(value) for name, value in LINE.items()}
+    fits = {"oracle+logistic": FittedRouter(weights, prompts=3, tokens=50, mismatches=9)}
+    routers_by_policy = {
+        "oracle+always": CalibratedRouter("always"),
+        "oracle+entropy@20": CalibratedRouter("entropy", 1 / 3),
+        "oracle+logistic@20": CalibratedRouter("logistic", 0.1, weights),
+    }
+    folder = Path("data/routes/duo")
+    folder.mkdir(parents=True)
+    write_calibrations(folder, {"toy": Calibration(routers_by_policy, fits)})
+
+    again = read_calibration("duo", "toy")
+
+    assert {name: router.fingerprint() for name, router in again.routers.items()} == {
+        name: router.fingerprint() for name, router in routers_by_policy.items()
+    }
+    assert again.fits["oracle+logistic"].to_json() == fits["oracle+logistic"].to_json()
+    with pytest.raises(
+        UserError, match=r"should hold routers for 'gsm8k', got none; run 'dvc repro route@duo'"
+    ):
+        read_calibration("duo", "gsm8k")
