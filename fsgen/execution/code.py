@@ -7,6 +7,8 @@ finished shard valid, and a changed expression makes it anew.
 import ast
 import functools
 import hashlib
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import fsgen
@@ -27,13 +29,21 @@ def code_digest(module: str) -> str:
     return hashlib.sha256(repr(sorted(trees.items())).encode()).hexdigest()
 
 
+def definition_digest(registry: Mapping[str, str], name: str) -> str:
+    """Digest of the code that a registry line names, such as a router.
+
+    A module that resolves the name imports it at run time only, so its own digest does not hold that code.
+    """
+    return code_digest(registry[name].partition(":")[0])
+
+
 def imports(module: str) -> list[str]:
     """The module and all modules of fsgen that it imports, directly or not, less those in VALUES_ONLY."""
     reached: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in reached and name.split(".")[1] not in VALUES_ONLY:
+        if name not in reached and not _is_value(name):
             reached.add(name)
             waiting += _imported_modules(ast.parse(_path(name).read_text()))
     return sorted(reached)
@@ -62,5 +72,15 @@ def _imported_modules(tree: ast.Module) -> list[str]:
     return [name for name in names if _path(name).is_file()]
 
 
+def _is_value(module: str) -> bool:
+    """Whether a module lies in a package of VALUES_ONLY."""
+    package, *parts = module.split(".")
+    return package == "fsgen" and parts[0] in VALUES_ONLY
+
+
 def _path(module: str) -> Path:
-    return ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    """File of a module of fsgen, or of another package that a registry line names."""
+    package, *parts = module.split(".")
+    if package != "fsgen":
+        return Path(importlib.util.find_spec(module).origin)
+    return ROOT.joinpath(*parts).with_suffix(".py")
