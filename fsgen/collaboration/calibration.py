@@ -19,6 +19,7 @@ from fsgen.collaboration.routers import FUSED_TOKEN, Router
 from fsgen.config import registry
 from fsgen.config.policies import Policy, RouterConfig
 from fsgen.errors import UserError
+from fsgen.execution.code import definition_digest
 from fsgen.tables import paths
 
 
@@ -51,9 +52,10 @@ class CalibratedRouter(NamedTuple):
         return self.router.decide(self.threshold, self.score(record), uniform_N, mismatch_N)
 
     def fingerprint(self) -> list:
-        """What decides its calls, as JSON can hold it."""
+        """What decides its calls, as JSON can hold it: the router's code, the threshold, the weights."""
         arrays = [self.weights[name].tobytes() for name in sorted(self.weights)]
-        return [self.rule, self.threshold, hashlib.sha256(b"".join(arrays)).hexdigest()]
+        code = definition_digest(registry.ROUTERS, self.rule)
+        return [self.rule, code, self.threshold, hashlib.sha256(b"".join(arrays)).hexdigest()]
 
 
 class Calibration(NamedTuple):
