@@ -1,4 +1,4 @@
-"""The `fsgen` command, a file a group of commands.
+"""The `fsgen` command: a file for each group of commands, thin functions that parse words and call a package.
 
-Each parses words and calls one package; the work lies below.
+`single_run`, `cost_estimates`, `stage_work` and `step_times` do the work of commands that need many packages.
 """

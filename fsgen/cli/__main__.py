@@ -5,24 +5,41 @@ import traceback
 
 import typer
 
-from fsgen.cli import query, results, show
+from fsgen.cli import check, measure, prune, query, results, run, show
 from fsgen.cli.app import app
 from fsgen.errors import UserError
 
-ROOMS = (query, show, results)  # to import them is to register their commands
+COMMANDS = (  # in the order of the help page
+    query.sql,
+    query.tables,
+    show.show,
+    query.predict,
+    query.headline,
+    check.check,
+    show.generate,
+    run.run,
+    measure.speedup,
+    measure.stability,
+    results.grade,
+    results.report,
+    results.keep,
+    prune.tidy,
+)
+for command in COMMANDS:
+    app.command()(command)
 
 
 def main() -> None:
-    """Do what the words on the command line say; any error is one line on stderr and exit code 1."""
+    """Run the command that the command line names; any error is one line on stderr and exit code 1."""
     try:
         app(standalone_mode=False)
-    except UserError as complaint:
-        _fail(str(complaint))
+    except UserError as error:
+        _fail(str(error))
     except typer.Abort:
         _fail("stopped; what is finished is kept, and the same command goes on from there.")
-    except typer.TyperException as misuse:  # a flag or a word that the command does not take
-        _fail(f"{misuse.format_message()} (see 'fsgen --help', or a command's own --help)")
-    except Exception as error:  # a fault of ours: one line too, and where it came from if asked
+    except typer.TyperException as error:  # an option or a word that the command does not take
+        _fail(f"{error.format_message()} (see 'fsgen --help', or a command's own --help)")
+    except Exception as error:  # a bug: one line too, with the traceback only on request
         _fail(f"{type(error).__name__}: {error}; this should not happen; 'fsgen --debug' shows where it did.")
 
 

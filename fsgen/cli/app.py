@@ -1,4 +1,4 @@
-"""What all commands share: the application, the screen, and words that mean the same everywhere."""
+"""What all commands share: the application, the screen, and arguments that mean the same everywhere."""
 
 from typing import Annotated
 
@@ -23,13 +23,13 @@ Dataset = Annotated[str | None, typer.Option(help="A key of datasets in params.y
 
 @app.callback()
 def _begin(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False):
-    pass
+    """Accept --debug before any command; `fsgen.cli.__main__` reads it."""
 
 
-def or_first(asked: str | None, loaded: Settings, section: str) -> str:
-    """What was asked for, else the first name of that section of params.yaml; Complaint where it has none."""
-    if asked is not None:
-        return asked
-    known = getattr(loaded, section)
-    validation.refuse_empty(section, known)
-    return next(iter(known))
+def name_or_first(name: str | None, settings: Settings, section: str) -> str:
+    """The name, or without one the first of that section of params.yaml; UserError where it has none."""
+    if name is not None:
+        return name
+    entries = getattr(settings, section)
+    validation.refuse_empty(section, entries)
+    return next(iter(entries))

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.app import app
 from fsgen.config.load import load_settings
 from fsgen.config.schema import Settings
 from fsgen.errors import lookup_or_suggest
 
+SECTIONS = ("datasets", "models", "pairs", "policies")
 
-@app.command()
+
 def check(
     params: Annotated[
         Path | None, typer.Argument(help="A params file that is a plan: its tokenizers are not opened.")
@@ -24,18 +24,17 @@ def check(
     """
     from fsgen.cli import cost_estimates
 
-    loaded, machine = load_settings(params or "params.yaml"), _machine(on) if on else None
+    settings = load_settings(params or "params.yaml")
+    machine = _find_machine(on) if on else None
     if params is None:
-        _check_tokenizers(loaded)
-    counts = ", ".join(
-        f"{len(getattr(loaded, kind))} {kind}" for kind in ("datasets", "models", "pairs", "policies")
-    )
+        _check_tokenizers(settings)
+    counts = ", ".join(f"{len(getattr(settings, section))} {section}" for section in SECTIONS)
     print(f"{params or 'params.yaml'} holds: {counts}.")
-    print("\n".join(cost_estimates.report_lines(loaded, machine)))
+    print("\n".join(cost_estimates.report_lines(settings, machine)))
 
 
-def _machine(name: str):
-    """The machine of that name; `here` is this one, measured."""
+def _find_machine(name: str):
+    """The `Machine` of that name; `here` is this one, measured."""
     from fsgen.cli import cost_estimates
 
     if name != "here":
@@ -45,14 +44,11 @@ def _machine(name: str):
     return step_times.measure_machine()
 
 
-def _check_tokenizers(loaded: Settings) -> None:
-    """Complaint where a pair cannot be fused, as far as its models have been trained."""
-    from fsgen.models import (
-        checkpoints,
-        tokenization,  # transformers takes seconds, and few commands need it
-    )
+def _check_tokenizers(settings: Settings) -> None:
+    """Raise UserError where a pair cannot be fused; pairs with a model that is not there yet are skipped."""
+    from fsgen.models import checkpoints, tokenization  # transformers takes seconds to import
 
-    trained = {name for name, model in loaded.models.items() if checkpoints.is_available(model)}
-    for pair, entry in loaded.pairs.items():
-        if trained.issuperset(entry.members().values()):
-            tokenization.check_tokenizers(loaded, pair)
+    available = {name for name, model in settings.models.items() if checkpoints.is_available(model)}
+    for name, pair in settings.pairs.items():
+        if available.issuperset(pair.roles().values()):
+            tokenization.check_tokenizers(settings, name)

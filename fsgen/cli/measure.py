@@ -4,11 +4,10 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.app import Dataset, Pair, app, or_first
+from fsgen.cli.app import Dataset, Pair, name_or_first
 from fsgen.config.load import load_settings
 
 
-@app.command()
 def speedup(
     pair: Pair, dataset: Dataset = None, prompts: Annotated[int, typer.Option(min=1, help="To time on.")] = 4
 ):
@@ -16,13 +15,13 @@ def speedup(
 
     Example: `fsgen speedup arith-23k-451k`
     """
-    from fsgen.cli import step_times
+    from fsgen.cli import step_times  # torch
 
-    loaded = load_settings()
-    print("\n".join(step_times.report_lines(loaded, pair, or_first(dataset, loaded, "datasets"), prompts)))
+    settings = load_settings()
+    dataset = name_or_first(dataset, settings, "datasets")
+    print("\n".join(step_times.report_lines(settings, pair, dataset, prompts)))
 
 
-@app.command()
 def stability(
     model: Annotated[str, typer.Argument(help="A key of models in params.yaml.")],
     dataset: Dataset = None,
@@ -32,11 +31,8 @@ def stability(
 
     Example: `fsgen stability arith-87k --prompts 4`
     """
-    from fsgen.decoding import batch_invariance
+    from fsgen.decoding import batch_invariance  # torch
 
-    loaded = load_settings()
-    print(
-        "\n".join(
-            batch_invariance.report_lines(loaded, model, or_first(dataset, loaded, "datasets"), prompts)
-        )
-    )
+    settings = load_settings()
+    dataset = name_or_first(dataset, settings, "datasets")
+    print("\n".join(batch_invariance.report_lines(settings, model, dataset, prompts)))

@@ -3,18 +3,21 @@
 from pathlib import Path
 from typing import Annotated
 
+import polars as pl
 import typer
 from rich.text import Text
 
-from fsgen.cli.app import app, screen
+from fsgen.cli.app import screen
 from fsgen.config.load import load_settings
 from fsgen.errors import UserError, lookup_or_suggest
 from fsgen.tables import lake, views
+from fsgen.tables.files import read_metrics
 
+METRICS = Path("metrics")
 QUERIES = Path("queries")
+FORMATS = ("table", "csv", "json")
 
 
-@app.command()
 def sql(
     query: Annotated[
         str | None, typer.Argument(help="SQL, or a file of it; without it, the questions.")
@@ -35,17 +38,20 @@ def sql(
 
     Example: `fsgen sql "select pair, avg(disagree::int) from sides where writer = 'large' group by pair"`
     """
-    lookup_or_suggest(dict.fromkeys(("table", "csv", "json")), format, "the formats")
-    tables = data if "://" in data else Path(data)
+    lookup_or_suggest(dict.fromkeys(FORMATS), format, "the formats")
+    location = data if "://" in data else Path(data)
     if init:
-        print(lake.definitions(tables.resolve() if isinstance(tables, Path) else tables), end="")
-        return
-    if query is None:
-        for name, question in lake.questions(QUERIES).items():
-            screen.print(Text.assemble((f"{name}\n", "bold"), f"    {question}"))
-        return
-    values = dict(_assignment(word) for word in set_ or [])
-    _print_frame(_read_query(query), values, format, tables)
+        print(lake.definitions(location.resolve() if isinstance(location, Path) else location), end="")
+    elif query is None:
+        _list_questions()
+    else:
+        variables = dict(_parse_assignment(word) for word in set_ or [])
+        _print_result(_read_query(query), variables, format, location)
+
+
+def _list_questions() -> None:
+    for file, question in lake.questions(QUERIES).items():
+        screen.print(Text.assemble((f"{file}\n", "bold"), f"    {question}"))
 
 
 def _read_query(query: str) -> str:
@@ -57,50 +63,49 @@ def _read_query(query: str) -> str:
     return Path(query).read_text()
 
 
-def _assignment(word: str) -> tuple[str, str]:
+def _parse_assignment(word: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not name.isidentifier() or not equals:
         raise UserError(f"--set should read name=value, got '{word}'; write --set pair=arith-23k-451k.")
     return name, value
 
 
-def _print_frame(query: str, values: dict[str, str], format: str, tables: Path | str) -> None:
-    if format == "csv":  # a CSV cell holds no list, so DuckDB spells all of them
+def _print_result(query: str, variables: dict[str, str], format: str, location: Path | str) -> None:
+    if format == "csv":  # a CSV cell holds no list, so DuckDB writes every column as text
         inner = query.strip().rstrip(";")
-        spelt = f"select columns(*)::varchar from ({inner}\n)"
-        print(lake.query(spelt, tables, values).write_csv(), end="")
-        return
-    frame = lake.query(query, tables, values)
-    if format == "json":
-        print(frame.write_json())
-        return
-    import polars as pl
+        as_text = f"select columns(*)::varchar from ({inner}\n)"
+        print(lake.query(as_text, location, variables).write_csv(), end="")
+    elif format == "json":
+        print(lake.query(query, location, variables).write_json())
+    else:
+        _print_table(lake.query(query, location, variables))
 
-    how = {
+
+def _print_table(frame: pl.DataFrame) -> None:
+    """Print a frame whole, as wide as the screen and at least 160 characters."""
+    options = {
         "tbl_rows": -1,
         "tbl_cols": -1,
         "tbl_hide_dataframe_shape": True,
         "tbl_hide_column_data_types": True,
     }
-    with pl.Config(**how, fmt_str_lengths=120, tbl_width_chars=max(screen.width, 160)):
+    with pl.Config(**options, fmt_str_lengths=120, tbl_width_chars=max(screen.width, 160)):
         print(frame)
 
 
-@app.command()
 def tables(view: Annotated[str | None, typer.Argument(help="A view, whose columns are listed.")] = None):
     """List the views, or the columns of one.
 
     Example: `fsgen tables sides`
     """
     if view is None:
-        rows = [(name, one.about) for name, one in (views.VIEWS | views.JOINED).items()]
+        lines = [(name, entry.about) for name, entry in (views.VIEWS | views.JOINED).items()]
     else:
-        rows = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(view)]
-    for name, about in rows:
+        lines = [(f"{name} ({kind})", about) for name, kind, about in lake.columns(view)]
+    for name, about in lines:
         print(f"{name:<32} {about}")
 
 
-@app.command()
 def predict(
     dataset: Annotated[str, typer.Option(help="A dataset of params.yaml or of the published table.")],
     large: Annotated[
@@ -118,17 +123,16 @@ def predict(
 
     Example: `fsgen predict --dataset gsm8k --large 70e9 --small 1.5e9`
     """
-    from fsgen.analysis.scaling import prediction  # scipy's statistics, a second to import
+    from fsgen.analysis.scaling.prediction import predict_pair  # scipy's statistics, a second to import
 
-    print(prediction.predict_pair(method, dataset, large, small))
+    print(predict_pair(method, dataset, large, small))
 
 
-@app.command()
 def headline():
     """Print accuracy and collaboration frequency of every pair.
 
     Example: `fsgen headline`
     """
-    from fsgen.report import headline
+    from fsgen.report.headline import print_headline
 
-    headline.print_headline(load_settings())
+    print_headline({name: read_metrics(METRICS / f"{name}.json") for name in load_settings().datasets})

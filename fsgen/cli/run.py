@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 import yaml
 
-from fsgen.cli.app import app
 from fsgen.config.parsing import read_yaml
 from fsgen.execution import console
 
+PARAMS = Path("params.yaml")
 
-@app.command()
+
 def run(
     large: Annotated[str, typer.Option(help="Hub id (or id@commit), or a checkpoint's folder.")],
     small: Annotated[str, typer.Option(help="The same.")],
@@ -36,10 +36,9 @@ def run(
 
     Example: `fsgen run --large data/family/base-451k --small data/family/base-23k --dataset arith --limit 32`
     """
-    from fsgen.cli import cost_estimates, single_run
-    from fsgen.report import headline
+    from fsgen.cli import single_run
 
-    wish = single_run.RunRequest(
+    request = single_run.RunRequest(
         large=large,
         small=small,
         tuned=tuned,
@@ -52,32 +51,43 @@ def run(
         prompt=prompt,
         allow_code_execution=allow_code_execution,
     )
-    home = single_run.run(wish)
-    content = json.loads((home / "metrics" / f"{dataset}.json").read_text())
-    print(f"{headline.markdown(dataset, content)}\n\n{headline.policies(content)}\n")
-    sizes = {name: told["total_parameters"] for name, told in content["models"].items()}
-    for sentence in cost_estimates.doubt_sizes(content["pairs"], sizes):
-        console.warn(sentence)
-    print(_tell_merging(single_run.params_to_merge(read_yaml(home / "params.yaml"))))
+    folder = single_run.run(request)
+    _print_results(folder, dataset)
+    print(explain_merge(single_run.params_to_merge(read_yaml(folder / "params.yaml"))))
 
 
-def _tell_merging(wanted: dict) -> str:
+def _print_results(folder: Path, dataset: str) -> None:
+    """Print the headline and every policy of a run; warn where the small model is the larger one."""
+    from fsgen.cli import cost_estimates
+    from fsgen.report import headline
+
+    metrics = json.loads((folder / "metrics" / f"{dataset}.json").read_text())
+    print(f"{headline.markdown(dataset, metrics)}\n\n{headline.policies(metrics)}\n")
+    sizes = {name: model["total_parameters"] for name, model in metrics["models"].items()}
+    for warning in cost_estimates.warn_of_swapped_pairs(metrics["pairs"], sizes):
+        console.warn(warning)
+
+
+def explain_merge(sections: dict) -> str:
     """How to keep the pair: the lines of these sections that the params.yaml here lacks."""
-    here = read_yaml(Path("params.yaml")) if Path("params.yaml").is_file() else {}
-    lacking = {section: _lacking(section, own, here.get(section) or {}) for section, own in wanted.items()}
-    lacking = {section: own for section, own in lacking.items() if own}
-    if not lacking:
+    present = read_yaml(PARAMS) if PARAMS.is_file() else {}
+    missing = {
+        section: _missing_entries(section, entries, present.get(section) or {})
+        for section, entries in sections.items()
+    }
+    missing = {section: entries for section, entries in missing.items() if entries}
+    if not missing:
         return "params.yaml holds this pair already."
-    lines = yaml.safe_dump(lacking, sort_keys=False, default_flow_style=None, width=110)
+    lines = yaml.safe_dump(missing, sort_keys=False, default_flow_style=None, width=110)
     return f"To keep the pair, merge these lines into the sections of params.yaml:\n\n{lines}"
 
 
-def _lacking(section: str, wanted: dict | list, known: dict | list) -> dict | list:
-    """What is wanted of a section and not known; a known dataset keeps its own limit and path."""
-    if isinstance(wanted, list):
-        return [entry for entry in wanted if entry not in known]
+def _missing_entries(section: str, entries: dict | list, present: dict | list) -> dict | list:
+    """The entries that `present` lacks or has otherwise; a dataset there keeps its own limit and path."""
+    if isinstance(entries, list):
+        return [entry for entry in entries if entry not in present]
     return {
         name: entry
-        for name, entry in wanted.items()
-        if name not in known or (section != "datasets" and (known[name] or {}) != entry)
+        for name, entry in entries.items()
+        if name not in present or (section != "datasets" and (present[name] or {}) != entry)
     }

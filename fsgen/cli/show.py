@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fsgen.cli.app import Dataset, Pair, app, or_first, screen
+from fsgen.cli.app import Dataset, Pair, name_or_first, screen
 from fsgen.config.load import load_settings
 from fsgen.errors import UserError
 
 
-@app.command()
 def show(
     pair: Pair,
     prompt_id: Annotated[str, typer.Argument(help="A prompt, as the view prompts names it.")],
@@ -36,7 +35,6 @@ def show(
         screen.print(terminal.show_token(pair, prompt_id, policy, pos))
 
 
-@app.command()
 def generate(
     words: Annotated[
         str | None, typer.Argument(help="What to ask; without it, each line of the input is asked.")
@@ -50,34 +48,35 @@ def generate(
 
     Example: `fsgen generate --pair arith-23k-451k --policy oracle+entropy@20 --prompt-id arith-00152`
     """
-    from fsgen.decoding import interactive  # torch, as below
+    from fsgen.decoding import interactive  # torch
 
-    loaded = load_settings()
-    duet = interactive.open_session(
-        loaded, or_first(pair, loaded, "pairs"), policy, or_first(dataset, loaded, "datasets")
+    settings = load_settings()
+    session = interactive.open_session(
+        settings, name_or_first(pair, settings, "pairs"), policy, name_or_first(dataset, settings, "datasets")
     )
     if prompt_id is not None:
-        _perform(duet, interactive.known_prompt(duet, prompt_id))
+        _print_text(session, interactive.known_prompt(session, prompt_id))
         return
-    for asked in [words] if words is not None else iter(_listen, ""):
-        _perform(duet, interactive.own_words(duet, asked))
+    for question in [words] if words is not None else iter(_read_line, ""):
+        _print_text(session, interactive.own_words(session, question))
 
 
-def _listen() -> str:
-    """The next line that a person asks; nothing at the end of the input."""
+def _read_line() -> str:
+    """The next line of the input; empty at its end."""
     try:
         return input("> " if sys.stdin.isatty() else "")
     except EOFError:
         return ""
 
 
-def _perform(duet, asked) -> None:
+def _print_text(session, prompt) -> None:
+    """Print the session's text on a prompt, a frame of one row, as its tokens are chosen, then its counts."""
     from fsgen.decoding import interactive
     from fsgen.report import terminal
 
-    tally, spoken = interactive.LargeModelUse(), []
-    for piece, one in interactive.generate_pieces(duet, asked, tally):
-        spoken.append(one)
-        rows = [{"piece": piece, "called": one.called, "mismatch": one.is_changed}]
+    use, tokens = interactive.LargeModelUse(), []
+    for piece, token in interactive.generate_pieces(session, prompt, use):
+        tokens.append(token)
+        rows = [{"piece": piece, "called": token.called, "mismatch": token.is_changed}]
         screen.print(terminal.mark(rows, ""), end="")
-    screen.print(Text(f"\n{terminal.LEGEND}\n{interactive.sum_up(spoken, tally)}", style="dim"))
+    screen.print(Text(f"\n{terminal.LEGEND}\n{interactive.sum_up(tokens, use)}", style="dim"))

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from fsgen.cli import __main__, app, query, results, show, single_run
-from fsgen.cli.run import _tell_merging
+from fsgen.cli import __main__, app, prune, query, show, single_run
+from fsgen.cli.run import explain_merge
 from fsgen.config.load import load_settings
 from fsgen.errors import UserError
 from fsgen.execution import shards
@@ -31,8 +32,8 @@ def fsgen(monkeypatch, capsys):
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fsgen", *words])
         screen = Console(soft_wrap=True, highlight=False, width=120)
-        for room in (query, show):
-            monkeypatch.setattr(room, "screen", screen)
+        for module in (query, show):
+            monkeypatch.setattr(module, "screen", screen)
         code = 0
         try:
             __main__.main()
@@ -52,6 +53,24 @@ def refused(answer: tuple[int, str, str]) -> str:
     (sentence,) = err.splitlines()
     assert sentence.startswith("fsgen: ")
     return sentence
+
+
+def test_the_help_page_lists_the_commands_in_order_and_imports_nothing_heavy():
+    """In a process of its own: no torch, no transformers, no statistics."""
+    code = """
+import sys
+from fsgen.cli.__main__ import main
+sys.argv = ["fsgen", "--help"]
+try:
+    main()
+finally:
+    heavy = {"torch", "transformers", "scipy", "sklearn"} & sys.modules.keys()
+    assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = "sql tables show predict headline check generate run speedup stability grade report keep tidy"
+    assert re.findall(r"^│ ([a-z]+) ", done.stdout, flags=re.M) == names.split()
 
 
 def test_every_command_has_a_page_with_an_example(fsgen):
@@ -315,11 +334,11 @@ def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
     for path in map(Path, kept + gone):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("0123456789")
-    found = {str(path) for path in results.find_leftovers(load_settings())}
+    found = {str(path) for path in prune.find_leftovers(load_settings())}
     assert len(found) == len(gone)
     assert all(any(path.startswith(one) for one in found) for path in gone)
 
-    monkeypatch.setattr(results.typer, "confirm", lambda question: False)
+    monkeypatch.setattr(prune.typer, "confirm", lambda question: False)
     _, out, _ = fsgen("tidy")
     assert all(one in out for one in found)
     assert all(Path(path).exists() for path in kept + gone)
@@ -366,7 +385,7 @@ def test_run_is_the_pipeline_for_one_combination(
         )
     )
     assert load_settings().pairs.keys() == {"small-large"}
-    assert _tell_merging(added) == "params.yaml holds this pair already."
+    assert explain_merge(added) == "params.yaml holds this pair already."
     Path("params.yaml").unlink()
 
     monkeypatch.setattr(shards, "_write_shard", None)  # a model's work would be written
@@ -411,7 +430,7 @@ def test_run_says_what_params_yaml_lacks(tmp_path, monkeypatch):
         "routers": {"always": None},
     }
     Path("params.yaml").write_text(yaml.safe_dump(here))
-    head, _, lines = _tell_merging(wanted).partition(":\n\n")
+    head, _, lines = explain_merge(wanted).partition(":\n\n")
     assert head == "To keep the pair, merge these lines into the sections of params.yaml"
     assert yaml.safe_load(lines) == {
         "models": {"b": {"path": "b", "prompt": "plain"}},
@@ -424,7 +443,7 @@ def test_run_and_check_doubt_a_pair_the_wrong_way_round(finished, fsgen, monkeyp
     (tmp_path / "metrics").mkdir()
     content = json.loads(Path("metrics/toy.json").read_text())
     (tmp_path / "params.yaml").write_text(Path("params.yaml").read_text())
-    monkeypatch.setattr(single_run, "run", lambda wish: tmp_path)
+    monkeypatch.setattr(single_run, "run", lambda request: tmp_path)
     words = ("run", "--large", "a/b", "--small", "a/c", "--dataset", "toy")
     for parameters, is_doubted in ((10**9, True), (1000, False)):
         content["models"]["small"]["total_parameters"] = parameters
@@ -444,8 +463,8 @@ def test_run_pins_a_hub_model_to_the_commit_of_today(tmp_path, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "model_info", lambda hub: SimpleNamespace(sha=f"commit of {hub}"))
-    wish = single_run.RunRequest(large="org/big-1.5B", small="org/little@abc", dataset="gsm8k")
-    assert single_run.params_of(wish)["models"] == {
+    request = single_run.RunRequest(large="org/big-1.5B", small="org/little@abc", dataset="gsm8k")
+    assert single_run.params_of(request)["models"] == {
         "little": {"hub": "org/little", "revision": "abc", "prompt": "plain"},
         "big-1_5B": {"hub": "org/big-1.5B", "revision": "commit of org/big-1.5B", "prompt": "plain"},
     }
@@ -455,7 +474,7 @@ def test_run_pins_a_hub_model_to_the_commit_of_today(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "model_info", refuse)
     with pytest.raises(UserError, match="could not be looked up on the hub"):
-        single_run.params_of(wish)
+        single_run.params_of(request)
 
 
 def test_run_tells_two_folders_of_one_name_apart(tmp_path, monkeypatch):
@@ -463,8 +482,8 @@ def test_run_tells_two_folders_of_one_name_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("one/model", "two/model"):
         Path(path).mkdir(parents=True)
-    wish = single_run.RunRequest(small="one/model", large="two/model", dataset="arith")
-    assert list(single_run.params_of(wish)["pairs"]) == ["model-model-large"]
+    request = single_run.RunRequest(small="one/model", large="two/model", dataset="arith")
+    assert list(single_run.params_of(request)["pairs"]) == ["model-model-large"]
 
 
 def examples() -> list[str]:

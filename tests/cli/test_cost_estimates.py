@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
-from fsgen.cli import cost_estimates
+from fsgen.cli import cost_estimates, stage_work
 from fsgen.config.load import load_settings
 from fsgen.config.schema import Settings
 from fsgen.errors import UserError
@@ -45,8 +45,8 @@ def plan(tmp_path, monkeypatch) -> dict:
     }
 
 
-def by_stage(loaded: Settings) -> dict[tuple[str, str], cost_estimates.StageWork]:
-    return {(work.stage, work.model): work for work in cost_estimates.list_work(loaded)}
+def by_stage(loaded: Settings) -> dict[tuple[str, str], stage_work.StageWork]:
+    return {(work.stage, work.model): work for work in stage_work.list_work(loaded)}
 
 
 def test_one_pair_by_hand(plan):
@@ -67,9 +67,11 @@ def test_time_is_a_roofline(plan):
     loaded = loaded_with(plan)
     work = by_stage(loaded)
     machine = cost_estimates.Machine(flops=1e15, bandwidth=1e12, memory=80e9)
-    solo = cost_estimates.seconds(loaded, work["dump_solo", "large"], 8e9, machine)
+    solo = cost_estimates.stage_seconds(loaded, work["dump_solo", "large"], 8e9, machine)
     assert solo == pytest.approx(250 * 8e9 * 2 / 1e12)
-    read = cost_estimates.seconds(loaded, work["dump_large", "large"], 8e9, replace(machine, bandwidth=1e18))
+    read = cost_estimates.stage_seconds(
+        loaded, work["dump_large", "large"], 8e9, replace(machine, bandwidth=1e18)
+    )
     assert read == pytest.approx(2 * 8e9 * 100 * 116 / 1e15)
 
 
@@ -86,9 +88,9 @@ def test_a_tuned_model_is_a_third_reader(plan):
 def test_another_pair_adds_its_own_and_no_writing(plan):
     """Solo dumps are by model."""
     plan["models"]["middle"] = dict(plan["models"]["small"])
-    before = cost_estimates.list_work(loaded_with(plan))
+    before = stage_work.list_work(loaded_with(plan))
     plan["pairs"]["q"] = {"small": "middle", "tuned": "middle", "large": "large"}
-    after = cost_estimates.list_work(loaded_with(plan))
+    after = stage_work.list_work(loaded_with(plan))
     assert [work for work in after if work.subject != "q"] == before
     assert {work.stage for work in after if work.subject == "q"} == {
         "dump_large",
@@ -126,13 +128,13 @@ def test_it_is_never_less_than_what_happened(finished):
     tests = len(parquet.read("data/prompts/toy.parquet").filter(split="test"))
     alone = dict(steps.group_by("role").agg(pl.col("alone").sum()).iter_rows())
     for role in ("small", "tuned", "large"):
-        prompts = tests * cost_estimates.PROMPT_TOKENS["arith"]
-        assert (work["rollout", role].positions - prompts) / cost_estimates.SHARED >= alone[role] > 0
+        prompts = tests * stage_work.PROMPT_TOKENS["arith"]
+        assert (work["rollout", role].positions - prompts) / stage_work.TREE_STEP_SHARE >= alone[role] > 0
 
 
 def test_a_task_without_figures_is_counted_by_its_limit_its_table_or_not_at_all(plan, monkeypatch):
     """And the estimate says which; a run of a benchmark that somebody added is no fault of ours."""
-    for figures in (cost_estimates.PROMPTS, cost_estimates.PROMPT_TOKENS):
+    for figures in (stage_work.PROMPTS, stage_work.PROMPT_TOKENS):
         monkeypatch.delitem(figures, "gsm8k")
 
     def told(limit: int | None) -> tuple[str, int]:
@@ -172,7 +174,7 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     """A statement, then a checkpoint, then its description; without any the estimate goes on and says so."""
     del plan["models"]["small"]["parameters"]
     loaded = loaded_with(plan)
-    assert cost_estimates.sizes(loaded) == {"small": None, "large": 8_000_000_000}
+    assert cost_estimates.model_sizes(loaded) == {"small": None, "large": 8_000_000_000}
     told = "\n".join(cost_estimates.report_lines(loaded, cost_estimates.MACHINES["h100"]))
     assert "sizes unknown: small" in told
     assert re.search(r"dump_large +12 +11,600 +\d", told)
@@ -180,7 +182,7 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     plan["models"]["small"] = {"path": "here", "prompt": "plain"}
     loaded = loaded_with(plan)
     counted = description.describe("small", loaded.models["small"])["parameters"]["total"]
-    assert cost_estimates.sizes(loaded)["small"] == counted
+    assert cost_estimates.model_sizes(loaded)["small"] == counted
 
 
 def test_a_wrong_statement_is_refused_when_the_checkpoint_is_there(plan, tmp_path):
@@ -202,7 +204,7 @@ def test_a_size_below_zero_is_refused(plan, value):
 
 def test_a_cache_is_bounded_from_above():
     """Qwen1.5-72B keeps all its heads: 80 layers of 8192, two bytes, keys and values."""
-    assert 2 * 80 * 8192 <= cost_estimates.most_cached(72.3e9) <= 1.3 * 2 * 80 * 8192
+    assert 2 * 80 * 8192 <= cost_estimates.most_cached_values(72.3e9) <= 1.3 * 2 * 80 * 8192
 
 
 def test_a_cache_is_counted_where_the_checkpoint_is_at_hand(plan, tmp_path):
@@ -213,13 +215,13 @@ def test_a_cache_is_counted_where_the_checkpoint_is_at_hand(plan, tmp_path):
     loaded = loaded_with(plan)
     config = json.loads((tmp_path / "here/config.json").read_text())
     shared = config["num_key_value_heads"] / config["num_attention_heads"]
-    total = cost_estimates.sizes(loaded)["small"]
-    volume = max(e.max_new_tokens + cost_estimates.PROMPT_TOKENS[e.task] for e in loaded.datasets.values())
+    total = cost_estimates.model_sizes(loaded)["small"]
+    volume = max(e.max_new_tokens + stage_work.PROMPT_TOKENS[e.task] for e in loaded.datasets.values())
 
     assert cost_estimates.cached_values(loaded, "small", total) == 2 * 2 * 24 * shared
     held = 2 * 2 * (total + loaded.compute.rows * volume * 2 * 2 * 24 * shared)
     (pair,) = loaded.pairs
-    assert cost_estimates.memory(loaded, pair, cost_estimates.sizes(loaded), None) == held
+    assert cost_estimates.rollout_memory(loaded, pair, cost_estimates.model_sizes(loaded), None) == held
 
 
 def told_in(path: Path) -> str:
@@ -241,7 +243,9 @@ def test_a_profile_says_what_it_will_cost(path, tmp_path, monkeypatch):
         Path(data).mkdir(parents=True)
     head, rest = re.split(r"(?s)(?<=# <cost>\n).*(?=# </cost>)", path.read_text())
     if "local" in path.stem:
-        monkeypatch.setattr(cost_estimates, "sizes", lambda settings: dict.fromkeys(settings.models, None))
+        monkeypatch.setattr(
+            cost_estimates, "model_sizes", lambda settings: dict.fromkeys(settings.models, None)
+        )
     expected = told_in(path)
     if os.environ.get("FSGEN_WRITE_DOCS"):
         path.write_text(head + expected + rest)
