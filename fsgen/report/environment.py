@@ -1,15 +1,12 @@
 """What a result was made with: code, versions, machine, and every model with its precision."""
 
-import os
 import platform
 import re
 import subprocess
 from importlib import metadata
-from pathlib import Path
-
-import torch
 
 from fsgen.config.schema import ModelConfig, Settings
+from fsgen.execution.hardware import describe_machine
 from fsgen.models import description, loading
 
 
@@ -21,7 +18,7 @@ def describe(settings: Settings) -> dict:
     return {
         "commit": _commit(),
         "versions": _versions(),
-        "machine": _machine(),
+        "machine": describe_machine(),
         "models": {name: _model(settings, name, model) for name, model in settings.models.items()},
     }
 
@@ -42,25 +39,6 @@ def _versions() -> dict[str, str]:
     wanted = [line for line in metadata.requires("fsgen") or [] if "extra ==" not in line]
     names = [re.match(r"[\w.-]+", line).group() for line in wanted]
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in sorted(names)}
-
-
-def _machine() -> dict:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1),
-        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def _cpu() -> str:
-    """The processor's name as the kernel gives it."""
-    about = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", about.read_text()) if about.is_file() else None
-    return named.group(1) if named else platform.processor() or platform.machine()
 
 
 def _model(settings: Settings, name: str, model: ModelConfig) -> dict:
