@@ -1,250 +1,317 @@
-"""The plan of the house: imports go down, torch stays in its rooms, dvc.yaml tells the truth."""
+"""The plan of the packages: who may import whom, where torch stays, what of the code dvc.yaml names."""
 
 import ast
+import functools
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from fsgen.collaboration import fusion, routers
-from fsgen.config import policies, validation
-from fsgen.decoding import dump_rollouts, dump_solo, dump_teacher_forced
-from fsgen.decoding.rollout import rollout
-from fsgen.execution import executors
-from fsgen.models import loading
-from fsgen.tasks import registry
+from fsgen.config import registry
+from fsgen.execution import code
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
-FLOORS = [
-    {"typed", "harness", "timings"},
-    {"policies", "console", "sandbox", "judge"},
-    {"sections", "store", "views"},
-    {"checks", "depot"},
-    {"settings"},
-    {
-        "lake",
-        "tasks",
-        "checkpoints",
-        "fusion",
-        "costs",
-        "intervals",
-        "speakers",
-        "laws",
-        "figures",
-        "tidying",
-    },
-    {"outlines"},
-    {
-        "family",
-        "models",
-        "shards",
-        "records",
-        "texts",
-        "nodes",
-        "learned",
-        "spending",
-        "vocabulary",
-        "fusing",
-        "showing",
-        "estimates",
-    },
-    {
-        "compared",
-        "discrimination",
-        "embedding",
-        "parameters",
-        "routers",
-        "cursor",
-        "tallies",
-        "benchmarks",
-        "environment",
-        "waiting",
-    },
-    {"positions", "series", "prediction", "comparison", "report", "workers"},
-    {"cluster"},
-    {"engines"},
-    {"trunks", "heads", "simulation", "decoding", "forcing", "evaluation", "grading", "results"},
-    {"tree", "reading", "closeups", "stability", "pace", "uncertainty", "published", "scaling"},
-    {"rolled", "generation"},
-    {"rollout"},
-    {"trial"},
-    {"cli"},
-]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-TORCH_ROOMS = {
-    "family",
-    "models",
-    "records",
-    "cursor",
-    "decoding",
-    "forcing",
-    "tree",
-    "heads",
-    "generation",
-    "pace",
-    "environment",
-    "cluster",
-}
-# params, the terminal, who makes a shard, where it is kept: it reaches a stage as a value, or changes no byte
-UNTRACKED = {
-    f"fsgen/{room}.py"
-    for room in (
-        *("typed", "policies", "sections", "checks", "settings", "console", "timings"),
-        *("workers", "cluster", "engines", "depot"),
-    )
-}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+GPU_STAGES = ("train", "tune", "dump_solo", "dump_large", "dump_small", "rollout", "close_up")
+CPU_STAGES = [name for name in STAGES if name not in GPU_STAGES]
+
+RUNNING = {"config", "errors", "execution", "tables"}
+READING = RUNNING | {"collaboration", "models"}
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "tables": {"errors"},
+    "execution": {"config", "errors", "tables"},
+    "tasks": RUNNING | {"tasks.graders"},
+    "tasks.graders": {"errors"},
+    "collaboration": RUNNING,
+    "models": RUNNING | {"tasks"},
+    "decoding": READING | {"tasks"},
+    "decoding.rollout": READING | {"tasks", "decoding"},
+    "analysis": READING,
+    "analysis.comparison": READING | {"analysis"},
+    "analysis.scaling": READING | {"analysis"},
+    "analysis.uncertainty": READING | {"analysis"},
+    "report": READING | {"report.figures"},
+    "report.figures": {"errors"},
+}
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
+MAY_IMPORT_TORCH = {"cli", "decoding", "decoding.rollout", "execution", "models"}
+
+
+def package_of(path: Path) -> str:
+    """The package of the plan that a file lies in, such as `decoding.rollout`; `errors` for errors.py.
+
+    A sub-package without a line of its own is part of the one above.
+    """
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in MAY_IMPORT), parts[0])
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imported_names(path: Path) -> set[str]:
+    """Dotted names that a file imports, anywhere in it; `from a import b` gives `a` and `a.b`."""
+    names: set[str] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
 
 
 def imported_files(path: Path) -> set[Path]:
-    """Files of the package that `path` imports, anywhere in it; docstring-only __init__ files left out."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fsgen":
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "fsgen"]
-        else:
-            continue
-        found |= {file for name in names if (file := ROOT / (name.replace(".", "/") + ".py")).exists()}
-    return found
-
-
-def import_closure(path: Path) -> set[str]:
-    """Every file of the package that running `path` can execute, relative to the root."""
-    seen: set[Path] = set()
-    todo = [path]
-    while todo:
-        fresh = imported_files(todo.pop()) - seen
-        seen |= fresh
-        todo += fresh
-    return {str(file.relative_to(ROOT)) for file in seen} - UNTRACKED
-
-
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def test_every_room_has_a_floor():
-    """No file of the package stands outside the plan."""
-    assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} == set(FLOOR_OF)
-
-
-def test_imports_only_go_down():
-    """A room uses the floors below it, and nothing beside or above."""
-    upward = {
-        (room(path), room(used))
-        for path in PACKAGE.rglob("*.py")
-        if room(path) != "__init__"
-        for used in imported_files(path)
-        if room(used) != room(path) and FLOOR_OF[room(used)] >= FLOOR_OF[room(path)]
-    }  # fmt: skip
-
-    assert upward == set()
-
-
-def test_torch_stays_in_its_rooms():
-    """Whatever runs after the dumps needs no torch."""
-    users = {
-        room(path)
-        for path in PACKAGE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "torch" for alias in node.names))
-        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch")
+    """Files of the package that a file imports; __init__ files hold a docstring alone and are left out."""
+    return {
+        file
+        for name in imported_names(path)
+        if name.split(".")[0] == "fsgen" and (file := ROOT / (name.replace(".", "/") + ".py")).is_file()
     }
 
-    assert users == TORCH_ROOMS
+
+def reached_files(path: Path) -> set[Path]:
+    """Files of the package that running `path` can execute: what it imports, and what registries name."""
+    reached: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        fresh = (imported_files(file) | registered_files(file)) - reached
+        reached |= fresh
+        waiting += fresh
+    return reached
 
 
-def test_arithmetic_on_the_dumps_needs_no_torch():
-    """Not even through a library: the CPU stages start without it."""
-    rooms = "benchmarks, comparison, evaluation, grading, published, scaling, simulation, uncertainty"
-    rooms += "; from fsgen.report import writing"
-    heavy = "{'torch', 'transformers', 'openai', 'sympy'}"
-    code = f"import sys; from fsgen import {rooms}; assert not {heavy} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def registered_files(path: Path) -> set[Path]:
+    """Files named by the registries that a file resolves names in; what `config` resolves are values."""
+    if not path.is_relative_to(PACKAGE) or package_of(path) in code.VALUES_ONLY:
+        return set()
+    mentioned = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
+    if "definition" in mentioned:  # of a method or a router of params.yaml
+        mentioned |= {"RULES", "ROUTERS"}
+    lines = [line for name, entries in REGISTRIES.items() if name in mentioned for line in entries.values()]
+    return {ROOT / (line.partition(":")[0].replace(".", "/") + ".py") for line in lines}
 
 
-def test_inits_hold_nothing_but_a_sentence():
-    """Code in an __init__ would run in every stage without standing in its dependencies."""
-    for path in PACKAGE.rglob("__init__.py"):
-        (only,) = ast.parse(path.read_text()).body
-        assert isinstance(only, ast.Expr)
+REGISTRIES = {name: value for name, value in vars(registry).items() if name.isupper()}
 
 
-def test_what_is_public_says_what_it_is():
-    """Every module, and every function, class and method without an underscore, has its sentence."""
+def test_every_package_has_its_line():
+    """No package stands outside the plan, and the plan names none that is gone."""
+    assert {package_of(path) for path in FILES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_it_may(package):
+    """Imports go down; what is imported lazily, inside functions, counts too."""
+    refused = {
+        f"{path.relative_to(ROOT)} imports {imported.relative_to(ROOT)}"
+        for path in FILES
+        if package_of(path) == package
+        for imported in imported_files(path)
+        if package_of(imported) not in MAY_IMPORT[package] | {package}
+    }
+    assert refused == set()
+
+
+def test_the_plan_has_no_circle():
+    """Neither between packages nor between files (graphlib raises CycleError, which names one)."""
+    TopologicalSorter(MAY_IMPORT).prepare()
+    TopologicalSorter({path: imported_files(path) for path in FILES}).prepare()
+
+
+def test_torch_stays_where_models_run():
+    """Whatever works on tables needs neither torch nor transformers."""
+    heavy = {"torch", "transformers", "tokenizers"}
+    users = {
+        package_of(path) for path in FILES if heavy & {name.split(".")[0] for name in imported_names(path)}
+    }
+    assert users <= MAY_IMPORT_TORCH
+
+
+HEAVY = "{'torch', 'transformers', 'openai', 'sympy'}"
+
+
+@pytest.mark.parametrize("stage", CPU_STAGES)
+def test_a_cpu_stage_starts_without_torch(stage):
+    """Not even through a library; `runpy` executes the script's imports and not its main."""
+    script = f"import runpy, sys; runpy.run_path('stages/{stage}.py'); assert not {HEAVY} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_help_starts_without_torch():
+    """`fsgen --help` answers at once."""
+    script = (
+        "import sys; sys.argv = ['fsgen', '--help']\n"
+        "from fsgen.cli.__main__ import main\n"
+        "try: main()\n"
+        f"except SystemExit: assert not {HEAVY} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*/__init__.py")), ids=lambda path: path.parent.name)
+def test_a_package_says_what_it_is_for(path):
+    """In two sentences; code in an __init__ would run in every stage without standing in its dependencies."""
+    (only,) = tree_of(path).body
+    sentences = ast.get_docstring(tree_of(path)).replace("\n", " ").rstrip(".").split(". ")
+    assert isinstance(only, ast.Expr)
+    assert len(sentences) == 2
+
+
+def test_what_is_public_is_documented():
+    """Every module, and every function, class and method without an underscore, has a docstring."""
     silent = []
-    for path in PACKAGE.rglob("*.py"):
-        module = ast.parse(path.read_text())
-        bodies = (node for node in module.body if isinstance(node, ast.ClassDef))
-        classes = [node for node in bodies if not node.name.startswith("_")]
-        inside = [node for owner in [module, *classes] for node in owner.body]
-        named = [node for node in inside if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        public = [node for node in named if not node.name.startswith("_")]
-        silent += [f"{path.name}: {node.name}" for node in public if not ast.get_docstring(node)]
+    for path in [*FILES, PACKAGE / "__init__.py", *(ROOT / "stages").glob("*.py")]:
+        module = tree_of(path)
         silent += [] if ast.get_docstring(module) else [path.name]
-    assert silent == []
+        silent += [f"{path.name}: {node.name}" for node in public(module) if not ast.get_docstring(node)]
+    assert [name for name in silent if not name.endswith(": main")] == []
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_declared_code_equals_imported_code(name):
-    """A stage is stale exactly when code that it can run has changed."""
-    stage = STAGES[name].get("do", STAGES[name])
-    entry = next(word for word in stage["cmd"].split() if word.startswith("stages/"))
-    declared = {dep for dep in stage["deps"] if dep.startswith(("fsgen/", "stages/")) and dep.endswith(".py")}
-
-    assert import_closure(ROOT / entry) | {entry} == declared
-
-
-@pytest.mark.parametrize(
-    ("stage", "module"),
-    {
-        "dump_solo": dump_solo,
-        "dump_large": dump_teacher_forced,
-        "dump_small": dump_teacher_forced,
-        "rollout": rollout,
-        "close_up": dump_rollouts,
-    }.items(),
-)
-def test_a_shard_is_made_anew_exactly_when_code_that_it_runs_has_changed(stage, module):
-    """Its facts hold the digest of every room but those whose values are facts themselves."""
-    closure = {Path(file).stem for file in import_closure(ROOT / f"stages/{stage}.py")}
-    told = {
-        "store",
-        "shards",
-        "checkpoints",
-        "outlines",
-    }  # what these hold reaches the facts as values, or no byte
-
-    assert set(loading.SHARED_CODE) | set(module.ROOMS) | told == closure | set(loading.SHARED_CODE)
+def public(module: ast.Module) -> list[ast.FunctionDef | ast.ClassDef]:
+    """Functions and classes of a module, and methods of these classes, without an underscore."""
+    named = [node for node in module.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    named = [node for node in named if not node.name.startswith("_")]
+    classes = [node for node in named if isinstance(node, ast.ClassDef)]
+    methods = [node for owner in classes for node in owner.body if isinstance(node, ast.FunctionDef)]
+    return named + [node for node in methods if not node.name.startswith("_")]
 
 
-def test_no_stage_is_stale_for_who_makes_its_shards():
-    """Of `compute` a stage names what its bytes depend on, and no engine."""
-    named = {param for stage in STAGES.values() for param in stage.get("do", stage).get("params", [])}
+def declared_code(stage: str) -> tuple[Path, list[Path]]:
+    """A stage's script, and the folders and files of the package that it depends on."""
+    entry = STAGES[stage].get("do", STAGES[stage])
+    (script,) = [word for word in entry["cmd"].split() if word.startswith("stages/")]
+    assert script in entry["deps"]
+    return ROOT / script, [ROOT / dep for dep in entry["deps"] if dep.startswith("fsgen/")]
 
-    assert {p for p in named if isinstance(p, str) and p.startswith("compute")} == {
+
+def counted(files: set[Path]) -> set[Path]:
+    """Less `config` and `execution`, which reach a stage as values or change no byte of its tables."""
+    return {file for file in files if package_of(file) not in ("config", "errors", "execution")}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_that_it_runs(stage):
+    """A folder counts for all files below it; none is named that the stage does not reach."""
+    script, declared = declared_code(stage)
+    reached = counted(reached_files(script))
+    uncovered = {file for file in reached if not any(file.is_relative_to(one) for one in declared)}
+    idle = [one for one in declared if not any(file.is_relative_to(one) for file in reached)]
+    assert all(one.exists() for one in declared)
+    assert uncovered == set()
+    assert idle == []
+
+
+def test_training_depends_on_nothing_else():
+    """So that no other change makes the committed checkpoints stale: single files, no folder."""
+    for stage in ("train", "tune"):
+        script, declared = declared_code(stage)
+        assert set(declared) == counted(reached_files(script))
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("train", "tune")])
+def test_the_code_digest_covers_what_a_stage_imports(stage):
+    """Less the packages of VALUES_ONLY; the digest's walk and that of this file are written apart."""
+    script, _ = declared_code(stage)
+    for file in imported_files(script):
+        if package_of(file) not in code.VALUES_ONLY:
+            assert set(code.imports(dotted(file))) == {dotted(one) for one in (file, *imported_below(file))}
+
+
+def dotted(path: Path) -> str:
+    """The module that a file is, such as `fsgen.decoding.greedy`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imported_below(path: Path) -> set[Path]:
+    """Files that a file imports, directly or not, less the packages of VALUES_ONLY."""
+    reached: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        fresh = {file for file in imported_files(waiting.pop()) if package_of(file) not in code.VALUES_ONLY}
+        waiting += fresh - reached
+        reached |= fresh
+    return reached
+
+
+def test_a_stage_names_no_executor():
+    """Of `compute` it names what its bytes depend on, and not who makes its shards."""
+    params = [param for stage in STAGES.values() for param in stage.get("do", stage).get("params", [])]
+
+    assert {param for param in params if param.startswith("compute")} == {
         *("compute.device", "compute.dtype", "compute.rows", "compute.read_tokens")
     }
 
 
-def test_what_tasks_read_beside_code_is_declared():
-    """Solved examples are data of the package, and prompts are made of them."""
-    folder = PACKAGE / "tasks" / "exemplars"
+def test_files_beside_the_code_are_declared():
+    """Solved examples, the page's assets and the figures' queries make a stage stale too."""
+    exemplars, assets = PACKAGE / "tasks" / "exemplars", PACKAGE / "report" / "assets"
 
-    assert {f"{name}.json" for name in ("bbh", "mmlu_stem")} == {path.name for path in folder.iterdir()}
-    assert str(folder.relative_to(ROOT)) in STAGES["prompts"]["do"]["deps"]
-    assert {"fsgen/report/assets", "queries/figures"} <= set(STAGES["report"]["deps"])
+    assert {f"{name}.json" for name in ("bbh", "mmlu_stem")} == {path.name for path in exemplars.iterdir()}
+    assert any(exemplars.is_relative_to(dep) for dep in declared_code("prompts")[1])
+    assert any(assets.is_relative_to(dep) for dep in declared_code("report")[1])
+    assert "queries/figures" in STAGES["report"]["deps"]
 
 
-def test_names_in_settings_are_the_registries():
-    """What params.yaml may name is what the registries hold."""
-    assert set(validation.TASK_NAMES) == set(registry.TASKS)
-    assert policies.RULE_DEFAULTS.keys() == fusion.RULES.keys()
-    assert set(policies.SCORED_ROUTERS) == set(routers.ROUTERS)
-    assert set(validation.ENGINE_NAMES) == set(executors.EXECUTORS)
-    assert set(policies.ROUTER_NAMES) > set(policies.SCORED_ROUTERS)
+@pytest.mark.parametrize("name", REGISTRIES)
+def test_every_registry_line_leads_to_its_object(name):
+    """And to one of its kind: all lines of a registry name objects of one type."""
+    objects = [registry.resolve(REGISTRIES[name], key, "the registry") for key in REGISTRIES[name]]
+    assert len({type(entry) for entry in objects}) == 1
+
+
+COMPARISONS = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
+MAY_COMPARE = {"collaboration", "config"}
+RULES_AND_ROUTERS = {*registry.RULES, *registry.ROUTERS}
+
+
+def name_tests(tree: ast.Module) -> list[str]:
+    """The comparisons of a syntax tree with a literal that names a rule or a router, as `line: source`."""
+    comparisons = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    return [
+        f"{node.lineno}: {ast.unparse(node)}"
+        for node in comparisons
+        if any(isinstance(operator, COMPARISONS) for operator in node.ops)
+        and RULES_AND_ROUTERS & {text for side in (node.left, *node.comparators) for text in strings(side)}
+    ]
+
+
+def strings(node: ast.expr) -> list[str]:
+    """The strings that a literal holds: itself, or the entries of a tuple, a list or a set."""
+    entries = node.elts if isinstance(node, (ast.Tuple, ast.List, ast.Set)) else [node]
+    return [e.value for e in entries if isinstance(e, ast.Constant) and isinstance(e.value, str)]
+
+
+def test_no_string_test_on_the_name_of_a_rule_or_router():
+    """What a rule or a router is like is asked of the object that its registry names."""
+    files = [path for path in FILES if package_of(path) not in MAY_COMPARE]
+    assert [f"{path.relative_to(ROOT)}:{test}" for path in files for test in name_tests(tree_of(path))] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "is_test"),
+    {
+        'rule == "proxy"': True,
+        '"never" != name': True,
+        'name in ("random", "x")': True,
+        'x.rule not in {"oracle"}': True,
+        'kind == "line"': False,
+        'label = "proxy"': False,
+        'names["entropy"] > 1': False,
+    }.items(),
+)
+def test_a_string_test_is_seen(source, is_test):
+    """In each form that such a test has taken."""
+    assert bool(name_tests(ast.parse(source))) == is_test
