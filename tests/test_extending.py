@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fsgen.analysis.scaling import law_intervals, laws
-from fsgen.cli import cost_estimates
+from fsgen.cli import cost_estimates, stage_work
 from fsgen.collaboration import fusion, routers
 from fsgen.config import policies, validation
 from fsgen.config.load import load_settings
@@ -62,12 +62,12 @@ def test_a_task(finished, monkeypatch, tmp_path):
     entry = {"task": "letters", "max_new_tokens": 8, "limit": 20}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PARAMS | {"datasets": {"letters": entry}}))
     loaded = load_settings(tmp_path / "plan.yaml")
-    solo = [work for work in cost_estimates.list_work(loaded) if work.stage == "dump_solo"]
-    assert {work.positions for work in solo} == {20 * (cost_estimates.UNMEASURED + 8)}
-    assert f"{cost_estimates.UNMEASURED} tokens a prompt are assumed; 20 prompts" in "".join(
+    solo = [work for work in stage_work.list_work(loaded) if work.stage == "dump_solo"]
+    assert {work.positions for work in solo} == {20 * (stage_work.ASSUMED_PROMPT_TOKENS + 8)}
+    assert f"{stage_work.ASSUMED_PROMPT_TOKENS} tokens a prompt are assumed; 20 prompts" in "".join(
         cost_estimates.report_lines(loaded)
     )
-    assert f"{cost_estimates.UNMEASURED} tokens a prompt" in PAGE
+    assert f"{stage_work.ASSUMED_PROMPT_TOKENS} tokens a prompt" in PAGE
 
 
 def test_a_router(registries, tiny_world, monkeypatch):
