@@ -39,8 +39,8 @@ ROUTERS = {
     "perfect": "fsgen.collaboration.routers:PERFECT",
 }
 EXECUTORS = {
-    "local": "fsgen.execution.executors:open_local",
-    "ray": "fsgen.execution.ray_executor:open_ray_executor",
+    "local": "fsgen.execution.executors:LOCAL",
+    "ray": "fsgen.execution.ray_executor:RAY",
 }
 
 

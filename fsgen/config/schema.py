@@ -1,9 +1,10 @@
 """The sections of params.yaml as frozen dataclasses."""
 
-import typing
 from dataclasses import dataclass, field
+from typing import Any
 
 from fsgen.config.policies import Method, Policy, RouterConfig
+from fsgen.config.registry import EXECUTORS, resolve
 from fsgen.errors import lookup_or_suggest
 
 
@@ -65,7 +66,7 @@ class PairConfig:
         """Whether there is a fine-tuned small model."""
         return self.tuned != self.small
 
-    def members(self) -> dict[str, str]:
+    def roles(self) -> dict[str, str]:
         """Role to model name, in reading order; `tuned` only where there is one."""
         roles = {"small": self.small, "tuned": self.tuned, "large": self.large}
         return {r: m for r, m in roles.items() if r != "tuned" or self.has_tuned}
@@ -106,6 +107,11 @@ class ComputeConfig:
     """With `ray`, actors at most, each with the models of its stage."""
     gpus_per_replica: int = 0
     """With `ray`, cards of an actor; 0 runs it on a CPU."""
+
+    @property
+    def definition(self) -> Any:
+        """The `ExecutorKind` that the registry names."""
+        return resolve(EXECUTORS, self.engine, "the engines that compute.engine can name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +202,25 @@ class Settings:
 
     def methods_of(self, pair: str) -> dict[str, Method]:
         """The methods that this pair can run: those whose rule requires no model that it lacks."""
-        roles = self.pairs[pair].members().keys()
+        roles = self.pairs[pair].roles().keys()
         return {name: method for name, method in self.methods.items() if method.definition.requires <= roles}
 
-    def named(self, kind: str, name: str) -> typing.Any:
-        """The entry `name` of the section `kind`, or a complaint that names the nearest one."""
-        return lookup_or_suggest(getattr(self, kind), name, f"{kind} of params.yaml")
+    def dataset(self, name: str) -> DatasetConfig:
+        """The dataset of that name; UserError that offers the nearest where there is none."""
+        return lookup_or_suggest(self.datasets, name, "datasets of params.yaml")
+
+    def model(self, name: str) -> ModelConfig:
+        """The model of that name; UserError that offers the nearest where there is none."""
+        return lookup_or_suggest(self.models, name, "models of params.yaml")
+
+    def pair(self, name: str) -> PairConfig:
+        """The pair of that name; UserError that offers the nearest where there is none."""
+        return lookup_or_suggest(self.pairs, name, "pairs of params.yaml")
+
+    def family_member(self, name: str) -> PretrainConfig:
+        """The base model of the embedded family; UserError that offers the nearest where there is none."""
+        return lookup_or_suggest(self.family, name, "family of params.yaml")
+
+    def tuned_member(self, name: str) -> FinetuneConfig:
+        """The fine-tuned model of the embedded family; UserError where there is none."""
+        return lookup_or_suggest(self.tuned, name, "tuned of params.yaml")

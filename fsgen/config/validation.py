@@ -1,18 +1,18 @@
-"""Every complaint about settings that are well-formed: names that lead nowhere, values that cannot be."""
+"""Checks of well-formed settings: names that lead nowhere, values that cannot be."""
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
 from fsgen.config import registry
-from fsgen.config.schema import Settings
+from fsgen.config.schema import DatasetConfig, ModelConfig, Settings
 from fsgen.errors import UserError, lookup_or_suggest
 
 TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench")
-RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
-ENGINE_NAMES = ("local", "ray")
 CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
+RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
 ENTRIES = {  # how an entry is written in a section that a command cannot go without
     "datasets": "gsm8k: {task: gsm8k, max_new_tokens: 256}",
     "models": "tiny: {path: checkpoints/tiny, prompt: plain}",
@@ -32,7 +32,7 @@ def check_sections(raw: dict) -> None:
 
 
 def refuse_empty(section: str, entries: object) -> None:
-    """Complaint, with an example, where a section of params.yaml is missing or holds no entry."""
+    """UserError, with an example, where a section of params.yaml is missing or holds no entry."""
     if entries in (None, {}):
         raise UserError(
             f"params.yaml should name at least one entry under '{section}', got none; "
@@ -41,11 +41,18 @@ def refuse_empty(section: str, entries: object) -> None:
 
 
 def check_names(settings: Settings) -> None:
-    """DVC reads a dot as a step into a mapping, and names become folders."""
+    """Names that DVC and folders can hold: a dot is a step into a mapping for DVC."""
     for section in ("datasets", "models", "pairs", "methods", "routers", "family", "tuned"):
         for name in getattr(settings, section):
             if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
                 raise UserError(f"{section} holds the name {name!r}; use letters, digits, '-' and '_' alone.")
+    both = sorted(set(settings.family) & set(settings.tuned))
+    if both:
+        raise UserError(f"'{both[0]}' stands in family and in tuned, which share a folder; rename one.")
+
+
+def check_routers(settings: Settings) -> None:
+    """Rules that exist, names that do not mislead, thresholds where a score is compared with one."""
     for name, router in settings.routers.items():
         definition = registry.resolve(
             registry.ROUTERS, router.rule, f"the rules that routers.{name} can name"
@@ -58,18 +65,26 @@ def check_names(settings: Settings) -> None:
             raise UserError(f"routers.{name}.at has no meaning for the rule '{router.rule}'; remove it.")
 
 
-def check_seed_and_methods(settings: Settings) -> None:
-    """The seed, the sandbox, names that share a folder, and a method that every pair can roll out."""
+def check_seed_and_sandbox(settings: Settings) -> None:
+    """A seed that generators take, and a sandbox that exists."""
     if settings.seed < 0:
         raise UserError(f"seed should be at least 0, got {settings.seed}; choose another.")
+    if settings.sandbox not in ("strict", "weak"):
+        raise UserError(f"sandbox should be strict or weak, got '{settings.sandbox}'.")
+
+
+def check_methods(settings: Settings) -> None:
+    """A method that every pair can roll out, and lists that hold what the masks need."""
     rules = [method.definition for method in settings.methods.values()]
     if all(rule.drafts or "tuned" in rule.requires for rule in rules):
         raise UserError("methods should hold one with a rule that every pair can roll out; add oracle.")
-    if settings.sandbox not in ("strict", "weak"):
-        raise UserError(f"sandbox should be strict or weak, got '{settings.sandbox}'.")
-    both = sorted(set(settings.family) & set(settings.tuned))
-    if both:
-        raise UserError(f"'{both[0]}' stands in family and in tuned, which share a folder; rename one.")
+    for name, method in settings.methods.items():
+        alpha = method.parameters["alpha"] if method.definition.masked else 1.0
+        if settings.dump.depth <= -math.log(alpha):
+            raise UserError(
+                f"dump.depth {settings.dump.depth} should exceed -ln alpha = {-math.log(alpha):.3f} of "
+                f"methods.{name}."
+            )
 
 
 def check_datasets(settings: Settings) -> None:
@@ -77,97 +92,117 @@ def check_datasets(settings: Settings) -> None:
     for name in settings.datasets.keys() & RESERVED:
         raise UserError(f"datasets holds the name '{name}', whose metrics file is taken; rename it.")
     for name, entry in settings.datasets.items():
-        lookup_or_suggest(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
-        if entry.path is not None and not Path(entry.path).exists():
-            raise UserError(
-                f"datasets.{name}.path: there is nothing at '{entry.path}'; correct it or fetch the data."
-            )
-        if entry.max_new_tokens < 1 or entry.shots < 0 or (entry.limit is not None and entry.limit < 1):
-            raise UserError(
-                f"datasets.{name} should have max_new_tokens and limit above 0 and shots at least 0."
-            )
-        if entry.task in CODE_TASKS and not settings.allow_code_execution:
-            raise UserError(
-                f"datasets.{name} is graded by running code that models wrote; "
-                "set 'allow_code_execution: true' in params.yaml, or give 'fsgen run' the flag "
-                "--allow-code-execution, if this machine may do so, in a sandbox."
-            )
-        if not 0 < entry.calibration < 1:
-            raise UserError(
-                f"datasets.{name}.calibration should be a share between 0 and 1, got {entry.calibration}."
-            )
+        _check_dataset(name, entry)
+        _check_task(name, entry, settings.allow_code_execution)
+
+
+def _check_dataset(name: str, entry: DatasetConfig) -> None:
+    if entry.path is not None and not Path(entry.path).exists():
+        raise UserError(
+            f"datasets.{name}.path: there is nothing at '{entry.path}'; correct it or fetch the data."
+        )
+    if entry.max_new_tokens < 1 or entry.shots < 0 or (entry.limit is not None and entry.limit < 1):
+        raise UserError(f"datasets.{name} should have max_new_tokens and limit above 0 and shots at least 0.")
+    if not 0 < entry.calibration < 1:
+        raise UserError(
+            f"datasets.{name}.calibration should be a share between 0 and 1, got {entry.calibration}."
+        )
+
+
+def _check_task(name: str, entry: DatasetConfig, allow_code_execution: bool) -> None:
+    lookup_or_suggest(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
+    if entry.task in CODE_TASKS and not allow_code_execution:
+        raise UserError(
+            f"datasets.{name} is graded by running code that models wrote; "
+            "set 'allow_code_execution: true' in params.yaml, or give 'fsgen run' the flag "
+            "--allow-code-execution, if this machine may do so, in a sandbox."
+        )
 
 
 def check_models(settings: Settings) -> None:
     """One source each, pinned if it is a hub; prompt modes, sizes and precisions that exist."""
-    known = {**settings.family, **settings.tuned}
+    members = {**settings.family, **settings.tuned}
     for name, entry in settings.models.items():
-        sources = [s for s in ("hub", "path", "family") if getattr(entry, s) is not None]
-        if len(sources) != 1:
-            raise UserError(f"models.{name} should name one of hub, path, family, got {sources or 'none'}.")
-        if entry.family is not None:
-            lookup_or_suggest(known, entry.family, f"the family members that models.{name} can name")
-        if entry.path is not None and not (Path(entry.path) / "config.json").is_file():
-            raise UserError(
-                f"models.{name}.path: '{entry.path}' is no checkpoint folder (no config.json); correct it."
-            )
-        if (entry.hub is None) != (entry.revision is None):
-            raise UserError(
-                f"models.{name} should pin a hub model by 'revision' (a commit), and only a hub model."
-            )
-        if entry.prompt not in ("plain", "chat"):
-            raise UserError(f"models.{name}.prompt should be 'plain' or 'chat', got '{entry.prompt}'.")
-        if entry.parameters is not None and entry.parameters <= 0:
-            raise UserError(
-                f"models.{name}.parameters should be above 0, got {entry.parameters}; correct it."
-            )
-        if entry.dtype not in (None, "float32", "bfloat16"):
-            raise UserError(f"models.{name}.dtype should be float32 or bfloat16, got '{entry.dtype}'.")
+        _check_source(name, entry, members)
+        _check_model_values(name, entry)
     for name, entry in settings.tuned.items():
         lookup_or_suggest(settings.family, entry.base, f"the family members that tuned.{name}.base can name")
 
 
+def _check_source(name: str, entry: ModelConfig, members: Mapping[str, object]) -> None:
+    sources = [source for source in ("hub", "path", "family") if getattr(entry, source) is not None]
+    if len(sources) != 1:
+        raise UserError(f"models.{name} should name one of hub, path, family, got {sources or 'none'}.")
+    if entry.family is not None:
+        lookup_or_suggest(members, entry.family, f"the family members that models.{name} can name")
+    if entry.path is not None and not (Path(entry.path) / "config.json").is_file():
+        raise UserError(
+            f"models.{name}.path: '{entry.path}' is no checkpoint folder (no config.json); correct it."
+        )
+    if (entry.hub is None) != (entry.revision is None):
+        raise UserError(
+            f"models.{name} should pin a hub model by 'revision' (a commit), and only a hub model."
+        )
+
+
+def _check_model_values(name: str, entry: ModelConfig) -> None:
+    if entry.prompt not in ("plain", "chat"):
+        raise UserError(f"models.{name}.prompt should be 'plain' or 'chat', got '{entry.prompt}'.")
+    if entry.parameters is not None and entry.parameters <= 0:
+        raise UserError(f"models.{name}.parameters should be above 0, got {entry.parameters}; correct it.")
+    if entry.dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"models.{name}.dtype should be float32 or bfloat16, got '{entry.dtype}'.")
+
+
 def check_pairs(settings: Settings) -> None:
-    """Members that exist, differ, and are asked in one way."""
+    """Models that exist, differ, and are asked in one way."""
     for name, pair in settings.pairs.items():
-        for role, model in pair.members().items():
+        for role, model in pair.roles().items():
             lookup_or_suggest(settings.models, model, f"the models that pairs.{name}.{role} can name")
         if pair.large in (pair.small, pair.tuned):
             raise UserError(
                 f"pairs.{name} names '{pair.large}' twice; a pair is a small and another, large model."
             )
-        modes = {settings.models[m].prompt for m in pair.members().values()}
+        modes = {settings.models[model].prompt for model in pair.roles().values()}
         if len(modes) > 1:
             raise UserError(f"pairs.{name} mixes plain and chat prompts; give its models the same 'prompt'.")
 
 
 def check_dump(settings: Settings) -> None:
-    """Lists that hold a margin and what the masks need; devices and amounts that can be."""
-    dump, compute = settings.dump, settings.compute
+    """Lists that hold a margin, and shards that hold a prompt."""
+    dump = settings.dump
     if not 2 <= dump.k_min <= dump.k_max or dump.block < 1 or dump.tail < 0:
         raise UserError(
             "dump should have 2 <= k_min <= k_max, block >= 1 and tail >= 0 (two ids make a margin)."
         )
-    for name, method in settings.methods.items():
-        alpha = method.parameters["alpha"] if method.definition.masked else 1.0
-        if dump.depth <= -math.log(alpha):
-            raise UserError(
-                f"dump.depth {dump.depth} should exceed -ln alpha = {-math.log(alpha):.3f} of methods.{name}."
-            )
+
+
+def check_compute(settings: Settings) -> None:
+    """Devices, precisions and amounts that can be, and an executor that exists."""
+    compute = settings.compute
     if compute.device not in ("auto", "cpu", "cuda") or compute.dtype not in ("auto", "float32", "bfloat16"):
         raise UserError(
             "compute.device should be auto, cpu or cuda and compute.dtype auto, float32 or bfloat16."
         )
     if compute.rows < 1 or compute.read_tokens < 1 or settings.report.prompts < 1:
         raise UserError("compute.rows, compute.read_tokens and report.prompts should be at least 1.")
-    lookup_or_suggest(dict.fromkeys(ENGINE_NAMES), compute.engine, "the engines that compute.engine can name")
     if compute.replicas < 1 or compute.gpus_per_replica < 0:
         raise UserError("compute.replicas should be at least 1 and compute.gpus_per_replica at least 0.")
-    if compute.engine == "local" and (compute.replicas, compute.gpus_per_replica) != (1, 0):
+    if not compute.definition.is_cluster and (compute.replicas, compute.gpus_per_replica) != (1, 0):
         raise UserError(
             "compute.replicas and gpus_per_replica mean something to the engine ray alone; remove them or "
             "set compute.engine: ray."
         )
 
 
-CHECKS = (check_names, check_seed_and_methods, check_datasets, check_models, check_pairs, check_dump)
+CHECKS = (
+    check_names,
+    check_routers,
+    check_seed_and_sandbox,
+    check_datasets,
+    check_models,
+    check_pairs,
+    check_dump,
+    check_methods,
+    check_compute,
+)

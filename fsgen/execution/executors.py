@@ -1,18 +1,26 @@
-"""Engines: who makes the shards of a stage that runs models, as `compute.engine` says."""
+"""Executors: what makes the shards of a stage that runs models, as `compute.engine` says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from fsgen.config.schema import Settings
-from fsgen.execution import ray_executor
 from fsgen.execution.shards import Executor, Loader, Shard, Worker
+
+
+class ExecutorKind(NamedTuple):
+    """A way to make shards, as the registry names it."""
+
+    open: Callable[[Settings, Loader], AbstractContextManager[Executor]]
+    is_cluster: bool = False
+    """Whether models run elsewhere, in `compute.replicas` processes with cards of their own."""
 
 
 def open_executor(settings: Settings, load: Loader) -> AbstractContextManager[Executor]:
     """The executor of a stage; models that `load` brings stay in memory until the block ends."""
-    return EXECUTORS[settings.compute.engine](settings, load)
+    return settings.compute.definition.open(settings, load)
 
 
 @contextmanager
@@ -27,4 +35,4 @@ def _local(settings: Settings, load: Loader) -> Iterator[Executor]:
     yield crew
 
 
-EXECUTORS = {"local": _local, "ray": ray_executor.open_ray_executor}
+LOCAL = ExecutorKind(_local)

@@ -17,6 +17,7 @@ import torch
 from fsgen.config.schema import ComputeConfig, Settings
 from fsgen.errors import UserError
 from fsgen.execution import console
+from fsgen.execution.executors import ExecutorKind
 from fsgen.execution.shards import Executor, Loader, Shard, Worker
 
 RETRIES = 4  # of a shard, and of an actor, which ends where its machine does or where memory runs out
@@ -183,3 +184,6 @@ def _check_reachable(address: str) -> None:
             f"RAY_ADDRESS is '{address}', but nothing answers there ({error}); start the cluster's head or "
             "correct the address."
         ) from error
+
+
+RAY = ExecutorKind(open_ray_executor, is_cluster=True)

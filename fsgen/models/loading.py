@@ -108,7 +108,7 @@ def placement(compute: ComputeConfig, dtype: str | None) -> tuple[torch.device, 
 
     Under `ray` CUDA is present where replicas have cards, whatever this machine has.
     """
-    is_far = compute.engine == "ray"
+    is_far = compute.definition.is_cluster
     if is_far and compute.device == "auto" and not compute.gpus_per_replica and torch.cuda.is_available():
         raise UserError(
             "compute.engine is ray and gpus_per_replica 0, so models would run on CPUs, with local on the "
