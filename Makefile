@@ -1,9 +1,9 @@
-# Two commands: `make repro` rebuilds every result, `make test` runs the whole suite.
+# `make repro` rebuilds every result, `make test` runs the whole suite, `make test-fast` what runs no model.
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: repro test lint
+.PHONY: repro test test-fast lint
 
 repro: $(VENV)/installed
 	fsgen check
@@ -12,6 +12,9 @@ repro: $(VENV)/installed
 
 test: $(VENV)/installed
 	pytest -n auto --dist loadfile
+
+test-fast: $(VENV)/installed
+	pytest -n auto --dist loadfile -m "not models"
 
 lint: $(VENV)/installed
 	ruff check .

@@ -15,7 +15,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fsgen.analysis import evaluate
+from fsgen.analysis import catalogue, evaluate
 from fsgen.analysis.comparison import compare
 from fsgen.analysis.scaling import published, scaling
 from fsgen.analysis.uncertainty import uncertainty
@@ -26,8 +26,8 @@ from fsgen.decoding import dump_rollouts, dump_solo, dump_teacher_forced, texts
 from fsgen.decoding.rollout import rollout
 from fsgen.models import description, loading, vocabulary
 from fsgen.tables import parquet
+from fsgen.tables.schemas.tasks import PROMPTS
 from fsgen.tasks import grade, prompts
-from fsgen.tasks.prompts import PROMPTS
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
@@ -36,12 +36,14 @@ LIMIT = 20  # tokens of a text
 NOISE = {"small": 0.15, "tuned": 0.2, "large": 0.0}
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
 def pytest_collection_modifyitems(items):
-    """Slow tests run where FSGEN_SLOW is set."""
-    if not os.environ.get("FSGEN_SLOW"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: set FSGEN_SLOW=1"))
+    """Mark the tests that make or run models, by their fixtures; skip slow ones unless FSGEN_SLOW is set."""
+    for item in items:
+        if "tiny_checkpoints" in item.fixturenames:
+            item.add_marker(pytest.mark.models)
+        if item.get_closest_marker("slow") and not os.environ.get("FSGEN_SLOW"):
+            item.add_marker(pytest.mark.skip(reason="slow: set FSGEN_SLOW=1"))
 
 
 PARAMS = {
@@ -82,7 +84,7 @@ PARAMS["policies"] += [f"{method}+{router}" for method in ("oracle", "proxy") fo
 
 
 def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """One id a word, an end token last."""
+    """A tokenizer with one id a word; the end token is the last."""
     vocabulary = {word: i for i, word in enumerate([*words, "<unk>", "<end>"])}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -90,9 +92,9 @@ def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS, layers: int = 2) -> None:
-    """A random Llama, `noise` away from the one that all share, so that two of them often agree.
+    """Save a random Llama, `noise` away from the one that all share, so that two of them often agree.
 
-    Its output matrix is wider than its tokenizer, as real ones are.
+    Its output matrix has more rows than its tokenizer has ids, as in real checkpoints.
     """
     tokenizer = make_tokenizer(words)
     config = LlamaConfig(
@@ -119,13 +121,13 @@ def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS, 
 def write_prompts(
     count: int = 14,
     stops: tuple[str, ...] = (),
-    talk: tuple[str, ...] = (),
+    follow_ups: tuple[str, ...] = (),
     stop_tokens: tuple[str, ...] = (),
     answer: str | None = None,
 ) -> None:
-    """A prompts table of random words; the first third is for calibration.
+    """Write a prompts table of random words; every third prompt is for calibration.
 
-    With `talk` a prompt has none, the first, or the first two of these as what follows its answers.
+    Of `follow_ups` the prompts have, in turn, the first, the first two, and none.
     """
     generator = torch.Generator().manual_seed(3)
     lengths = torch.randint(2, 9, (count,), generator=generator)
@@ -139,7 +141,7 @@ def write_prompts(
                 "split": "calibration" if i % 3 == 0 else "test",
                 "messages": [{"role": "user", "content": words}],
                 "plain": words,
-                "follow_ups": [{"message": said, "plain": said} for said in talk[: (i + 1) % 3]],
+                "follow_ups": [{"message": text, "plain": text} for text in follow_ups[: (i + 1) % 3]],
                 "stops": list(stops),
                 "stop_tokens": list(stop_tokens),
                 "answer": answer,
@@ -152,24 +154,24 @@ def write_prompts(
 
 
 def write_params(params: dict = PARAMS) -> Settings:
-    """The params file of the current folder, as settings."""
+    """Write params.yaml into the current folder; returns its settings."""
     Path("params.yaml").write_text(yaml.safe_dump(params))
     return load_settings()
 
 
 def describe_all(loaded: Settings) -> None:
-    """The `model` stage for every model."""
+    """Run the stage `model` for every model, less its vocabulary."""
     for name in loaded.models:
         description.write_description(loaded, name)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory) -> Path:
-    """Folder with the three random checkpoints."""
-    home = tmp_path_factory.mktemp("checkpoints")
+    """A folder with the three random checkpoints."""
+    folder = tmp_path_factory.mktemp("checkpoints")
     for seed, (name, noise) in enumerate(NOISE.items()):
-        make_model(home / name, noise, seed)
-    return home
+        make_model(folder / name, noise, seed)
+    return folder
 
 
 @pytest.fixture
@@ -184,14 +186,14 @@ def tiny_world(tiny_checkpoints, tmp_path, monkeypatch) -> Settings:
 
 
 def random_world(checkpoints: Path) -> Settings:
-    """Random models, prompts of random words."""
+    """Settings of random models on prompts of random words."""
     Path("checkpoints").symlink_to(checkpoints)
     write_prompts()
     return write_params()
 
 
 def family_world(checkpoints: Path) -> Settings:
-    """Two members of the embedded family and a tuned one on arith."""
+    """Settings of two members of the embedded family and a tuned one on arith."""
     Path("checkpoints").mkdir()
     for role, name in {"small": "base-23k", "tuned": "tuned-23k", "large": "base-87k"}.items():
         Path("checkpoints", role).symlink_to(ROOT / "data/family" / name)
@@ -201,33 +203,31 @@ def family_world(checkpoints: Path) -> Settings:
     return loaded
 
 
-BRIDGE = "w3 w7 w8 w9"  # an answer that ended with w3 has spelt its beginning
+BRIDGE = "w3 w7 w8 w9"  # an answer that ends with w3 holds its first token
 
 
 def talking_world(checkpoints: Path) -> Settings:
-    """Conversations of one to three short turns, which a word ends too."""
+    """Settings of random models on conversations of one to three short turns; the word w3 ends a turn."""
     Path("checkpoints").symlink_to(checkpoints)
-    write_prompts(11, talk=(BRIDGE, BRIDGE), stop_tokens=("w3", "<|unheard of|>"))
+    write_prompts(11, follow_ups=(BRIDGE, BRIDGE), stop_tokens=("w3", "<|unheard of|>"))
     return write_params(PARAMS | {"datasets": {"toy": PARAMS["datasets"]["toy"] | {"max_new_tokens": 7}}})
 
 
 def run_pair(loaded: Settings) -> None:
-    """The stages from `dump_solo` to `rollout`."""
+    """Run the stages from `dump_solo` to `rollout`."""
     for name in loaded.models:
         dump_solo.dump_solo(loaded, name)
-    stages = (
-        dump_teacher_forced.dump_large,
-        dump_teacher_forced.dump_small,
-        fuse.fuse_pair,
-        route.route_pair,
-    )
-    for stage in (*stages, rollout.rollout):
-        stage(loaded, "duo")
+    dump_teacher_forced.dump_large(loaded, "duo")
+    dump_teacher_forced.dump_small(loaded, "duo")
+    fuse.fuse_pair(loaded, "duo")
+    route.route_pair(loaded, "duo")
+    rollout.rollout(loaded, "duo")
 
 
 def finish_pair(loaded: Settings) -> None:
-    """`run_pair` with vocabularies, grades and numbers: all that the analyses read."""
+    """Run the stages from `model` to `evaluate`: all that the analyses read."""
     describe_all(loaded)
+    catalogue.write_catalogue(loaded)
     run_pair(loaded)
     for name in loaded.models:
         vocabulary.write_vocabulary(loaded, name)
@@ -238,7 +238,7 @@ def finish_pair(loaded: Settings) -> None:
 
 @pytest.fixture(scope="module", params=[random_world, family_world, talking_world])
 def world(request, tiny_checkpoints, tmp_path_factory):
-    """A project folder in which the whole pipeline has run once, with its models in memory."""
+    """A project folder in which the stages up to `rollout` have run, with its models in memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("world"))
         loaded = request.param(tiny_checkpoints)
@@ -263,10 +263,10 @@ def sums(tmp_path, monkeypatch) -> SimpleNamespace:
         "models": {"m": None},
         "pairs": {"duo": PairConfig(small="m", tuned="m", large="n")},
     }
-    rest = dict.fromkeys(("methods", "routers", "policies", "dump", "compute", "report"))
-    made = Settings(**entries, **rest)
-    prompts.write_prompts(made, "sums")
-    return SimpleNamespace(settings=made, prompts=parquet.read("data/prompts/sums.parquet"))
+    unused = dict.fromkeys(("methods", "routers", "policies", "dump", "compute", "report"))
+    settings = Settings(**entries, **unused)
+    prompts.write_prompts(settings, "sums")
+    return SimpleNamespace(settings=settings, prompts=parquet.read("data/prompts/sums.parquet"))
 
 
 @pytest.fixture(scope="session")
@@ -285,21 +285,21 @@ def finished_home(tiny_checkpoints, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def finished(finished_home, monkeypatch) -> Settings:
-    """That folder's settings, in that folder; tests leave its tables as they are."""
+    """The settings of `finished_home`, in that folder; tests leave its tables as they are."""
     monkeypatch.chdir(finished_home)
     return load_settings()
 
 
 @pytest.fixture(scope="session")
 def s3():
-    """An S3 of this machine's own, with a bucket."""
-    server = pytest.importorskip("moto.server", reason="needs moto's server")
+    """The address of a bucket on an S3 server that runs in this process."""
+    moto = pytest.importorskip("moto.server", reason="needs moto's server")
     pytest.importorskip("s3fs", reason="needs the extra fsgen[s3]")
     import boto3
 
-    own = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    own.start()
-    host, port = own.get_host_and_port()
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -307,7 +307,7 @@ def s3():
             patch.setenv(secret, "testing")
         boto3.client("s3").create_bucket(Bucket="tests")
         yield "s3://tests"
-    own.stop()
+    server.stop()
 
 
 TABLE_KEYS = {
@@ -323,18 +323,18 @@ TABLE_KEYS = {
 
 
 def tables(home: Path) -> dict[str, pl.DataFrame]:
-    """Everything that the GPU stages left, a table for each kind and folder, sorted by its key."""
-    found = {}
+    """What the stages from `dump_solo` to `rollout` wrote, by folder and kind, sorted by keys."""
+    tables = {}
     for pattern, key in TABLE_KEYS.items():
-        folder, kind = pattern.rsplit("/", 1)
-        for place in sorted((home / "data").glob(folder)):
-            name = f"{place.relative_to(home)}/{kind}"
-            found[name] = parquet.read(place / f"{kind}-*.parquet").sort(key)
-    return found
+        folder_pattern, kind = pattern.rsplit("/", 1)
+        for folder in sorted((home / "data").glob(folder_pattern)):
+            name = f"{folder.relative_to(home)}/{kind}"
+            tables[name] = parquet.read(folder / f"{kind}-*.parquet").sort(key)
+    return tables
 
 
 def assert_same(one: pl.DataFrame, other: pl.DataFrame, name: str) -> None:
-    """Equal keys, tokens and decisions; logits and what follows from them within 1e-4."""
+    """Fail unless keys, tokens and decisions are equal, and floats within 1e-4."""
     assert one.columns == other.columns
     for column, kind in one.schema.items():
         a, b = one[column], other[column]
@@ -347,17 +347,17 @@ def assert_same(one: pl.DataFrame, other: pl.DataFrame, name: str) -> None:
             assert a.equals(b), (name, column)
 
 
-def replaced(page: str, part: str, content: str) -> str:
-    """The page with another content between the marks of a part."""
-    marks = f"<!-- {part}: start -->\n", f"<!-- {part}: end -->\n"
-    before, rest = page.split(marks[0])
-    return before + marks[0] + content + marks[1] + rest.split(marks[1])[1]
+def replace_part(page: str, part: str, content: str) -> str:
+    """The page with this content between the two comments that mark a part."""
+    start, end = f"<!-- {part}: start -->\n", f"<!-- {part}: end -->\n"
+    before, rest = page.split(start)
+    return before + start + content + end + rest.split(end)[1]
 
 
 def check_part(part: str, contents: list[str]) -> None:
-    """One of these contents stands in the README; FSGEN_WRITE_DOCS=1 writes the first."""
+    """Fail unless README.md holds one of these contents; FSGEN_WRITE_DOCS=1 writes the first."""
     page = (ROOT / "README.md").read_text()
     if os.environ.get("FSGEN_WRITE_DOCS"):
-        page = replaced(page, part, contents[0])
+        page = replace_part(page, part, contents[0])
         (ROOT / "README.md").write_text(page)
-    assert page in [replaced(page, part, content) for content in contents]
+    assert page in [replace_part(page, part, content) for content in contents]

@@ -132,7 +132,7 @@ def chat(template: str):
 
 def prompts_of(tmp_path, monkeypatch) -> pl.DataFrame:
     monkeypatch.chdir(tmp_path)
-    write_prompts(3, talk=("w5", "w6"))
+    write_prompts(3, follow_ups=("w5", "w6"))
     return parquet.read("data/prompts/toy.parquet").with_columns(
         follow_ups=pl.lit([{"message": "w5", "plain": " p5"}, {"message": "w6", "plain": " p6"}])
     )
@@ -243,7 +243,7 @@ def test_a_judged_task_has_ratings_for_accuracies_and_neither_without_a_judge(ta
 
 def test_a_tail_follows_the_last_turn_alone(talk):
     """Kept after the stop string that ends the text; between turns there is the next question."""
-    write_prompts(8, stops=("w1", "w2", "w5", "w11"), talk=(BRIDGE,))
+    write_prompts(8, stops=("w1", "w2", "w5", "w11"), follow_ups=(BRIDGE,))
     rows = {}
     for tail in (0, 3):
         world = write_params(

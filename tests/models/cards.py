@@ -136,10 +136,6 @@ def install(size: list[int]) -> None:
 
 def main(size: list[int]) -> None:
     install(size)
-    import conftest
-
-    from fsgen.config.load import load_settings
-    from fsgen.decoding import dump_rollouts
     from fsgen.models import loading
 
     places, load = {}, loading.load_checked
@@ -151,8 +147,13 @@ def main(size: list[int]) -> None:
 
     loading.placement = lambda compute, dtype: (torch.device("card", 0), getattr(torch, dtype or "float32"))
     loading.load_checked = load_and_tell
+    # the stages bind these two names when they are imported, so only now
+    from fsgen.config.load import load_settings
+    from fsgen.decoding import dump_rollouts
+    from tests.conftest import run_pair
+
     with Cards():
-        conftest.run_pair(load_settings())
+        run_pair(load_settings())
         dump_rollouts.dump_rollouts(load_settings(), "duo")
     print(json.dumps(places))
 
