@@ -13,11 +13,13 @@ import yaml
 from fsgen.analysis.scaling import law_intervals, laws
 from fsgen.cli import cost_estimates, stage_work
 from fsgen.collaboration import fusion, routers
-from fsgen.config import policies, validation
+from fsgen.collaboration.calibration import read_calibration
+from fsgen.config import policies, registry, validation
 from fsgen.config.load import load_settings
 from fsgen.config.schema import DatasetConfig
 from fsgen.tables import parquet
-from fsgen.tasks import grade, prompts, registry
+from fsgen.tasks import grade, prompts
+from fsgen.tasks import registry as task_registry
 from tests.conftest import PARAMS, run_pair, write_params
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
@@ -29,10 +31,19 @@ def example(file: str) -> str:
     return code
 
 
+def add(file: str, module: types.ModuleType, table: dict[str, str]) -> None:
+    """Run the page's code in the module that it extends, and its one line in the registry."""
+    exec(example(file), vars(module))
+    lines = re.findall(r"```python\n# fsgen/config/registry\.py\n(.*?)```", PAGE, flags=re.S)
+    (line,) = (line for line in lines if file.removesuffix(".py").replace("/", ".") in line)
+    exec(line, {name: getattr(registry, name) for name in ("ROUTERS", "RULES", "TASKS", "EXECUTORS")})
+    assert table
+
+
 @pytest.fixture
 def registries():
     """What examples add to registries is taken back."""
-    tables = (routers.ROUTERS, fusion.RULES, policies.RULE_DEFAULTS, laws.LAWS)
+    tables = (registry.TASKS, registry.ROUTERS, registry.RULES, registry.EXECUTORS, laws.LAWS)
     before = [dict(table) for table in tables]
     yield
     for table, kept in zip(tables, before, strict=True):
@@ -44,7 +55,7 @@ def test_a_task(finished, monkeypatch, tmp_path):
     """Rows become prompts in both splits, a text is graded as `fsgen grade` does it, costs are estimated."""
     task = types.ModuleType("letters")
     exec(example("fsgen/tasks/letters.py"), vars(task))
-    monkeypatch.setitem(registry.TASKS, "letters", task)
+    monkeypatch.setitem(task_registry.TASKS, "letters", task)
     monkeypatch.setattr(validation, "TASK_NAMES", (*validation.TASK_NAMES, "letters"))
 
     dataset = DatasetConfig(task="letters", max_new_tokens=8, calibration=0.4)
@@ -70,19 +81,16 @@ def test_a_task(finished, monkeypatch, tmp_path):
     assert f"{stage_work.ASSUMED_PROMPT_TOKENS} tokens a prompt" in PAGE
 
 
-def test_a_router(registries, tiny_world, monkeypatch):
+def test_a_router(registries, tiny_world):
     """It keeps a budget on calibration prompts, and the closed loop calls where its score says so."""
-    exec(example("fsgen/routers.py"), vars(routers))
-    monkeypatch.setattr(policies, "SCORED_ROUTERS", (*policies.SCORED_ROUTERS, "doubt"))
-    for module in (policies, validation):
-        monkeypatch.setattr(module, "ROUTER_NAMES", (*policies.ROUTER_NAMES, "doubt"))
-    monkeypatch.setattr(policies, "SCORED_ROUTERS", policies.SCORED_ROUTERS)
+    add("fsgen/collaboration/routers.py", routers, registry.ROUTERS)
     loaded = write_params(
         PARAMS
         | {"routers": PARAMS["routers"] | {"doubt": {}}, "policies": ["oracle+doubt@30", "oracle+doubt@80"]}
     )
     run_pair(loaded)
-    cuts = json.loads(Path("data/routes/duo/thresholds.json").read_text())["toy"]
+    calibrated = read_calibration("duo", "toy").routers
+    cuts = {name: router.threshold for name, router in calibrated.items()}
     assert cuts["oracle+doubt@30"] > cuts["oracle+doubt@80"]
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
         pl.col("policy").str.contains("doubt")
@@ -95,8 +103,7 @@ def test_a_router(registries, tiny_world, monkeypatch):
 
 def test_a_method(registries, tiny_world):
     """Fused on the dumps with sound certificates, and in the closed loop over the full vocabulary."""
-    exec(example("fsgen/fusion.py"), vars(fusion))
-    exec(example("fsgen/policies.py"), vars(policies))
+    add("fsgen/collaboration/fusion.py", fusion, registry.RULES)
     methods = {"oracle": {"rule": "oracle"}, "agreement": {"rule": "agreement", "weight": 2.0}}
     loaded = write_params(PARAMS | {"methods": methods, "policies": ["agreement+threshold"]})
     assert loaded.methods["agreement"].parameters == {"alpha": 0.1, "weight": 2.0}
@@ -130,9 +137,8 @@ def test_a_law(registries):
 
 def test_a_rule_that_the_proof_does_not_know_is_uncertain(registries, monkeypatch):
     """Without a mask and reading more than the large model, nothing is proven by default."""
-    exec(example("fsgen/fusion.py"), vars(fusion))
-    exec(example("fsgen/policies.py"), vars(policies))
-    monkeypatch.setitem(fusion.RULES, "agreement", fusion.RULES["agreement"]._replace(masked=False))
+    add("fsgen/collaboration/fusion.py", fusion, registry.RULES)
+    monkeypatch.setattr(fusion, "AGREEMENT", fusion.AGREEMENT._replace(masked=False))
     method = policies.method_table({"agreement": {}})["agreement"]
     lists = fusion.TopLists(
         np.array([[3, 5]]), np.array([[2.0, 1.0]]), np.array([[0.0, 0.5]]), None, None, np.zeros(1)

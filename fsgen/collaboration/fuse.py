@@ -1,4 +1,4 @@
-"""Arithmetic on the dumps: every method's token at every position of every dumped text, with certificates.
+"""Fuse the dumps: every method's token at every position of every dumped text, with certificates.
 
 Shape legend: N positions of one text table, K ids of a padded list.
 """
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from fsgen.collaboration import fusion
 from fsgen.config.policies import Method
@@ -18,110 +17,136 @@ from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 from fsgen.tables.schemas.collaboration import FUSED
 
+TEXT_COLUMNS = ["token_id", "in_answer", "forced", "top_ids", "top_logits", "logsumexp", "outside_logit"]
 
 
 class FusionInput(NamedTuple):
-    """A text table seen by all: aligned rows of the writer and its readers."""
+    """A shard's texts of one writer, with aligned records of all models that read them."""
 
     writer: str
+    """Role of the model that wrote the texts."""
     rows: pl.DataFrame
+    """KEY, in_answer, forced, and both models' logsumexp."""
     lists: fusion.TopLists
-    tops: dict[str, np.ndarray]
-    """Role to the token that it says at each row; the writer's is the one written."""
+    choices: dict[str, np.ndarray]
+    """Role to its own token at each row; the writer's is the one it wrote."""
 
 
 def fuse_pair(settings: Settings, pair: str) -> None:
-    """Write data/fused/<pair>/<dataset>/fused-<shard>.parquet: c, d, mismatch, certificate of every method.
+    """Write data/fused/<pair>/<dataset>/fused-<shard>.parquet: every method's tokens and certificates.
 
     A shard of the dumps at a time, so that memory does not grow with the prompts.
     """
     methods, out = settings.methods_of(pair), paths.fused(pair)
-    members, said = settings.named("pairs", pair).members(), []
+    roles = settings.pair(pair).roles()
+    shares = []
     with files.atomic_folder(out) as folder:
         for dataset in settings.datasets:
-            proven = rows = 0
-            for shard in parquet.shards(paths.dumps(members["large"], dataset), "tokens"):
-                sides = (open_fusion_input(settings, pair, dataset, writer, shard) for writer in members)
-                table = _fuse_inputs(methods, sides)
-                proven += (table["certificate"] == "exact").sum()
+            certified = rows = 0
+            for shard in parquet.shards(paths.dumps(roles["large"], dataset), "tokens"):
+                inputs = (open_fusion_input(roles, pair, dataset, writer, shard) for writer in roles)
+                table = _fuse_methods(methods, inputs)
+                certified += (table["certificate"] == "exact").sum()
                 rows += len(table)
                 parquet.write(folder / dataset / f"fused-{shard}.parquet", table, FUSED)
-            said.append(f"{proven / rows:.2%} of {dataset}")
+            shares.append(f"{certified / rows:.2%} of {dataset}")
     console.done(
-        f"{out}: {len(methods)} methods on the texts of {', '.join(members)}; certified {', '.join(said)}"
+        f"{out}: {len(methods)} methods on the texts of {', '.join(roles)}; certified {', '.join(shares)}"
     )
 
 
-def _fuse_inputs(methods: Mapping[str, Method], sides: Iterable[FusionInput]) -> pl.DataFrame:
-    """Rows of FUSED for every method on the texts that it concerns."""
+def _fuse_methods(methods: Mapping[str, Method], inputs: Iterable[FusionInput]) -> pl.DataFrame:
+    """Rows of FUSED for every method on the texts on which it is fused."""
     frames = [
-        _fuse_input(name, method, side)
-        for side in sides
+        _fuse(name, method, texts)
+        for texts in inputs
         for name, method in methods.items()
-        if _concerns(method, side.writer)
+        if _is_fused_on(method, texts.writer)
     ]
     return pl.concat(frames).sort("method", "writer", *KEY)
 
 
-def _concerns(method: Method, writer: str) -> bool:
-    """A method is fused on the large model's text and on its own speaker's."""
-    own = writer == method.definition.default_role and not method.definition.drafts
-    return writer == "large" or own
+def _is_fused_on(method: Method, writer: str) -> bool:
+    """Whether a method is fused on this writer's texts: the large model's, and its own default model's."""
+    rule = method.definition
+    return writer == "large" or (writer == rule.default_role and not rule.drafts)
 
 
-def open_fusion_input(settings: Settings, pair: str, dataset: str, writer: str, shard: str) -> FusionInput:
-    """A shard's texts of `writer`, the large model's lists there and the partners' logits at their ids."""
-    members = settings.pairs[pair].members()
-    own_text = parquet.read(
-        paths.dumps(members[writer], dataset) / f"tokens-{shard}.parquet",
-        [*KEY, "token_id", "in_answer", "forced", "top_ids", "top_logits", "logsumexp", "outside_logit"],
-    ).sort(KEY)
-    reads = parquet.read(paths.read_by_small(pair, dataset) / f"reads-{shard}.parquet").filter(writer=writer)
-    small, tuned = (_aligned(own_text, reads.filter(pl.col("reader") == r)) for r in ("small", "tuned"))
-    large = own_text
+def open_fusion_input(
+    roles: Mapping[str, str], pair: str, dataset: str, writer: str, shard: str
+) -> FusionInput:
+    """A shard's texts of `writer`, the large model's lists there and the partners' logits at their ids.
+
+    `roles` maps role to model name.
+    """
+    tokens = paths.dumps(roles[writer], dataset) / f"tokens-{shard}.parquet"
+    text = parquet.read(tokens, [*KEY, *TEXT_COLUMNS]).sort(KEY)
+    readers = _open_readers(text, pair, dataset, writer, shard)
+    choices = {role: frame["top_ids"].list.first().to_numpy() for role, frame in readers.items()}
+    choices[writer] = text["token_id"].to_numpy()
+    rows = text.select(*KEY, "in_answer", "forced").with_columns(
+        large_logsumexp=readers["large"]["logsumexp"], small_logsumexp=readers["small"]["logsumexp"]
+    )
+    return FusionInput(writer, rows, _top_lists(readers), choices)
+
+
+def _open_readers(
+    text: pl.DataFrame, pair: str, dataset: str, writer: str, shard: str
+) -> dict[str, pl.DataFrame]:
+    """Role to its records at the rows of the text; `tuned` only where such a model read it."""
+    by_small = parquet.read(paths.read_by_small(pair, dataset) / f"reads-{shard}.parquet")
+    by_small = by_small.filter(writer=writer)
+    readers = {"large": text}
     if writer != "large":
-        large = parquet.read(paths.read_by_large(pair, dataset) / f"reads-{shard}.parquet")
-        large = _aligned(own_text, large.filter(writer=writer))
-    readers = {"large": large, "small": small} | ({"tuned": tuned} if len(tuned) else {})
-    tops = {role: frame["top_ids"].list.first().to_numpy() for role, frame in readers.items()}
-    tops[writer] = own_text["token_id"].to_numpy()
-    lists = fusion.TopLists(
+        by_large = parquet.read(paths.read_by_large(pair, dataset) / f"reads-{shard}.parquet")
+        readers["large"] = _align(text, by_large.filter(writer=writer))
+    readers["small"] = _align(text, by_small.filter(reader="small"))
+    tuned = by_small.filter(reader="tuned")
+    return readers | ({"tuned": _align(text, tuned)} if len(tuned) else {})
+
+
+def _align(text: pl.DataFrame, reads: pl.DataFrame) -> pl.DataFrame:
+    """A reader's rows in the order of the text's."""
+    reads = reads.sort(KEY)
+    if not reads.select(KEY).equals(text.select(KEY)):
+        raise AssertionError("a reader's rows are not those of the text")
+    return reads
+
+
+def _top_lists(readers: Mapping[str, pl.DataFrame]) -> fusion.TopLists:
+    """The large model's lists and the other models' logits at their ids, padded."""
+    large, small, tuned = readers["large"], readers["small"], readers.get("tuned")
+    return fusion.TopLists(
         ids_NK=parquet.pad_lists(large["top_ids"], -1),
         large_NK=parquet.pad_lists(large["top_logits"], -np.inf),
         small_NK=parquet.pad_lists(small["at_logits"], -np.inf),
-        tuned_NK=parquet.pad_lists(tuned["at_logits"], -np.inf) if len(tuned) else None,
-        max_tuned_gain_N=tuned["max_tuned_gain"].to_numpy() if len(tuned) else None,
+        tuned_NK=None if tuned is None else parquet.pad_lists(tuned["at_logits"], -np.inf),
+        max_tuned_gain_N=None if tuned is None else tuned["max_tuned_gain"].to_numpy(),
         outside_N=large["outside_logit"].to_numpy(),
     )
-    rows = own_text.select(*KEY, "in_answer", "forced").with_columns(
-        large_logsumexp=large["logsumexp"], small_logsumexp=small["logsumexp"]
-    )
-    return FusionInput(writer, rows, lists, tops)
 
 
-def _aligned(text: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
-    """A reader's rows in the text's order; none where it did not read this text."""
-    frame = frame.sort(KEY)
-    if len(frame) and not frame.select(KEY).equals(text.select(KEY)):
-        raise AssertionError("a reader's rows are not those of the text")
-    return frame
-
-
-def _fuse_input(name: str, method: Method, side: FusionInput) -> pl.DataFrame:
-    fused_N, proven_N = fusion.fuse(method, side.lists)
-    default_N = side.tops[method.definition.default_role]
-    bounds_N2 = np.full((len(fused_N), 2), np.nan, dtype=np.float32)
-    if method.definition.drafts:
-        sums = (side.rows[f"{role}_logsumexp"].to_numpy() for role in ("large", "small"))
-        bounds_N2 = fusion.acceptance_bounds(side.lists, *sums)
-    return side.rows.select(*KEY, "in_answer", "forced").with_columns(
+def _fuse(name: str, method: Method, texts: FusionInput) -> pl.DataFrame:
+    """Rows of FUSED for one method on one writer's texts."""
+    fused_N, proven_N = fusion.fuse(method, texts.lists)
+    default_N = texts.choices[method.definition.default_role]
+    low_N, high_N = _acceptance(method, texts)
+    return texts.rows.select(*KEY, "in_answer", "forced").with_columns(
         method=pl.lit(name),
-        writer=pl.lit(side.writer),
+        writer=pl.lit(texts.writer),
         default_id=default_N,
-        small_id=side.tops["small"],
+        small_id=texts.choices["small"],
         fused_id=fused_N,
         mismatch=fused_N != default_N,
         certificate=pl.when(pl.Series(proven_N)).then(pl.lit("exact")).otherwise(pl.lit("uncertain")),
-        accept_low=pl.Series(bounds_N2[:, 0]).fill_nan(None),
-        accept_high=pl.Series(bounds_N2[:, 1]).fill_nan(None),
+        accept_low=pl.Series(low_N).fill_nan(None),
+        accept_high=pl.Series(high_N).fill_nan(None),
     )
+
+
+def _acceptance(method: Method, texts: FusionInput) -> np.ndarray:
+    """Bounds on the sampled acceptance rate, [2, N]; NaN for a method that does not draft."""
+    if not method.definition.drafts:
+        return np.full((2, len(texts.rows)), np.nan, dtype=np.float32)
+    sums = (texts.rows[f"{role}_logsumexp"].to_numpy() for role in ("large", "small"))
+    return fusion.acceptance_bounds(texts.lists, *sums).T

@@ -135,8 +135,16 @@ class TopLists(NamedTuple):
     """The large model's largest logit outside its list; -inf where the list is everything."""
 
 
-def fuse(method: Method, lists: TopLists) -> tuple[np.ndarray, np.ndarray]:
-    """Collaborative token c and whether the stored numbers prove it, [N] each.
+class FusedTokens(NamedTuple):
+    """Collaborative tokens."""
+
+    token_N: np.ndarray
+    proven_N: np.ndarray
+    """Whether the stored numbers prove the token over the full vocabulary."""
+
+
+def fuse(method: Method, lists: TopLists) -> FusedTokens:
+    """Collaborative token c at every position, and whether the stored numbers prove it.
 
     A token is proven when no id outside the list can win over the full vocabulary. Masked rules: the
     best of them lies below the mask. Proxy: its l + alpha (f - s) stays below the winner's, since its
@@ -150,7 +158,7 @@ def fuse(method: Method, lists: TopLists) -> tuple[np.ndarray, np.ndarray]:
     best_N1 = scores_NK.max(axis=1, keepdims=True)
     tied_NK = scores_NK == best_N1
     fused_N = np.where(tied_NK, lists.ids_NK, np.iinfo(np.int32).max).min(axis=1)
-    return fused_N, _is_proven(method, lists, l[:, 0], best_N1[:, 0])
+    return FusedTokens(fused_N, _is_proven(method, lists, l[:, 0], best_N1[:, 0]))
 
 
 def _float64(values_NK: np.ndarray | None, held_NK: np.ndarray) -> np.ndarray | None:

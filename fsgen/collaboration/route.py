@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from fsgen.collaboration import learned_routers, router_input
 from fsgen.collaboration.calibration import (
@@ -33,8 +32,6 @@ from fsgen.tables.schemas.collaboration import ROUTED, SCORES
 
 ROUTERS = {name: registry.resolve(registry.ROUTERS, name, "the routers") for name in registry.ROUTERS}
 LEARNED = [name for name, router in ROUTERS.items() if router.fit]
-
-
 
 
 def route_pair(settings: Settings, pair: str) -> None:
@@ -135,7 +132,7 @@ class _DumpedRecords(NamedTuple):
         reads = reads.filter(in_split, writer="large")
         records = {}
         for role in {method.definition.default_role for method in methods.values()}:
-            model = settings.pairs[pair].members()[role]
+            model = settings.pairs[pair].roles()[role]
             own = parquet.scan(paths.dumps(model, dataset) / f"tokens-{shard}.parquet").filter(in_split)
             records[role, role] = own.select(columns).collect()
             records[role, "large"] = reads.filter(reader=role).select(columns).collect()
