@@ -48,17 +48,17 @@ def generate(
 
     Example: `fsgen generate --pair arith-23k-451k --policy oracle+entropy@20 --prompt-id arith-00152`
     """
-    from fsgen.decoding import interactive  # torch
+    from fsgen.decoding import pair_session  # torch
 
     settings = load_settings()
-    session = interactive.open_session(
+    session = pair_session.open_session(
         settings, name_or_first(pair, settings, "pairs"), policy, name_or_first(dataset, settings, "datasets")
     )
     if prompt_id is not None:
-        _print_text(session, interactive.known_prompt(session, prompt_id))
+        _print_text(session, pair_session.dataset_prompt(session, prompt_id))
         return
     for question in [words] if words is not None else iter(_read_line, ""):
-        _print_text(session, interactive.own_words(session, question))
+        _print_text(session, pair_session.custom_prompt(session, question))
 
 
 def _read_line() -> str:
@@ -79,4 +79,4 @@ def _print_text(session, prompt) -> None:
         tokens.append(token)
         rows = [{"piece": piece, "called": token.called, "mismatch": token.is_changed}]
         screen.print(terminal.mark(rows, ""), end="")
-    screen.print(Text(f"\n{terminal.LEGEND}\n{interactive.sum_up(tokens, use)}", style="dim"))
+    screen.print(Text(f"\n{terminal.LEGEND}\n{interactive.summarize(tokens, use)}", style="dim"))

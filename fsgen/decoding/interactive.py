@@ -1,7 +1,7 @@
-"""One text written by a pair under any policy, a token at a time, for a person who looks on.
+"""One text written by a pair under any policy, token by token, to be shown while it is written.
 
-The slow twin of the closed loop: one text, no tree, the same routers, rules and endings, so in float32 the
-same tokens. Shape legend: H hidden width.
+It uses no prefix tree and no dumped text, only the routers, rules and stop rule of the rollout, so in float32
+it writes the same tokens. Shape legend: H hidden width, N positions.
 """
 
 from collections.abc import Iterator
@@ -12,47 +12,30 @@ import numpy as np
 import polars as pl
 import torch
 
-from fsgen.collaboration import fusion, route, routers
-from fsgen.collaboration.routers import CalibratedRouter
-from fsgen.config.policies import Policy, parse_policy
-from fsgen.config.schema import Settings
-from fsgen.decoding import lm_head, texts
-from fsgen.decoding.texts import StopRule, TokenSequence
-from fsgen.errors import UserError
-from fsgen.models import loading, spec
+from fsgen.collaboration.router_input import RouterInput
+from fsgen.collaboration.routers import position_uniforms
+from fsgen.decoding import lm_head
+from fsgen.decoding.pair_session import PairSession
+from fsgen.decoding.texts import TokenSequence
+from fsgen.models import spec
 from fsgen.models.kv_cache import RaggedKVCache
-from fsgen.models.loaded_model import LoadedModel
-from fsgen.tables import parquet, paths
 
 
 class GeneratedToken(NamedTuple):
-    """A token and who chose it."""
+    """A token and which model chose it."""
 
-    token: int
-    default: int
-    """What would have been written without the large model."""
+    token_id: int
+    default_id: int
+    """The token that would have been written without the large model."""
     called: bool
-    """Whether the large model was asked here; drafted tokens are all asked about."""
+    """Whether the large model was called here; it is called at every drafted token."""
     entropy: float
-    """Of the model that would speak, nats; nan at the token that a draft's verification adds."""
+    """Of the default model, nats; NaN at the token that verification adds after a draft."""
 
     @property
     def is_changed(self) -> bool:
-        """Whether the large model's word replaced another."""
-        return self.called and self.token != self.default
-
-
-class PairSession(NamedTuple):
-    """A pair in memory, ready to write under one policy."""
-
-    loaded: dict[str, LoadedModel]
-    policy: Policy
-    gate: CalibratedRouter | None
-    """None where the policy drafts."""
-    settings: Settings
-    until: StopRule
-    prompts: pl.DataFrame
-    """The dataset's prompts, whose endings and stop strings hold for other prompts too."""
+        """Whether the large model replaced the default token by another."""
+        return self.called and self.token_id != self.default_id
 
 
 @dataclass
@@ -60,170 +43,153 @@ class LargeModelUse:
     """What the large model did for one text."""
 
     passes: int = 0
-    """Forward calls; rounds, where the policy drafts."""
+    """Forward calls; rounds if the policy drafts."""
     positions: int = 0
-    """Generated positions that it processed, rejected drafts and catching up included.
+    """Generated positions that it processed, with rejected drafts and positions that it caught up on.
 
-    Drafts beyond the text's end are not counted, as in fsgen.costs; they leave the count when it ends.
+    Drafts beyond the text's end are not counted once the text has ended, as in fsgen.analysis.costs.
     """
-
-
-def open_session(settings: Settings, pair: str, policy: str, dataset: str) -> PairSession:
-    """Load the models that the policy needs, and calibrate its router on the pair's dumps.
-
-    The policy need not stand in params.yaml. Complaint where its method or router is unknown, where
-    it needs a tuned model that the pair has not, or a threshold and there are no dumps to set it on.
-    """
-    members = settings.named("pairs", pair).members()
-    settings.named("datasets", dataset)
-    parsed = parse_policy(policy, settings.methods, settings.routers)
-    rule = fusion.RULES[settings.methods[parsed.method].rule]
-    if parsed.method not in settings.methods_of(pair):
-        raise UserError(f"Policy '{policy}' needs a tuned small model, and pairs.{pair} has none; add one.")
-    gate = None if parsed.draft else route.open_calibrated_router(settings, pair, dataset, parsed)
-    roles = {"small"} if parsed.draft else set()
-    loaded = {
-        r: loading.load_model(settings, members[r])
-        for r in members
-        if r in {*roles, rule.speaker, *rule.inputs}
-    }
-    prompts = parquet.read(paths.prompts(dataset)).sort("order")
-    prompts = prompts.with_columns(follow_ups=pl.lit([], dtype=prompts.schema["follow_ups"]))
-    until = texts.stop_rule(loaded["large"], prompts, settings.datasets[dataset].max_new_tokens)
-    return PairSession(loaded, parsed, gate, settings, until, prompts)
-
-
-def known_prompt(duet: PairSession, prompt_id: str) -> pl.DataFrame:
-    """A prompts table of one row: the dataset's prompt of that id; Complaint where it has none."""
-    found = duet.prompts.filter(prompt_id=prompt_id)
-    if not len(found):
-        near = duet.prompts["prompt_id"][0]
-        raise UserError(f"There is no prompt '{prompt_id}' in this dataset; name one such as '{near}'.")
-    return found
-
-
-def own_words(duet: PairSession, asked: str) -> pl.DataFrame:
-    """A prompts table of one row that asks in these words: as they are, or as a chat's user says them."""
-    messages = pl.Series([[{"role": "user", "content": asked}]], dtype=duet.prompts.schema["messages"])
-    return duet.prompts.head(1).with_columns(
-        prompt_id=pl.lit("asked"), plain=pl.lit(asked), messages=messages
-    )
 
 
 @torch.inference_mode()
-def generate_tokens(duet: PairSession, asked: pl.DataFrame, tally: LargeModelUse) -> Iterator[GeneratedToken]:
-    """The text's tokens as they are chosen, to its end; `asked` is a table of one prompt."""
-    ids = spec.prompt_ids(duet.loaded["large"], asked, duet.until.max_new_tokens)[0]
-    voice = _TextState(duet, asked["prompt_id"][0], ids, tally)
+def generate_tokens(
+    session: PairSession, prompt: pl.DataFrame, usage: LargeModelUse
+) -> Iterator[GeneratedToken]:
+    """The tokens of a text as they are chosen; adds to `usage`. `prompt` is a prompts table of one row."""
+    prompt_id, stop_rule = prompt["prompt_id"][0], session.stop_rule
+    (ids,) = spec.prompt_ids(session.loaded["large"], prompt, stop_rule.max_new_tokens)
+    state = _TextState(session, prompt_id, ids, usage)
     text = TokenSequence([])
     while True:
-        for spoken in voice.draft() if duet.policy.draft else [voice.decide()]:
-            yield spoken
-            voice.ids.append(spoken.token)
-            (text,) = duet.until.advance([voice.name], [text.followed_by(spoken.token)])
-            if duet.until.is_finished(voice.name, text):
-                voice.settle()
+        for token in state.draft() if session.policy.draft else [state.decide()]:
+            yield token
+            state.ids.append(token.token_id)
+            (text,) = stop_rule.advance([prompt_id], [text.followed_by(token.token_id)])
+            if stop_rule.is_finished(prompt_id, text):
+                state.discount_unused_drafts()
                 return
 
 
 def generate_pieces(
-    duet: PairSession, asked: pl.DataFrame, tally: LargeModelUse
+    session: PairSession, prompt: pl.DataFrame, usage: LargeModelUse
 ) -> Iterator[tuple[str, GeneratedToken]]:
-    """The tokens with the text that each adds, which may be nothing yet, where a character has several."""
-    ids, said, decode = [], "", duet.loaded["large"].tokenizer.decode
-    for spoken in generate_tokens(duet, asked, tally):
-        ids.append(spoken.token)
-        whole = decode(ids)
-        piece = "" if whole.endswith("\ufffd") else whole[len(said) :]
-        said += piece
-        yield piece, spoken
+    """The tokens with the piece of text that each adds, empty where a character is not complete yet."""
+    decode = session.loaded["large"].tokenizer.decode
+    ids, shown = [], ""
+    for token in generate_tokens(session, prompt, usage):
+        ids.append(token.token_id)
+        text = decode(ids)
+        piece = "" if text.endswith("\ufffd") else text[len(shown) :]
+        shown += piece
+        yield piece, token
 
 
-def sum_up(spoken: list[GeneratedToken], tally: LargeModelUse) -> str:
-    """Call and intervention ratio of a text, and what the large model did for it, in a sentence."""
-    calls, changes = sum(s.called for s in spoken), sum(s.is_changed for s in spoken)
+def summarize(tokens: list[GeneratedToken], usage: LargeModelUse) -> str:
+    """Call and intervention ratio of a text and what the large model did for it, in a sentence."""
+    calls, changes = sum(token.called for token in tokens), sum(token.is_changed for token in tokens)
     return (
-        f"{len(spoken)} tokens; asked about {calls} ({calls / len(spoken):.1%}), changed {changes} "
-        f"({changes / len(spoken):.1%}); {tally.passes} passes of the large model over {tally.positions} "
+        f"{len(tokens)} tokens; asked about {calls} ({calls / len(tokens):.1%}), changed {changes} "
+        f"({changes / len(tokens):.1%}); {usage.passes} passes of the large model over {usage.positions} "
         "positions"
     )
 
 
 class _TextState:
-    """The models at the end of one text."""
+    """One text, and how far the models have read it."""
 
-    def __init__(self, duet: PairSession, name: str, prompt: list[int], tally: LargeModelUse):
-        self.duet, self.name, self.ids, self.given, self.tally = duet, name, list(prompt), len(prompt), tally
-        self.drafted_to: list[int] = []  # how far each round's drafts went, in `ids`
-        self.known = len(prompt) - 1  # the prompt's last token is the input of the first generated position
-        self.method = duet.settings.methods[duet.policy.method]
-        budget = duet.settings.compute.read_tokens
-        self.cursors = {role: RaggedKVCache(loaded, budget) for role, loaded in duet.loaded.items()}
-        for own in self.cursors.values():
-            own.enter([[]])
+    def __init__(self, session: PairSession, prompt_id: str, prompt: list[int], usage: LargeModelUse):
+        self.session, self.prompt_id, self.usage = session, prompt_id, usage
+        self.ids = list(prompt)
+        self.prompt_tokens = len(prompt)
+        # the prompt's last token is the input of the first generated position
+        self.large_read = len(prompt) - 1
+        self.draft_ends: list[int] = []
+        self.caches = {
+            role: RaggedKVCache(model, session.max_batch_tokens) for role, model in session.loaded.items()
+        }
+        for cache in self.caches.values():
+            cache.enter([[]])
 
     def decide(self) -> GeneratedToken:
         """The next token by router and fusion."""
-        speaker = fusion.default_role(self.method)
-        default, seen = lm_head.router_input_from_hidden(
-            self.duet.loaded[speaker], self._read(speaker)[-1:], self.duet.settings.dump
-        )
-        chance = routers.position_uniforms(
-            self.duet.settings.seed, np.array([self.name]), np.array([len(self.ids) - self.given])
-        )
-        fused = self._fuse() if self.duet.gate.rule == "perfect" else None  # which peeks, by definition
-        differs = np.array([fused is not None and fused != default[0]])
-        called = bool(routers.decide(self.duet.gate, seen, chance, differs)[0])
+        default_id, seen = self._default(self.session.method.definition.default_role)
+        called, fused_id = self._route(default_id, seen)
         if called:
-            fused = self._fuse() if fused is None else fused
-            self._count(len(self.ids) - self.known)
-            self.known = len(self.ids)
-        token = fused if called else int(default[0])
-        return GeneratedToken(token, int(default[0]), called, float(seen.entropy_N[0]))
+            fused_id = self._fuse() if fused_id is None else fused_id
+            self._count_pass(len(self.ids) - self.large_read)
+            self.large_read = len(self.ids)
+        token_id = fused_id if called else default_id
+        return GeneratedToken(token_id, default_id, called, float(seen.entropy_N[0]))
+
+    def _route(self, default_id: int, seen: RouterInput) -> tuple[bool, int | None]:
+        """Whether the router calls the large model, and the fused token if the router needed to know it."""
+        router, pos = self.session.router, len(self.ids) - self.prompt_tokens
+        fused_id = self._fuse() if router.needs_fused_token else None
+        mismatch_N = np.array([fused_id is not None and fused_id != default_id])
+        uniform_N = position_uniforms(self.session.seed, np.array([self.prompt_id]), np.array([pos]))
+        return bool(router.decide(seen, uniform_N, mismatch_N)[0]), fused_id
 
     def draft(self) -> Iterator[GeneratedToken]:
         """One round of greedy speculative decoding (arXiv 2211.17192, algorithm 1)."""
-        begin, drafted, entropies = len(self.ids), [], []
-        room = self.duet.until.max_new_tokens - (begin - self.given)
-        for _ in range(min(self.duet.policy.draft, room)):
-            token, seen = lm_head.router_input_from_hidden(
-                self.duet.loaded["small"], self._read("small", drafted)[-1:], self.duet.settings.dump
-            )
-            drafted.append(int(token[0]))
-            entropies.append(float(seen.entropy_N[0]))
-        states_NH = self._read("large", drafted)[-len(drafted) - 1 :]
-        self._count(len(drafted) + 1)
-        self.drafted_to.append(begin + len(drafted))
-        says = self.duet.loaded["large"].logits(states_NH).argmax(-1).tolist()
-        for i, (draft, word) in enumerate(zip(drafted, says, strict=False)):
-            yield GeneratedToken(word, draft, True, entropies[i])
-            if word != draft:
-                self._forget(begin + i)
+        begin = len(self.ids)
+        drafted, entropies = self._draft_tokens()
+        verified = self._verify(drafted)
+        for i, (draft_id, large_id) in enumerate(zip(drafted, verified, strict=False)):
+            yield GeneratedToken(large_id, draft_id, True, entropies[i])
+            if large_id != draft_id:
+                self._forget_after(begin + i)
                 return
-        yield GeneratedToken(says[-1], says[-1], True, float("nan"))
+        yield GeneratedToken(verified[-1], verified[-1], True, float("nan"))
 
-    def settle(self) -> None:
+    def _draft_tokens(self) -> tuple[list[int], list[float]]:
+        """The small model's next tokens and their entropies, at most up to the limit of the text."""
+        drafted, entropies = [], []
+        allowed = self.session.stop_rule.max_new_tokens - (len(self.ids) - self.prompt_tokens)
+        for _ in range(min(self.session.policy.draft, allowed)):
+            token_id, seen = self._default("small", drafted)
+            drafted.append(token_id)
+            entropies.append(float(seen.entropy_N[0]))
+        return drafted, entropies
+
+    def _verify(self, drafted: list[int]) -> list[int]:
+        """The large model's tokens at all drafts and at the position after them, by one pass."""
+        hidden_NH = self._read("large", drafted)[-len(drafted) - 1 :]
+        self._count_pass(len(drafted) + 1)
+        self.draft_ends.append(len(self.ids) + len(drafted))
+        return self.session.loaded["large"].logits(hidden_NH).argmax(-1).tolist()
+
+    def discount_unused_drafts(self) -> None:
         """Take drafts beyond the end of the text out of the count; to be called once it has ended."""
-        self.tally.positions -= sum(max(0, reached - len(self.ids)) for reached in self.drafted_to)
+        self.usage.positions -= sum(max(0, end - len(self.ids)) for end in self.draft_ends)
+
+    def _default(self, role: str, drafted: list[int] | None = None) -> tuple[int, RouterInput]:
+        """A model's top token after the text and the drafts, and what routers see of it."""
+        hidden_NH = self._read(role, drafted)[-1:]
+        token_N, seen = lm_head.router_input_from_hidden(
+            self.session.loaded[role], hidden_NH, self.session.dump
+        )
+        return int(token_N[0]), seen
 
     def _fuse(self) -> int:
-        """The method's token here, each of its models caught up."""
-        inputs = fusion.RULES[self.method.rule].inputs
-        logits = {role: self.duet.loaded[role].logits(self._read(role)[-1:]) for role in inputs}
-        return int(lm_head.fused_ids(self.method, logits)[0])
+        """The method's token after the text."""
+        logits = {
+            role: self.session.loaded[role].logits(self._read(role)[-1:])
+            for role in self.session.method.definition.inputs
+        }
+        return int(lm_head.fused_ids(self.session.method, logits)[0])
 
     def _read(self, role: str, drafted: list[int] | None = None) -> torch.Tensor:
-        """Hidden states [.., H] after the tokens that the model had not read; at least the last one's."""
-        own, whole = self.cursors[role], self.ids + (drafted or [])
-        held = min(int(own.length_R[0]), len(whole) - 1)
-        own.select(np.array([0]), np.array([held]))
-        return own.extend([whole[held:]])
+        """Let a model read what it has missed, the last token at least; hidden states [N, H] after each."""
+        cache, ids = self.caches[role], self.ids + (drafted or [])
+        held = min(int(cache.length_R[0]), len(ids) - 1)
+        cache.select(np.array([0]), np.array([held]))
+        return cache.extend([ids[held:]])
 
-    def _count(self, positions: int) -> None:
-        self.tally.passes += 1
-        self.tally.positions += positions
+    def _count_pass(self, positions: int) -> None:
+        self.usage.passes += 1
+        self.usage.positions += positions
 
-    def _forget(self, length: int) -> None:
-        """Take back what was drafted beyond a text of this length."""
-        for own in self.cursors.values():
-            own.select(np.array([0]), np.minimum(own.length_R, length))
+    def _forget_after(self, length: int) -> None:
+        """Drop what the models have read beyond so many tokens."""
+        for cache in self.caches.values():
+            cache.select(np.array([0]), np.minimum(cache.length_R, length))

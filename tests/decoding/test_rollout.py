@@ -16,7 +16,7 @@ from fsgen.collaboration import fuse, route
 from fsgen.decoding import batch_invariance, dump_solo, dump_teacher_forced
 from fsgen.decoding.rollout import prefix_tree, rollout
 from fsgen.errors import UserError
-from fsgen.models import kv_cache, loaded_model, loading
+from fsgen.models import loaded_model, loading
 from fsgen.tables import parquet
 from tests.conftest import (
     NOISE,
@@ -154,34 +154,37 @@ def test_the_steps_are_those_that_trees_take(build, tiny_checkpoints, tmp_path, 
     monkeypatch.chdir(tmp_path)
     loaded = build(tiny_checkpoints)
     describe_all(loaded)
-    trees, grow = [], prefix_tree.PrefixTree.grow
+    trees, run = [], prefix_tree.PrefixTree.run
     monkeypatch.setattr(
-        prefix_tree.PrefixTree, "grow", lambda tree, *given: trees.append(tree) or grow(tree, *given)
+        prefix_tree.PrefixTree, "run", lambda tree, *given: trees.append(tree) or run(tree, *given)
     )
     run_pair(loaded)
 
     steps = parquet.read("data/rollouts/duo/toy/steps-*.parquet")
     whole = steps.select("role", pl.col("taken") + pl.col("taken_prompt"))
-    assert whole.rows() == [(role, c.positions) for tree in trees for role, c in tree.cursors.items()]
+    assert whole.rows() == [(role, c.positions) for tree in trees for role, c in tree.caches.items()]
     assert steps["taken"].min() > 0
 
 
 def test_a_tree_asks_the_large_model_once_a_step(tiny_checkpoints, tmp_path, monkeypatch):
-    """Where riders call, branches split and texts end: a second pass would read all weights again."""
+    """Where runs call, branches split and texts end: a second pass would read all weights again."""
     monkeypatch.chdir(tmp_path)
     loaded = random_world(tiny_checkpoints)
     describe_all(loaded)
-    asked, look, read = [], prefix_tree.PrefixTree._look, prefix_tree.PrefixTree._read_missed
+    passes = []
+    score, read = prefix_tree.PrefixTree._score_defaults, prefix_tree.PrefixTree._read_missed
 
     def count(tree, role, rows):
-        asked[-1] += role == "large"
+        passes[-1] += role == "large"
         read(tree, role, rows)
 
-    monkeypatch.setattr(prefix_tree.PrefixTree, "_look", lambda tree: asked.append(0) or look(tree))
+    monkeypatch.setattr(
+        prefix_tree.PrefixTree, "_score_defaults", lambda tree: passes.append(0) or score(tree)
+    )
     monkeypatch.setattr(prefix_tree.PrefixTree, "_read_missed", count)
     run_pair(loaded)
 
-    assert max(asked) == 1
+    assert max(passes) == 1
 
 
 class Scarce:
@@ -235,13 +238,15 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error, reference_run, tiny_
 
 GREEDY = """
 import torch
-from fsgen import cursor, models, settings
-cursor.load(settings.load(), "large")
+from fsgen.config.load import load_settings
+from fsgen.execution import memory
+from fsgen.models import loading
+loading.load_model(load_settings(), "large")
 total = next(int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal")) << 10
 try:
     torch.empty(total, dtype=torch.uint8)  # never touched, so that nothing is really used
 except RuntimeError as error:
-    print(models.is_out_of_memory(error))
+    print(memory.is_out_of_memory(error))
 torch.empty(total // 16, dtype=torch.uint8)
 """
 
@@ -258,7 +263,7 @@ def test_more_than_the_machine_has_is_refused_and_not_killed(tiny_world):
 def test_memory_that_suffices_for_nothing_is_a_complaint(tiny_world, monkeypatch):
     """One sentence with the remedy; other errors are not taken for a shortage."""
     loaded = loading.load_model(tiny_world, "small")
-    monkeypatch.setattr(kv_cache, "load_checked", lambda *_: loaded)
+    monkeypatch.setattr(dump_solo, "load_checked", lambda *_: loaded)
     with monkeypatch.context() as patch:
         Scarce(0, MemoryError(), math.inf).installed(patch)
         with pytest.raises(UserError, match="Memory ran out with texts side by side at 1; use bfloat16"):
@@ -274,26 +279,26 @@ import sys, resource, numpy as np, torch
 from pathlib import Path
 from types import SimpleNamespace
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from fsgen import forcing, models
-from fsgen.sections import Model
-from fsgen.settings import Dump
+from fsgen.config.schema import DumpConfig, ModelConfig
+from fsgen.decoding.teacher_forcing import TextToRead, teacher_force
+from fsgen.models.loaded_model import LoadedModel
 torch.set_num_threads(1)
 length = int(sys.argv[1])
 config = Qwen2Config(vocab_size=150_000, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                      num_key_value_heads=2, intermediate_size=16, max_position_embeddings=4096)
 network = Qwen2ForCausalLM(config).eval().requires_grad_(False)
-source = Model(prompt="plain", path="wide")
-loaded = models.Loaded("wide", source, None, "plain", 150_000, (0,), 4096, 0, network, network.device)
-settings = SimpleNamespace(dump=Dump(depth=3.0, k_min=8, k_max=64, block=1))
+source = ModelConfig(prompt="plain", path="wide")
+loaded = LoadedModel("wide", source, None, "plain", 150_000, (0,), 4096, 0, network, network.device)
+settings = SimpleNamespace(dump=DumpConfig(depth=3.0, k_min=8, k_max=64, block=1))
 ids = torch.randint(0, 150_000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
-text = forcing.Written([1, 2], ids, np.zeros((length, 4), np.int32), ("large",))
+text = TextToRead([1, 2], ids, np.zeros((length, 4), np.int32), ("large",))
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if "VmHWM" in line).split()[1])
 def read(text):
-    (found,) = forcing.read({"large": loaded}, [text], settings, 10_000)
+    (found,) = teacher_force({"large": loaded}, [text], settings, 10_000)
     return found["large"].records.entropy_N
-read(forcing.Written([1, 2], ids[:8], np.zeros((8, 4), np.int32), ("large",)))
+read(TextToRead([1, 2], ids[:8], np.zeros((8, 4), np.int32), ("large",)))
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
 assert len(read(text)) == length

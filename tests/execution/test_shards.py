@@ -40,15 +40,15 @@ def params_of(policies, **changes):
 
 @pytest.fixture
 def grown(monkeypatch):
-    """Which policies every tree was grown for, on how many prompts, in order."""
+    """Which policies every tree ran, on how many prompts, in order."""
     seen = []
-    grow = prefix_tree.PrefixTree.grow
+    run = prefix_tree.PrefixTree.run
 
-    def noting(tree, starts, bar):
-        seen.append(({rider.policy.name for rider in tree.riders}, len(tree.prompts)))
-        return grow(tree, starts, bar)
+    def noting(tree, pending, bar):
+        seen.append(({run.name for run in tree.runs}, len(tree.prompts)))
+        return run(tree, pending, bar)
 
-    monkeypatch.setattr(prefix_tree.PrefixTree, "grow", noting)
+    monkeypatch.setattr(prefix_tree.PrefixTree, "run", noting)
     return seen
 
 

@@ -1,4 +1,4 @@
-"""The closed loop: every policy writes its own text.
+"""Rollouts: every policy writes its own texts, so each decision depends on the tokens before it.
 
-Policies that share a prefix share its computation.
+Policies are replayed along dumped texts, and a prefix tree computes what the rest of their texts share once.
 """

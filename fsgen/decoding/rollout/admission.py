@@ -1,54 +1,53 @@
-"""Prompts that wait for rows of the caches: how many may enter beside those there, and in what order.
+"""Which prompts enter the caches next, and when.
 
-Shape legend: B branches side by side.
-A model's cache holds all rows as wide as the widest, so that one long prompt would widen those of all others.
-Prompts therefore enter by width, the narrow first, and none beside one of less than half its width.
+Shape legend: B branches in the caches.
+
+A cache stores every row as wide as the widest text, so one long prompt widens the rows of all others.
+Prompts therefore enter by width, the narrowest first. A prompt waits as long as the caches hold one of less
+than half its width. All pending texts of a prompt enter together, so that equal texts share a branch.
 """
 
 from collections import deque
 from itertools import groupby
-from typing import NamedTuple
 
-from fsgen.decoding.texts import TokenSequence
-
-
-class PendingText(NamedTuple):
-    """A rider that the models have to take on: which one, on which prompt, and its text so far."""
-
-    rider: int
-    prompt: int
-    text: TokenSequence
+from fsgen.decoding.rollout.runs import PendingText
 
 
 class AdmissionQueue:
-    """Riders that wait, all of one prompt together; `widths` are tokens of every prompt and its answer."""
+    """Pending texts that wait for rows of the caches, grouped by prompt.
 
-    def __init__(self, starts: list[PendingText], widths: list[int], rows: int):
-        def turn(start: PendingText) -> tuple:
-            text = start.text.ids  # beside those that begin alike
-            return widths[start.prompt], start.prompt, text[:-1], text
+    `widths` are the largest numbers of tokens, of prompt and answer, by prompt. `rows` is the number of
+    branches that the caches should hold at most.
+    """
 
-        ordered = sorted(starts, key=turn)
-        self._groups = deque([*group] for _, group in groupby(ordered, key=lambda start: start.prompt))
+    def __init__(self, pending: list[PendingText], widths: list[int], rows: int):
+        def order(entry: PendingText) -> tuple:
+            ids = entry.text.ids  # texts that begin alike become neighbours
+            return widths[entry.prompt], entry.prompt, ids[:-1], ids
+
+        ordered = sorted(pending, key=order)
+        self._groups = deque([*group] for _, group in groupby(ordered, key=lambda entry: entry.prompt))
         self._widths, self._rows = widths, rows
 
     def __len__(self) -> int:
+        """Prompts that wait."""
         return len(self._groups)
 
-    def enter(self, prompt_B: list[int]) -> list[list[PendingText]]:
-        """Riders of the prompts that may enter beside branches of these, once a quarter of the rows is free.
+    def admit(self, prompt_B: list[int]) -> list[list[PendingText]]:
+        """Remove and return the texts that may enter now, one list a prompt; `prompt_B` are in the caches.
 
-        One prompt enters whole, also where it takes more rows than there are.
+        None enter before a quarter of the rows is free. A prompt enters whole, even if it needs more rows
+        than are free.
         """
-        room, found = self._rows - len(prompt_B), []
-        if not self._groups or (prompt_B and room < max(1, self._rows // 4)):
-            return found
-        widest = 2 * min(self._widths[prompt] for prompt in prompt_B or [self._next()])
-        while self._groups and room > 0 and self._widths[self._next()] <= widest:
-            found.append(self._groups.popleft())
-            room -= len({tuple(start.text.ids) for start in found[-1]})
-        return found
+        free = self._rows - len(prompt_B)
+        if not self._groups or (prompt_B and free < max(1, self._rows // 4)):
+            return []
+        widest = 2 * min(self._widths[prompt] for prompt in prompt_B or [self._next_prompt()])
+        admitted = []
+        while self._groups and free > 0 and self._widths[self._next_prompt()] <= widest:
+            admitted.append(self._groups.popleft())
+            free -= len({tuple(entry.text.ids) for entry in admitted[-1]})
+        return admitted
 
-    def _next(self) -> int:
-        """The prompt whose turn it is."""
+    def _next_prompt(self) -> int:
         return self._groups[0][0].prompt

@@ -1,69 +1,95 @@
-"""What was seen, fused and decided at the nodes of a tree, and the table that it amounts to.
+"""Nodes of a prefix tree: what routers saw and methods fused there, and the decisions that this makes.
 
-Shape legend: B nodes of a step (one a branch), N nodes chosen, R riders of a step, M methods.
+Shape legend: B nodes of a step (one a branch), N chosen nodes or decisions, R runs of a step, M methods.
 """
+
+from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 
-from fsgen.collaboration.router_input import RouterInput
+from fsgen.collaboration.router_input import RouterInput, blank_router_input
+from fsgen.decoding.rollout.decisions import Decisions, concatenate
+
+UNKNOWN = -1
+INITIAL_NODES = 1024
+
+
+class StepDecisions(NamedTuple):
+    """What the runs of one step decided."""
+
+    run_R: np.ndarray
+    prompt_R: np.ndarray
+    node_R: np.ndarray
+    pos_R: np.ndarray
+    called_R: np.ndarray
+    default_id_R: np.ndarray
 
 
 class NodeTable:
-    """Nodes numbered in the order of their steps; what is fused at one may become known much later."""
+    """Nodes numbered in the order of their steps; fused tokens may be filled in many steps later."""
 
     def __init__(self, methods: int):
         self.count = 0
-        self._fused_NM = np.full((1024, methods), -1, np.int32)
-        self._small_N = np.full(1024, -1, np.int32)
-        self._looks: list[dict[str, np.ndarray]] = []
-        self._steps: list[dict[str, np.ndarray]] = []
+        self._fused_id_NM = np.full((INITIAL_NODES, methods), UNKNOWN, np.int32)
+        self._small_id_N = np.full(INITIAL_NODES, UNKNOWN, np.int32)
+        self._seen: dict[str, list[RouterInput]] = defaultdict(list)
+        self._steps: list[StepDecisions] = []
 
-    def add(self, branches: int) -> np.ndarray:
-        """Numbers [B] of a step's new nodes."""
+    def add_nodes(self, branches: int) -> np.ndarray:
+        """Numbers [B] of the new nodes of a step."""
         node_B = self.count + np.arange(branches)
         self.count += branches
-        if self.count > len(self._small_N):
+        if self.count > len(self._small_id_N):
             more = self.count
-            self._fused_NM = np.pad(self._fused_NM, [(0, more), (0, 0)], constant_values=-1)
-            self._small_N = np.pad(self._small_N, (0, more), constant_values=-1)
+            self._fused_id_NM = np.pad(self._fused_id_NM, [(0, more), (0, 0)], constant_values=UNKNOWN)
+            self._small_id_N = np.pad(self._small_id_N, (0, more), constant_values=UNKNOWN)
         return node_B
 
-    def note_look(self, tops: dict[str, np.ndarray], seen: dict[str, RouterInput]) -> None:
-        """What the speakers say and routers see of them at the step's nodes, role to [B]."""
-        fields = {f"{role}.{name}": x for role, own in seen.items() for name, x in own._asdict().items()}
-        self._looks.append(tops | fields)
+    def add_router_input(self, role: str, seen: RouterInput) -> None:
+        """Store what routers see of a default model at the new nodes; once a step for every default role."""
+        self._seen[role].append(seen)
 
-    def note_fused(self, method: int, node_N: np.ndarray, fused_N: np.ndarray, small_N=None) -> None:
-        """A method's tokens at these nodes, and what the small model says there where it is no speaker."""
-        self._fused_NM[node_N, method] = fused_N
-        if small_N is not None:
-            self._small_N[node_N] = small_N
+    def set_fused(
+        self, method: int, node_N: np.ndarray, fused_id_N: np.ndarray, small_id_N: np.ndarray | None = None
+    ) -> None:
+        """Store a method's tokens at some nodes, and the small model's where it is not the default one."""
+        self._fused_id_NM[node_N, method] = fused_id_N
+        if small_id_N is not None:
+            self._small_id_N[node_N] = small_id_N
 
-    def fused(self, node_N: np.ndarray, method) -> np.ndarray:
-        """Fused tokens, -1 where nobody has asked yet."""
-        return self._fused_NM[node_N, method]
+    def fused_ids(self, node_N: np.ndarray, method: int | np.ndarray) -> np.ndarray:
+        """A method's tokens at some nodes, UNKNOWN where nothing has been fused."""
+        return self._fused_id_NM[node_N, method]
 
-    def note_step(self, **columns: np.ndarray) -> None:
-        """What every rider decided: rider, prompt, node, pos, called, default_id, [R] each."""
-        self._steps.append(columns)
+    def add_step(self, step: StepDecisions) -> None:
+        """Store what the runs of a step decided."""
+        self._steps.append(step)
 
-    def decisions(self, method_of: np.ndarray, speaker_of: np.ndarray) -> dict[str, np.ndarray]:
-        """All steps' columns joined with what was seen and fused at their nodes; of riders by number."""
+    def decisions(self, method_of_run: np.ndarray, default_role_of_run: np.ndarray) -> Decisions | None:
+        """The decisions of all steps with what was seen and fused at their nodes; None without steps."""
         if not self._steps:
-            return {}
-        columns = _joined(self._steps)
-        looks = _joined(self._looks)
-        node_N, rider_N = columns.pop("node"), columns["rider"]
-        speaks_N = speaker_of[rider_N]
-        columns["fused_id"] = self._fused_NM[node_N, method_of[rider_N]]
-        columns["small_id"] = np.where(speaks_N == "small", columns["default_id"], self._small_N[node_N])
-        for name in RouterInput._fields:
-            columns[name] = np.empty((len(node_N), *looks[f"{speaks_N[0]}.{name}"].shape[1:]), np.float32)
-            for role in np.unique(speaks_N):
-                mine = speaks_N == role
-                columns[name][mine] = looks[f"{role}.{name}"][node_N[mine]]
-        return columns
+            return None
+        run_N, prompt_N, node_N, pos_N, called_N, default_id_N = concatenate(self._steps)
+        role_N = default_role_of_run[run_N]
+        return Decisions(
+            run_N=run_N,
+            prompt_N=prompt_N,
+            pos_N=pos_N,
+            called_N=called_N,
+            default_id_N=default_id_N,
+            small_id_N=np.where(role_N == "small", default_id_N, self._small_id_N[node_N]),
+            fused_id_N=self._fused_id_NM[node_N, method_of_run[run_N]],
+            seen=self._router_input(role_N, node_N),
+        )
 
-
-def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def _router_input(self, role_N: np.ndarray, node_N: np.ndarray) -> RouterInput:
+        """What routers saw at these nodes, each of its own default model."""
+        width = self._seen[role_N[0]][0].top_logits_NK.shape[1]
+        chosen = blank_router_input(len(node_N), width)
+        for role in np.unique(role_N):
+            mine = np.flatnonzero(role_N == role)
+            values = concatenate(self._seen[role]).take(node_N[mine])
+            for array_N, values_N in zip(chosen, values, strict=True):
+                array_N[mine] = values_N
+        return chosen

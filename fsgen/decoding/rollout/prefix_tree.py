@@ -1,302 +1,267 @@
-"""The tree of prefixes: policies ride on branches, and a branch is stepped once for all its riders.
+"""The prefix tree: policies write their texts together, and a model reads what they share once.
 
-Shape legend: B branches (distinct prefixes) side by side, R riders on them (a policy on a prompt), C children
-of the branches, N nodes (a branch at a position), M methods, H hidden width, V usable vocabulary.
-The models that speak by default take every step. The others lag behind and catch up, in one pass over all
-that they have missed, where a rider calls, where a branch splits and where one ends: so they read every
-node once, and what the large model would have said where nobody asked it is known as well.
+Shape legend: B branches (distinct texts of a prompt), R runs on them (a policy on a prompt), N nodes (a
+branch at a position), M methods, H hidden width, V usable vocabulary.
+
+Runs that have written the same tokens on the same prompt share a branch. In every step each branch gets a
+node, at which each of its runs chooses the next token. The default models read every branch up to its new
+node. The other models lag behind. They catch up on a branch in one pass over all nodes they have missed,
+when a run on it calls the large model, or when its text splits or ends. So every model reads every node
+once, and the fused token is known in the end at nodes without a call too.
+
+Example: two policies, A and B, fuse the logits of large and small on the prompt "p q". B never calls.
+
+    step 0   Both models read "p" when the prompt enters the tree. A and B share its only branch.
+    step 1   small reads "q". Neither calls, both write the default token "x". The branch goes on.
+    step 2   small reads "x". A calls, so large reads "q x" in one pass, and both nodes are fused.
+             A writes the fused token "y", B the default token "z". The branch splits, and the cache rows of
+             both models are copied.
+    step 3   small reads "y" for A and "z" for B, in one batch of two rows.
+
+Before the split small has read "q" and "x" once for both policies, and large has made one pass.
 """
 
-from dataclasses import dataclass, field
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from fsgen.collaboration import fusion, router_input, routers
-from fsgen.collaboration.router_input import RouterInput
+from fsgen.collaboration.router_input import RouterInput, blank_router_input
+from fsgen.collaboration.routers import position_uniforms
 from fsgen.config.policies import Method
 from fsgen.config.schema import Settings
 from fsgen.decoding import lm_head
-from fsgen.decoding.rollout.admission import AdmissionQueue, PendingText
-from fsgen.decoding.rollout.node_table import NodeTable
-from fsgen.decoding.rollout.replay import PolicyRun
-from fsgen.decoding.texts import StopRule, TokenSequence
+from fsgen.decoding.rollout.admission import AdmissionQueue
+from fsgen.decoding.rollout.branches import Branches
+from fsgen.decoding.rollout.decisions import Decisions
+from fsgen.decoding.rollout.node_fusion import fuse_nodes
+from fsgen.decoding.rollout.node_table import NodeTable, StepDecisions
+from fsgen.decoding.rollout.runs import FinishedText, PendingText, PolicyRun
+from fsgen.decoding.texts import StopRule
 from fsgen.execution import console
 from fsgen.models.kv_cache import RaggedKVCache
 from fsgen.models.loaded_model import LoadedModel
 
 
-class FinishedText(NamedTuple):
-    """A rider's finished text."""
-
-    rider: int
-    prompt: int
-    text: TokenSequence
-
-
 class TreeResult(NamedTuple):
-    """What the tree has found out: decisions by rider and position, and texts."""
+    """What the runs decided on a tree, and what they wrote."""
 
-    decisions: dict[str, np.ndarray]
-    ends: list[FinishedText]
-
-
-class _Children(NamedTuple):
-    """What branches become by their riders' tokens, by parent and token."""
-
-    parent_C: np.ndarray
-    child_R: np.ndarray
-    """Rider to its child."""
-    texts: list[TokenSequence]
-    is_ended_C: np.ndarray
-
-    @property
-    def is_lost_C(self) -> np.ndarray:
-        """Whether the parent's place in the caches goes with it: where it ends or splits."""
-        return self.is_ended_C | (np.bincount(self.parent_C)[self.parent_C] > 1)
+    decisions: Decisions | None
+    """None if no text was pending."""
+    finished: list[FinishedText]
 
 
-class _PendingNode(NamedTuple):
-    """A node where nothing is fused yet."""
+class _DefaultScores(NamedTuple):
+    """A default model's top tokens, and what routers see of it; undefined on branches that do not use it."""
 
-    node: int
-    pos: int
-    hidden: dict[str, torch.Tensor]
-    """Hidden states [H] there of the models that have stepped on it."""
+    token_B: np.ndarray
+    seen: RouterInput
 
 
-@dataclass
-class _Branch:
-    prompt: int
-    text: TokenSequence
-    unread: list[_PendingNode] = field(default_factory=list)
+class _Step(NamedTuple):
+    """The new nodes of a step, one on each branch."""
+
+    node_B: np.ndarray
+    prompt_B: np.ndarray
+    pos_B: np.ndarray
+    uniform_B: np.ndarray
+    """The positions' random draws."""
+    scores: dict[str, _DefaultScores]
+    """By the role of the default model."""
 
 
 class PrefixTree:
-    """Riders' texts from where they start to their ends, at most about `rows` branches side by side."""
+    """Continues the texts of all runs on some prompts, with about `rows` branches at most.
+
+    `loaded` maps roles to models, `prompts` prompt ids to tokens.
+    """
 
     def __init__(
         self,
         loaded: dict[str, LoadedModel],
         prompts: dict[str, list[int]],
-        riders: list[PolicyRun],
-        until: StopRule,
+        runs: list[PolicyRun],
+        stop_rule: StopRule,
         settings: Settings,
         rows: int,
     ):
-        self.loaded, self.riders, self.until, self.settings, self.rows = loaded, riders, until, settings, rows
-        self.names_P, self.prompts = np.array(list(prompts)), list(prompts.values())
-        self.cursors = {
-            role: RaggedKVCache(model, settings.compute.read_tokens) for role, model in loaded.items()
-        }
-        methods = {rider.policy.method: rider.method for rider in riders}
+        self.loaded, self.prompts, self.runs, self.rows = loaded, prompts, runs, rows
+        self.seed, self.dump = settings.seed, settings.dump
+        self.max_new_tokens = stop_rule.max_new_tokens
+        budget = settings.compute.read_tokens
+        self.caches = {role: RaggedKVCache(model, budget) for role, model in loaded.items()}
+        methods = {run.policy.method: run.method for run in runs}
         self.methods: list[Method] = list(methods.values())
-        self.method_of = np.array([list(methods).index(rider.policy.method) for rider in riders])
-        self.speaker_of = np.array([fusion.default_role(rider.method) for rider in riders])
-        self.speakers = [role for role in loaded if role in self.speaker_of]
-        self.branches: list[_Branch] = []
-        self.rider_R, self.branch_R = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.rules = [method.definition for method in self.methods]
+        self.method_of_run = np.array([list(methods).index(run.policy.method) for run in runs])
+        self.default_role_of_run = np.array([run.method.definition.default_role for run in runs])
+        self.needs_fused_of_run = np.array([run.router.needs_fused_token for run in runs])
+        self.default_roles = [role for role in loaded if role in self.default_role_of_run]
+        self.branches = Branches(prompts, stop_rule, loaded["large"].vocabulary)
         self.nodes = NodeTable(len(methods))
-        self.ends: list[FinishedText] = []
+        self.finished: list[FinishedText] = []
 
     @torch.inference_mode()
-    def grow(self, starts: list[PendingText], bar: console.Bar) -> TreeResult:
-        """Run every rider to its end."""
-        widths = [len(prompt) + self.until.max_new_tokens for prompt in self.prompts]
-        waiting = AdmissionQueue(starts, widths, self.rows)
-        while waiting or self.branches:
-            self._admit(waiting)
+    def run(self, pending: list[PendingText], bar: console.Bar) -> TreeResult:
+        """Continue all pending texts to their ends."""
+        widths = [len(ids) + self.max_new_tokens for ids in self.prompts.values()]
+        queue = AdmissionQueue(pending, widths, self.rows)
+        while queue or self.branches:
+            self._admit(queue)
             bar.advance(tokens=len(self.branches))
-            token_R = self._decide(*self._look())
-            bar.advance(self._move(token_R))
-        return TreeResult(self.nodes.decisions(self.method_of, self.speaker_of), self.ends)
+            token_R = self._decide(self._score_defaults())
+            bar.advance(self._advance(token_R))
+        decisions = self.nodes.decisions(self.method_of_run, self.default_role_of_run)
+        return TreeResult(decisions, self.finished)
 
-    def _admit(self, waiting: AdmissionQueue) -> None:
-        """Let prompts enter, all branches of one at once."""
-        held = len(self.branches)
-        groups = waiting.enter([branch.prompt for branch in self.branches])
+    def _admit(self, queue: AdmissionQueue) -> None:
+        """Add branches for the prompts that may enter, and prefill them."""
+        first = len(self.branches)
+        groups = queue.admit(self.branches.prompt_B.tolist())
         for group in groups:
-            self._board(group)
+            self.branches.attach(group)
         if groups:
-            for role in self.cursors:
-                self._enter(role, held)
+            for role in self.caches:
+                self._prefill(role, first)
 
-    def _enter(self, role: str, held: int) -> None:
-        """Prefill the new branches, all but their last token, which is the first that the loop feeds."""
+    def _prefill(self, role: str, first: int) -> None:
+        """Read the branches from `first` on, all but their last tokens, which the next step reads."""
         needs_B = self._needs(role)
-        texts = [self._sequence(b)[:-1] if needs_B[b] else [] for b in range(held, len(self.branches))]
-        self.cursors[role].begin(texts)
+        texts = [
+            self.branches.sequence(b)[:-1] if needs_B[b] else [] for b in range(first, len(self.branches))
+        ]
+        self.caches[role].begin(texts)
 
-    def _rides(self) -> np.ndarray:
-        """Which methods ride on which branches, bool [B, M]."""
-        rides_BM = np.zeros((len(self.branches), len(self.methods)), dtype=bool)
-        rides_BM[self.branch_R, self.method_of[self.rider_R]] = True
-        return rides_BM
+    def _methods_on_branches(self) -> np.ndarray:
+        """Whether some run on a branch uses a method, bool [B, M]."""
+        uses_BM = np.zeros((len(self.branches), len(self.methods)), dtype=bool)
+        uses_BM[self.branches.branch_R, self.method_of_run[self.branches.run_R]] = True
+        return uses_BM
 
     def _needs(self, role: str) -> np.ndarray:
-        """Branches [B] on which some rider needs this model at all."""
-        rules = [fusion.RULES[method.rule] for method in self.methods]
-        is_user_M = np.array([role in {rule.speaker, *rule.inputs} for rule in rules])
-        return self._rides()[:, is_user_M].any(axis=1)
+        """Whether some run on a branch needs this model, bool [B]."""
+        requires_M = np.array([role in rule.requires for rule in self.rules])
+        return self._methods_on_branches()[:, requires_M].any(axis=1)
 
-    def _board(self, group: list[PendingText]) -> None:
-        """Put the riders of one prompt on new branches."""
-        texts = [
-            next(same) for _, same in groupby((start.text for start in group), key=lambda text: text.ids)
-        ]
-        place = {tuple(text.ids): len(self.branches) + i for i, text in enumerate(texts)}
-        self.branches += [_Branch(group[0].prompt, text) for text in texts]
-        self.rider_R = np.append(self.rider_R, [start.rider for start in group])
-        self.branch_R = np.append(self.branch_R, [place[tuple(start.text.ids)] for start in group])
+    def _score_defaults(self) -> _Step:
+        """Add a node to every branch, and let the default models read up to it."""
+        node_B = self.nodes.add_nodes(len(self.branches))
+        self.branches.add_nodes(node_B)
+        scores = {role: self._score(role) for role in self.default_roles}
+        for role, score in scores.items():
+            self.nodes.add_router_input(role, score.seen)
+        prompt_B, pos_B = self.branches.prompt_B, self.branches.pos_B
+        uniform_B = position_uniforms(self.seed, self.branches.prompt_ids[prompt_B], pos_B)
+        return _Step(node_B, prompt_B, pos_B, uniform_B, scores)
 
-    def _look(self) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, RouterInput]]:
-        """Step the speakers onto new nodes; the nodes [B], the speakers' tokens there, what routers see."""
-        node_B = self.nodes.add(len(self.branches))
-        for node, branch in zip(node_B.tolist(), self.branches, strict=True):
-            branch.unread.append(_PendingNode(node, len(branch.text.ids), {}))
-        tops, seen = {}, {}
-        for role in self.speakers:
-            rows = np.unique(self.branch_R[self.speaker_of[self.rider_R] == role])
-            tops[role], seen[role] = self._step(role, rows)
-        self.nodes.note_look(tops, seen)
-        return node_B, tops, seen
-
-    def _step(self, role: str, rows: np.ndarray) -> tuple[np.ndarray, RouterInput]:
-        """Top token and what routers see at these branches; at others whatever."""
-        top_B = np.full(len(self.branches), -1, np.int32)
-        seen = router_input.blank_router_input(len(self.branches), self.settings.dump.k_min)
+    def _score(self, role: str) -> _DefaultScores:
+        """What a default model says at the new nodes of the branches that use it."""
+        uses_R = self.default_role_of_run[self.branches.run_R] == role
+        rows = np.unique(self.branches.branch_R[uses_R])
+        size = len(self.branches)
+        scores = _DefaultScores(np.full(size, -1, np.int32), blank_router_input(size, self.dump.k_min))
         if len(rows):
-            hidden_BH = torch.stack([hidden_NH[-1] for hidden_NH in self._catch_up(role, rows)])
-            for b, hidden_H in zip(rows, hidden_BH, strict=True):
-                self.branches[b].unread[-1].hidden[role] = hidden_H
-            top_B[rows], found = lm_head.router_input_from_hidden(
-                self.loaded[role], hidden_BH, self.settings.dump
+            hidden_NH = torch.stack([hidden_LH[-1] for hidden_LH in self._read(role, rows)])
+            for b, hidden_H in zip(rows, hidden_NH, strict=True):
+                self.branches[b].pending[-1].hidden[role] = hidden_H
+            token_N, seen = lm_head.router_input_from_hidden(self.loaded[role], hidden_NH, self.dump)
+            for array_B, values_N in zip((scores.token_B, *scores.seen), (token_N, *seen), strict=True):
+                array_B[rows] = values_N
+        return scores
+
+    def _read(self, role: str, rows: np.ndarray) -> list[torch.Tensor]:
+        """Let a model read what it has missed of these branches; hidden states after each token, [L, H]."""
+        cache = self.caches[role]
+        missed = [self.branches.sequence(b)[cache.length_R[b] :] for b in rows]
+        return list(cache.extend(missed, rows).split([len(tokens) for tokens in missed]))
+
+    def _decide(self, step: _Step) -> np.ndarray:
+        """The next token of every run, [R]: the fused one where its router calls, else the default one."""
+        run_R, branch_R = self.branches.run_R, self.branches.branch_R
+        default_R = self._default_tokens(step)
+        needs_fused_R = self.needs_fused_of_run[run_R]
+        called_R = self._called(step, default_R, ~needs_fused_R)
+        self._query_large(self._branches_to_query(called_R | needs_fused_R, default_R))
+        called_R |= self._called(step, default_R, needs_fused_R)
+        prompt_R, node_R, pos_R = (array_B[branch_R] for array_B in (step.prompt_B, step.node_B, step.pos_B))
+        self.nodes.add_step(StepDecisions(run_R, prompt_R, node_R, pos_R, called_R, default_R))
+        return np.where(called_R, self.nodes.fused_ids(node_R, self.method_of_run[run_R]), default_R)
+
+    def _default_tokens(self, step: _Step) -> np.ndarray:
+        """Top tokens of the runs' default models, [R]."""
+        role_R = self.default_role_of_run[self.branches.run_R]
+        default_R = np.zeros(len(role_R), dtype=np.int32)
+        for role, scores in step.scores.items():
+            uses_R = role_R == role
+            default_R[uses_R] = scores.token_B[self.branches.branch_R[uses_R]]
+        return default_R
+
+    def _called(self, step: _Step, default_R: np.ndarray, chosen_R: np.ndarray) -> np.ndarray:
+        """Whether the routers of the chosen runs call the large model, bool [R]; False for other runs."""
+        called_R = np.zeros(len(chosen_R), dtype=bool)
+        for index in np.unique(self.branches.run_R[chosen_R]):
+            rows = np.flatnonzero(self.branches.run_R == index)
+            branch_N = self.branches.branch_R[rows]
+            fused_N = self.nodes.fused_ids(step.node_B[branch_N], self.method_of_run[index])
+            seen = step.scores[self.default_role_of_run[index]].seen.take(branch_N)
+            called_R[rows] = self.runs[index].router.decide(
+                seen, step.uniform_B[branch_N], fused_N != default_R[rows]
             )
-            for array_B, values in zip(seen, found, strict=True):
-                array_B[rows] = values
-        return top_B, seen
+        return called_R
 
-    def _catch_up(self, role: str, rows: np.ndarray) -> list[torch.Tensor]:
-        """Feed a model the tokens of these branches that it has missed; hidden states [L, H] after them."""
-        cursor = self.cursors[role]
-        missed = [self._sequence(b)[cursor.length_R[b] :] for b in rows]
-        return list(cursor.extend(missed, rows).split([len(tokens) for tokens in missed]))
+    def _branches_to_query(self, calls_R: np.ndarray, default_R: np.ndarray) -> np.ndarray:
+        """Branches on which a run calls, and others that default tokens end or split: one pass for all."""
+        branch_R = self.branches.branch_R
+        is_queried_B = np.zeros(len(self.branches), dtype=bool)
+        is_queried_B[branch_R[calls_R]] = True
+        is_quiet_R = ~is_queried_B[branch_R]
+        children = self.branches.children(branch_R[is_quiet_R], default_R[is_quiet_R])
+        is_queried_B[children.parent_C[children.leaves_row_C]] = True
+        return np.flatnonzero(is_queried_B)
 
-    def _decide(self, node_B: np.ndarray, tops: dict, seen: dict[str, RouterInput]) -> np.ndarray:
-        """Ask the large model where riders call it; every rider's token."""
-        pos_B = np.array([len(branch.text.ids) for branch in self.branches], dtype=np.int32)
-        prompt_B = np.array([branch.prompt for branch in self.branches])
-        chance_B = routers.position_uniforms(self.settings.seed, self.names_P[prompt_B], pos_B)
-        called_R = np.zeros(len(self.rider_R), dtype=bool)
-        default_R = np.zeros(len(self.rider_R), dtype=np.int32)
-        # `perfect` has to know the large model's token before it can decide
-        needs_answer_R = np.array([self.riders[i].gate.rule == "perfect" for i in self.rider_R])
-        for is_answered in (False, True):
-            for i in np.unique(self.rider_R[needs_answer_R == is_answered]):
-                mine = np.flatnonzero(self.rider_R == i)
-                at, role = self.branch_R[mine], self.speaker_of[i]
-                default_R[mine] = tops[role][at]
-                is_mismatch_R = self.nodes.fused(node_B[at], self.method_of[i]) != default_R[mine]
-                own = seen[role].take(at)
-                called_R[mine] = routers.decide(self.riders[i].gate, own, chance_B[at], is_mismatch_R)
-            if not is_answered:
-                self._ask(self._to_ask(called_R | needs_answer_R, default_R))
-        node_R = node_B[self.branch_R]
-        token_R = np.where(called_R, self.nodes.fused(node_R, self.method_of[self.rider_R]), default_R)
-        self.nodes.note_step(
-            rider=self.rider_R,
-            prompt=prompt_B[self.branch_R],
-            node=node_R,
-            pos=pos_B[self.branch_R],
-            called=called_R,
-            default_id=default_R,
-        )
-        return token_R
-
-    def _to_ask(self, asks_R: np.ndarray, default_R: np.ndarray) -> np.ndarray:
-        """Branches where riders ask, and those that the others' default tokens end or split, for one pass."""
-        is_asked_B = np.zeros(len(self.branches), dtype=bool)
-        is_asked_B[self.branch_R[asks_R]] = True
-        quiet_R = ~is_asked_B[self.branch_R]
-        children = self._children(self.branch_R[quiet_R], default_R[quiet_R])
-        is_asked_B[children.parent_C[children.is_lost_C]] = True
-        return np.flatnonzero(is_asked_B)
-
-    def _ask(self, branches: np.ndarray) -> None:
-        """Let the models that lag catch up on these branches, and fuse for the methods that ride there."""
-        chosen = np.array([b for b in branches if self.branches[b].unread], dtype=np.int64)
-        if not len(chosen):
+    def _query_large(self, rows: np.ndarray) -> None:
+        """Let the models that lag catch up on these branches, and fuse at all pending nodes."""
+        rows = np.array([b for b in rows if self.branches[b].pending], dtype=np.int64)
+        if not len(rows):
             return
-        for role, cursor in self.cursors.items():
-            lengths = np.array([len(self._sequence(b)) for b in chosen])
-            behind = chosen[self._needs(role)[chosen] & (cursor.length_R[chosen] < lengths)]
+        for role in self.caches:
+            behind = self._behind(role, rows)
             if len(behind):
                 self._read_missed(role, behind)
-        unread = [node for b in chosen for node in self.branches[b].unread]
-        node_N = np.array([node.node for node in unread])
-        rides_NM = np.repeat(self._rides()[chosen], [len(self.branches[b].unread) for b in chosen], axis=0)
-        for span in self.loaded["large"].spans(len(node_N)):
-            self._fuse(node_N[span], rides_NM[span], [node.hidden for node in unread[span]])
-        for b in chosen:
-            self.branches[b].unread = []
+        self._fuse_pending(rows)
+
+    def _behind(self, role: str, rows: np.ndarray) -> np.ndarray:
+        """Those of the branches that need a model which has not read them to their ends."""
+        lengths = np.array([len(self.branches.sequence(b)) for b in rows])
+        return rows[self._needs(role)[rows] & (self.caches[role].length_R[rows] < lengths)]
 
     def _read_missed(self, role: str, rows: np.ndarray) -> None:
-        """Let a model that lags catch up on these branches, and note its states at the unread nodes.
+        """Let a model catch up on these branches, and store its hidden states at the pending nodes.
 
-        It may have missed more than those: the tokens of a next question are no nodes.
+        It may have missed more tokens than there are nodes: those of a next question are given, not chosen.
         """
-        begin = {b: int(self.cursors[role].length_R[b]) for b in rows}
-        for b, hidden_LH in zip(rows, self._catch_up(role, rows), strict=True):
+        first = {b: int(self.caches[role].length_R[b]) for b in rows}
+        for b, hidden_LH in zip(rows, self._read(role, rows), strict=True):
             branch = self.branches[b]
-            for node in branch.unread:
-                node.hidden[role] = hidden_LH[len(self.prompts[branch.prompt]) + node.pos - 1 - begin[b]]
+            last_prompt_token = len(self.branches.prompts[branch.prompt]) - 1
+            for node in branch.pending:
+                node.hidden[role] = hidden_LH[last_prompt_token + node.pos - first[b]]
 
-    def _fuse(self, node_N: np.ndarray, rides_NM: np.ndarray, states: list[dict[str, torch.Tensor]]) -> None:
-        """Every riding method's token at these nodes, each model's head applied once."""
-        rules = [fusion.RULES[method.rule] for method in self.methods]
-        rows, logits = {}, {}
-        for role in self.loaded:
-            needs_N = rides_NM[:, [role in rule.inputs for rule in rules]].any(axis=1)
-            rows[role] = np.flatnonzero(needs_N)
-            if needs_N.any():
-                hidden_NH = torch.stack([states[n][role] for n in rows[role]])
-                logits[role] = self.loaded[role].logits(hidden_NH)
-        for m in np.flatnonzero(rides_NM.any(axis=0)):
-            mine = np.flatnonzero(rides_NM[:, m])
-            own = {role: lm_head.rows_of(logits[role], rows[role], mine) for role in rules[m].inputs}
-            small_N = own["small"].argmax(-1).cpu().numpy() if rules[m].speaker != "small" else None
-            self.nodes.note_fused(m, node_N[mine], lm_head.fused_ids(self.methods[m], own), small_N)
+    def _fuse_pending(self, rows: np.ndarray) -> None:
+        """Fuse at all pending nodes of these branches, a few at a time, for the methods in use there."""
+        counts = [len(self.branches[b].pending) for b in rows]
+        pending = [node for b in rows for node in self.branches[b].pending]
+        uses_NM = np.repeat(self._methods_on_branches()[rows], counts, axis=0)
+        for span in self.loaded["large"].spans(len(pending)):
+            fuse_nodes(self.loaded, self.methods, pending[span], uses_NM[span], self.nodes)
+        for b in rows:
+            self.branches[b].pending = []
 
-    def _sequence(self, branch: int) -> list[int]:
-        return self.prompts[self.branches[branch].prompt] + self.branches[branch].text.ids
-
-    def _children(self, branch_R: np.ndarray, token_R: np.ndarray) -> _Children:
-        """The texts that riders on these branches go on with, one for all that choose the same token."""
-        vocabulary = self.loaded["large"].vocabulary
-        key_C, child_R = np.unique(branch_R * vocabulary + token_R, return_inverse=True)
-        parent_C, token_C = np.divmod(key_C, vocabulary)
-        parents = [self.branches[p] for p in parent_C]
-        names = self.names_P[[parent.prompt for parent in parents]]
-        longer = [p.text.followed_by(t) for p, t in zip(parents, token_C.tolist(), strict=True)]
-        grown = self.until.advance(names, longer)
-        is_ended_C = [self.until.is_finished(*child) for child in zip(names, grown, strict=True)]
-        return _Children(parent_C, child_R, grown, np.array(is_ended_C, dtype=bool))
-
-    def _move(self, token_R: np.ndarray) -> int:
-        """Append the riders' tokens: split branches, end texts; returns the number of riders that ended."""
-        parent_C, child_R, grown, is_ended_C = self._children(self.branch_R, token_R)
-        parents = [self.branches[p] for p in parent_C]
-        is_ended_R = is_ended_C[child_R]
-        for rider, child in zip(self.rider_R[is_ended_R].tolist(), child_R[is_ended_R], strict=True):
-            self.ends.append(FinishedText(rider, parents[child].prompt, grown[child]))
-        alive = np.flatnonzero(~is_ended_C)
-        self.branches = [
-            _Branch(parents[child].prompt, grown[child], [*parents[child].unread]) for child in alive
-        ]
-        for cursor in self.cursors.values():
-            cursor.select(parent_C[alive])
-        self.rider_R = self.rider_R[~is_ended_R]
-        self.branch_R = (np.cumsum(~is_ended_C) - 1)[child_R[~is_ended_R]]
-        return int(is_ended_R.sum())
+    def _advance(self, token_R: np.ndarray) -> int:
+        """Append the runs' tokens, split branches and remove finished ones; returns how many texts ended."""
+        children = self.branches.children(self.branches.branch_R, token_R)
+        finished = self.branches.replace(children)
+        self.finished += finished
+        for cache in self.caches.values():
+            cache.select(children.parent_C[~children.is_finished_C])
+        return len(finished)
