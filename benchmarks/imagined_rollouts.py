@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from imagined import SPOKEN, Text, text_rows
 
-from fsgen.decoding.rollout.tables import ROLLED, ROLLED_TEXTS, STEPS
 from fsgen.tables import parquet
+from fsgen.tables.schemas.dumps import ROLLED, ROLLED_TEXTS, STEPS
 
 UNDECIDED = ("always", "never", "random", "perfect")  # routers that score nothing
 BUDGET = 0.2

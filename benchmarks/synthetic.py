@@ -26,21 +26,20 @@ from imagined import (
 )
 from imagined_rollouts import POLICIES, Rolled, roll
 
-from fsgen.analysis.scaling import published, series
-from fsgen.decoding.dump_solo import TOKENS
-from fsgen.decoding.dump_teacher_forced import READS
-from fsgen.decoding.texts import TEXTS
+from fsgen.analysis.scaling import published
 from fsgen.models import vocabulary
-from fsgen.models.records import COLUMNS
 from fsgen.tables import parquet
+from fsgen.tables.schemas import catalogue
+from fsgen.tables.schemas.dumps import READS, RECORD, TEXTS, TOKENS
+from fsgen.tables.schemas.scaling import SERIES_TABLES
+from fsgen.tables.schemas.tasks import MODEL_GRADES, POLICY_GRADES, PROMPTS
 from fsgen.tasks import arith
-from fsgen.tasks.grade import MODEL_GRADES, POLICY_GRADES
-from fsgen.tasks.prompts import PROMPTS, split_of
+from fsgen.tasks.prompts import split_of
 
 ROOT = Path(__file__).parent.parent
 DATASET = "sums"
 CALIBRATION = 0.25
-CORE_COLUMNS = [name for name, _, _ in COLUMNS]
+CORE_COLUMNS = [name for name, _, _ in RECORD]
 
 
 def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618, block: int = 256) -> None:
@@ -53,7 +52,7 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
     (home / "params.yaml").write_text(yaml.safe_dump(list_params(prompts, tokens, seed, block)))
     pieces = write_models(data)
     points = published.read_points(ROOT / "data/published/cof.csv")
-    parquet.write(data / "laws/published/points.parquet", points, series.SCHEMAS["points"])
+    parquet.write(data / "laws/published/points.parquet", points, SERIES_TABLES["points"])
     asked = make_prompts(prompts, seed)
     parquet.write(data / f"prompts/{DATASET}.parquet", asked, PROMPTS)
     press = Press(data, pieces, block)
@@ -89,7 +88,7 @@ def write_models(data: Path) -> pa.Array:
     pieces, kinds = spell_ids()
     spelt = {"token_id": np.arange(VOCABULARY), "piece": pieces, "kind": kinds}
     first, *others = (data / f"vocabulary/{name}.parquet" for name in MODELS)
-    parquet.write(first, spelt, vocabulary.VOCABULARY)
+    parquet.write(first, spelt, catalogue.VOCABULARY)
     for path in others:
         shutil.copy(first, path)
     for name, kind in MODELS.items():

@@ -107,6 +107,7 @@ def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(proj
 
     own = {"dump_large", "dump_small", "fuse", "route", "rollout", "close_up", "grade"}
     assert ran(dvc(project, "repro")) == {f"{stage}@other" for stage in own} | {
+        "catalogue",
         "evaluate@toy",
         "compare",
         "scaling",

@@ -30,7 +30,7 @@ SECTIONS = {
     "models": ModelConfig,
     "pairs": PairConfig,
     "methods": policies.Method,
-    "routers": policies.Router,
+    "routers": policies.RouterConfig,
     "dump": DumpConfig,
     "compute": ComputeConfig,
     "report": ReportConfig,
@@ -40,7 +40,7 @@ SECTIONS = {
 }
 
 
-def spoken(section: type) -> dict[str, str]:
+def sentences(section: type) -> dict[str, str]:
     """Field to the string that stands below it."""
     body = ast.parse(inspect.getsource(section)).body[0].body
     return {
@@ -64,8 +64,8 @@ def page() -> str:
     """Every section as a table of its keys."""
     parts = ["# The keys of params.yaml", "Printed from the dataclasses that a file is read into."]
     for name, section in SECTIONS.items():
-        told = spoken(section)
-        rows = [row(field, told.get(field.name, "")) for field in dataclasses.fields(section)]
+        meanings = sentences(section)
+        rows = [row(field, meanings.get(field.name, "")) for field in dataclasses.fields(section)]
         parts.append(f"**{name}**: {inspect.cleandoc(section.__doc__)}")
         parts.append("\n".join(["| key | without it | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
@@ -82,6 +82,6 @@ def test_the_page_is_printed_from_the_dataclasses():
 def test_every_key_is_explained(name):
     """Those of a network's shape and training alone say enough by their names."""
     section = SECTIONS[name]
-    missing = {field.name for field in dataclasses.fields(section)} - spoken(section).keys()
+    missing = {field.name for field in dataclasses.fields(section)} - sentences(section).keys()
 
     assert not missing or name in ("family", "tuned")

@@ -11,58 +11,28 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fsgen.analysis import counts, evaluate
-from fsgen.analysis.comparison import compare
-from fsgen.analysis.scaling import scaling
-from fsgen.analysis.uncertainty import uncertainty
-from fsgen.cli.app import app
-from fsgen.collaboration import fuse, route
-from fsgen.decoding import dump_rollouts, dump_solo, dump_teacher_forced, texts
-from fsgen.decoding.rollout import tables
-from fsgen.models import vocabulary
+from fsgen.cli.__main__ import app
 from fsgen.report import headline
 from fsgen.tables import views
-from fsgen.tasks import grade, prompts
+from fsgen.tables.schemas import comparison, scaling, uncertainty
 from tests.conftest import check_part
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLES = ROOT / "docs" / "tables.md"
-SCHEMAS = {
-    "prompts": prompts.PROMPTS,
-    "solo": dump_solo.TOKENS,
-    "solo_texts": texts.TEXTS,
-    "large_reads": dump_teacher_forced.READS,
-    "small_reads": dump_teacher_forced.READS,
-    "fused": fuse.FUSED,
-    "routed": route.ROUTED,
-    "rolled": tables.ROLLED,
-    "rolled_texts": tables.ROLLED_TEXTS,
-    "steps": tables.STEPS,
-    "graded_solo": grade.MODEL_GRADES,
-    "graded": grade.POLICY_GRADES,
-    "tallies": counts.POLICIES,
-    "scores": route.SCORES,
-    "pairs": evaluate.PAIRS,
-    "closeups": dump_rollouts.ROLLOUT_LOGITS,
-    "vocabulary": vocabulary.VOCABULARY,
-    **scaling.SCHEMAS,
-    **uncertainty.TABLES,
-    **compare.TABLES,
-}
 
 
 def dictionary() -> str:
-    """Every view with its columns, as the files themselves say: docs/tables.md."""
-    parts = ["# The tables", "Views of `fsgen sql`, printed from the schemas that the files carry."]
+    """Every view with its columns: docs/tables.md."""
+    parts = ["# The tables", "Views of `fsgen sql`, printed from their schemas."]
     for name, view in views.VIEWS.items():
-        alike = [other for other in parts_before(name) if SCHEMAS[other] is SCHEMAS[name]]
+        alike = [other for other in views_before(name) if views.VIEWS[other].schema is view.schema]
         parts.append(f"**`{name}`**: {view.about}; also {', '.join(f'`{c}`' for c in view.path_columns)}.")
         if alike:
             parts.append(f"The columns of `{alike[0]}`.")
         else:
-            rows = [f"| `{f.name}` | {f.type} | {f.metadata[b'about'].decode()} |" for f in SCHEMAS[name]]
+            rows = [f"| `{f.name}` | {f.type} | {f.metadata[b'about'].decode()} |" for f in view.schema]
             parts.append("\n".join(["| column | type | meaning |", "|---|---|---|", *rows]))
     for name, view in views.JOINED.items():
         parts.append(f"**`{name}`**: {view.about} (over {', '.join(f'`{over}`' for over in view.over)}).")
@@ -71,14 +41,13 @@ def dictionary() -> str:
     return "\n\n".join(parts)
 
 
-def parts_before(name: str) -> list[str]:
+def views_before(name: str) -> list[str]:
     names = list(views.VIEWS)
     return names[: names.index(name)]
 
 
 def test_the_data_dictionary_is_printed_from_the_schemas():
     """A column that changes its meaning changes docs/tables.md (FSGEN_WRITE_DOCS=1 writes it anew)."""
-    assert SCHEMAS.keys() == views.VIEWS.keys()
     if os.environ.get("FSGEN_WRITE_DOCS"):
         TABLES.write_text(dictionary() + "\n")
     assert TABLES.read_text() == dictionary() + "\n"
@@ -87,9 +56,9 @@ def test_the_data_dictionary_is_printed_from_the_schemas():
 GROUPS = {
     "Tokens and texts": ("prompts", "vocabulary", "pairs"),
     "Joined": tuple(views.JOINED),
-    "Laws": tuple(scaling.SCHEMAS),
+    "Laws": tuple(scaling.TABLES),
     "Uncertainty": tuple(uncertainty.TABLES),
-    "Comparisons": tuple(compare.TABLES),
+    "Comparisons": tuple(comparison.TABLES),
 }
 
 

@@ -10,12 +10,9 @@ import pytest
 
 from fsgen.collaboration import fuse
 from fsgen.config.load import load_settings
-from fsgen.decoding.dump_solo import TOKENS
-from fsgen.decoding.dump_teacher_forced import READS
-from fsgen.decoding.rollout.tables import ROLLED, ROLLED_TEXTS, STEPS
-from fsgen.decoding.texts import TEXTS
 from fsgen.tables import parquet
 from fsgen.tables.parquet import KEY
+from fsgen.tables.schemas.dumps import READS, ROLLED, ROLLED_TEXTS, STEPS, TEXTS, TOKENS
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(Path(__file__).parent.parent / "benchmarks"), *sys.path])
@@ -33,9 +30,9 @@ ALL = {
 }
 
 
-def told(schema) -> list[tuple]:
-    """Names, types and sentences; Parquet calls a list's items elements."""
-    return [(f.name, str(f.type).replace("element", "item"), f.metadata[b"about"]) for f in schema]
+def columns_of(schema) -> list[tuple[str, str]]:
+    """Names and types; Parquet calls a list's items elements."""
+    return [(field.name, str(field.type).replace("element", "item")) for field in schema]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,7 @@ def test_shards_have_the_pipelines_schemas(data, pattern):
     """Column by column with their sentences, in as many shards as the pipeline cuts."""
     paths = sorted(data.glob(f"{pattern}-*.parquet"))
     assert paths
-    assert all(told(pq.read_schema(path)) == told(ALL[pattern]) for path in paths)
+    assert all(columns_of(pq.read_schema(path)) == columns_of(ALL[pattern]) for path in paths)
     tests = len(parquet.read("data/prompts/sums.parquet").filter(split="test"))
     prompts = tests if "rollouts" in pattern else PROMPTS
     assert {path.stem[-4:] for path in paths} == {f"{i:04d}" for i in range(-(-prompts // BLOCK))}
