@@ -274,6 +274,7 @@ def finished_home(tiny_checkpoints, tmp_path_factory) -> Path:
     """A project folder in which a pair of the embedded family ran every stage but the report."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("finished"))
+        Path("queries").symlink_to(ROOT / "queries")
         loaded = family_world(tiny_checkpoints)
         finish_pair(loaded)
         dump_rollouts.dump_rollouts(loaded, "duo")
