@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "analysis.scaling": READING | {"analysis"},
     "analysis.uncertainty": READING | {"analysis"},
     "report": READING | {"report.figures"},
-    "report.figures": {"errors"},
+    "report.figures": {"errors", "tables"},
 }
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT_TORCH = {"cli", "decoding", "decoding.rollout", "execution", "models"}
@@ -97,9 +97,10 @@ def registered_files(path: Path) -> set[Path]:
     """Files named by the registries that a file resolves names in; what `config` resolves are values."""
     if not path.is_relative_to(PACKAGE) or package_of(path) in code.VALUES_ONLY:
         return set()
-    mentioned = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
-    if "definition" in mentioned:  # of a method or a router of params.yaml
-        mentioned |= {"RULES", "ROUTERS"}
+    attributes = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)]
+    mentioned = {node.attr for node in attributes}
+    if any(node.attr == "definition" and "compute" not in ast.unparse(node.value) for node in attributes):
+        mentioned |= {"RULES", "ROUTERS"}  # what `config` resolved for a method or a router of params.yaml
     lines = [line for name, entries in REGISTRIES.items() if name in mentioned for line in entries.values()]
     return {ROOT / (line.partition(":")[0].replace(".", "/") + ".py") for line in lines}
 
