@@ -56,7 +56,7 @@ def duel(rng, prompts: int) -> tuple[Interval, float]:
     policies = {"a10": (0.08, 0.5), "a30": (0.28, 0.8), "b10": (0.1, 0.4), "b30": (0.32, 0.6)}
     calls_PA = np.column_stack([rng.binomial(tokens_P, ratio) for ratio, _ in policies.values()])
     right_PA = np.column_stack([luck_P < accuracy for _, accuracy in policies.values()])
-    counts = frontiers.Counts([*policies], np.tile(tokens_P[:, None], 4), calls_PA, right_PA)
+    counts = frontiers.PolicyCounts([*policies], np.tile(tokens_P[:, None], 4), calls_PA, right_PA)
     curves = {"a": ["a10", "a30"], "b": ["b10", "b30"]}
     found = frontiers.compare_routers(counts, curves, [0.2], seed=1)[0].difference
     return found, (0.5 + 0.3 * 0.12 / 0.2) - (0.4 + 0.2 * 0.1 / 0.22)

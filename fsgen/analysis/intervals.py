@@ -10,16 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from scipy.stats import norm, t
 
 AT_ONCE = 250  # samples of the prompts in memory together
 REMEMBERED = 8192  # prompts up to which drawn samples are kept for the next interval: 262 MB at most
 NO_SPREAD = 1e-12  # relative spread of the jackknife below which rounding is all that is left
-CI_COLUMNS = [  # columns of a table, beside the estimate's own
-    ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
-    ("high", pa.float64(), "upper end"),
-]
 
 
 class Interval(NamedTuple):
@@ -28,6 +23,11 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of_constant(cls, value: float) -> "Interval":
+        """A value that no other sample of prompts would change."""
+        return cls(value, value, value)
 
 
 def interval_columns(found: Interval | None, value: str, low: str = "low", high: str = "high") -> dict:

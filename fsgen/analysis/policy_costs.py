@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 
 from fsgen.analysis import costs
-from fsgen.collaboration import fusion
 from fsgen.config.schema import Settings
 
 
@@ -23,12 +22,12 @@ def rolled_flops(settings: Settings, pair: str, counts: pl.DataFrame, shapes: di
     The speaker processes all of it; the large model, and for proxy the small one, as far as called.
     `counts` holds policy, given, rows, large_prompt_positions and large_positions.
     """
-    members = settings.pairs[pair].members()
+    members = settings.pairs[pair].roles()
     asked_T, reached_T, given_T, rows_T = (
         counts[name].to_numpy() for name in ("large_prompt_positions", "large_positions", "given", "rows")
     )
     methods = {policy.name: settings.methods[policy.method] for policy in settings.policies_of(pair)}
-    speaks = np.array([fusion.default_role(methods[name]) for name in counts["policy"]])
+    speaks = np.array([methods[name].definition.default_role for name in counts["policy"]])
     total_T = costs.flops(shapes[members["large"]], asked_T, reached_T)
     for role in set(speaks):
         every_T = costs.flops(shapes[members[role]], given_T - 1, rows_T)

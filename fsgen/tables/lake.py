@@ -3,6 +3,7 @@
 `data` is a folder's Path, or the URL of one on object storage (s3://bucket/data), read through fsspec.
 """
 
+import contextlib
 import os
 import re
 import tempfile
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
-import pyarrow.parquet as pq
 
 from fsgen.errors import UserError, lookup_or_suggest
+from fsgen.tables import parquet
 from fsgen.tables.views import JOINED, VIEWS
 
 MEMORY = "4GB"  # of a query, beyond which DuckDB works on disk: the tables may be far larger than memory
@@ -22,20 +23,57 @@ MEMORY = "4GB"  # of a query, beyond which DuckDB works on disk: the tables may 
 def connect(data: Path | str = Path("data")) -> duckdb.DuckDBPyConnection:
     """An in-memory database with a view for every table that has files; the files are only read.
 
-    Complaint where `data` is a URL that cannot be reached.
+    Views and columns carry their sentences as comments, see duckdb_columns(). Raises UserError where `data`
+    is a URL that cannot be reached.
     """
     aside = f"{tempfile.gettempdir()}/fsgen-{os.getpid()}"
     connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": aside})
     if isinstance(data, str):
         connection.register_filesystem(_reach(data)[0])
     connection.execute("set preserve_insertion_order = true")
-    connection.execute(definitions(data))
+    connection.execute(_view_definitions(data))
+    connection.execute(_comments(connection))
     return connection
 
 
 def definitions(data: Path | str = Path("data")) -> str:
-    """The SQL that makes every view whose tables are there, plain ones before joined ones."""
+    """The SQL that makes every view whose tables are there, plain ones before joined ones, with comments."""
+    with contextlib.closing(connect(data)) as connection:
+        return _view_definitions(data) + _comments(connection)
+
+
+def _view_definitions(data: Path | str) -> str:
     return "".join(f"{definition(name, data)};\n" for name in _views_with_tables(data))
+
+
+def _comments(connection: duckdb.DuckDBPyConnection) -> str:
+    """The SQL that attaches the sentences of the views, and of those of their columns that the files hold."""
+    present = connection.execute(
+        "select table_name, column_name from duckdb_columns() where not internal "
+        "order by table_oid, column_index"
+    ).fetchall()
+    views = dict.fromkeys(view for view, _ in present)
+    comments = [f"comment on view {view} is {_quoted((VIEWS | JOINED)[view].about)};\n" for view in views]
+    abouts = {view: _sentences(view) for view in views}
+    comments += [
+        f'comment on column {view}."{column}" is {_quoted(abouts[view][column])};\n'
+        for view, column in present
+        if column in abouts[view]
+    ]
+    return "".join(comments)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sentences(name: str) -> dict[str, str]:
+    """Column of a view to its meaning, those read from the path first."""
+    if name in JOINED:
+        return JOINED[name].columns
+    view = VIEWS[name]
+    keys = {column: f"{column}, a key of params.yaml" for column in view.path_columns}
+    return keys | parquet.sentences(view.schema)
 
 
 def _views_with_tables(data: Path | str) -> list[str]:
@@ -50,31 +88,31 @@ def definition(name: str, data: Path | str = Path("data")) -> str:
     if name in JOINED:
         return f"create or replace view {name} as {' '.join(JOINED[name].sql.split())}"
     view = VIEWS[name]
-    columns = ", ".join(
-        f"replace(split_part(filename, '/', {place}), '.parquet', '') as {column}"
+    columns = "".join(
+        f"replace(split_part(filename, '/', {place}), '.parquet', '') as {column}, "
         for column, place in view.path_columns.items()
     )
     pattern = f"{data}/{view.pattern}".replace("'", "''")
     source = f"read_parquet('{pattern}', filename = true)"
-    return f"create or replace view {name} as select {columns}, * exclude (filename) from {source}"
+    return f"create or replace view {name} as select {columns}* exclude (filename) from {source}"
 
 
 def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
     """Name, type and meaning of a view's columns; those read from the path first.
 
-    Raises Complaint where there is no such view, or no table of it yet.
+    Raises UserError where there is no such view, or no table of it yet.
     """
     lookup_or_suggest(VIEWS | JOINED, name, "the views")
+    abouts = _sentences(name)
     if name in JOINED:
-        kinds = query(f"select column_type from (describe {name})", data)["column_type"]
-        told = JOINED[name].columns.items()
-        return [(column, kind.lower(), about) for (column, about), kind in zip(told, kinds, strict=True)]
-    view = VIEWS[name]
-    path = next(data.glob(view.pattern), None)
-    if path is None:
+        types = query(f"select column_name, lower(column_type) from (describe {name})", data)
+        types = dict(types.iter_rows())
+        return [(column, types[column], about) for column, about in abouts.items()]
+    if name not in _views_with_tables(data):
         raise UserError(_tell_absence(name, data))
-    told = [(column, "string", f"{column}, a key of params.yaml") for column in view.path_columns]
-    return told + [(f.name, str(f.type), f.metadata[b"about"].decode()) for f in pq.read_schema(path)]
+    types = dict.fromkeys(VIEWS[name].path_columns, "string")
+    types |= {field.name: str(field.type) for field in VIEWS[name].schema}
+    return [(column, types[column], about) for column, about in abouts.items()]
 
 
 def query(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] | None = None) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Parquet on disk: described columns, same bytes for same input, nothing half-written.
+"""Parquet on disk: typed columns, same bytes for same input, nothing half-written.
 
 Shape legend: N rows, K ids of the longest list.
 """
@@ -20,9 +20,19 @@ KEY = ["prompt_id", "turn", "pos"]  # of a row, in every table of tokens
 
 
 def schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
-    """Arrow schema whose every column carries its sentence, and the format version."""
+    """Arrow schema whose every column carries its sentence in memory, and the format version."""
     made = [pa.field(name, kind, metadata={"about": about}) for name, kind, about in columns]
     return pa.schema(made, metadata={"format_version": FORMAT_VERSION})
+
+
+def sentences(columns: pa.Schema) -> dict[str, str]:
+    """Column to its sentence."""
+    return {field.name: field.metadata[b"about"].decode() for field in columns}
+
+
+def _without_sentences(columns: pa.Schema) -> pa.Schema:
+    """What a file holds of a schema: a better sentence must not change its bytes."""
+    return pa.schema([field.remove_metadata() for field in columns], metadata=columns.metadata)
 
 
 def write(path: Path, table: pa.Table | pl.DataFrame | dict | list[dict], columns: pa.Schema) -> None:
@@ -33,7 +43,7 @@ def write(path: Path, table: pa.Table | pl.DataFrame | dict | list[dict], column
         table = pa.table(table)
     elif isinstance(table, list):
         table = pa.Table.from_pylist(table, schema=columns)
-    table = table.select(columns.names).cast(columns)
+    table = table.select(columns.names).cast(_without_sentences(columns))
     split = [f.name for f in columns if pa.types.is_float32(f.type)]
     split += [f"{f.name}.list.element" for f in columns if f.type == pa.list_(pa.float32())]
     path.parent.mkdir(parents=True, exist_ok=True)

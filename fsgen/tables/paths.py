@@ -18,6 +18,11 @@ def model_description(model: str) -> Path:
     return DATA / "models" / f"{model}.json"
 
 
+def catalogue(table: str = "") -> Path:
+    """Tables of what is run: `models`, `pairs` and `policies`."""
+    return DATA / "catalogue" / (f"{table}.parquet" if table else "")
+
+
 def vocabulary(model: str) -> Path:
     """The text of every token of a model."""
     return DATA / "vocabulary" / f"{model}.parquet"

@@ -4,7 +4,21 @@ A plain view reads the Parquet files of one kind. A joined one puts plain views 
 them.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+import pyarrow as pa
+
+from fsgen.tables.schemas import (
+    catalogue,
+    collaboration,
+    comparison,
+    counts,
+    dumps,
+    scaling,
+    tasks,
+    uncertainty,
+)
 
 
 class View(NamedTuple):
@@ -14,6 +28,8 @@ class View(NamedTuple):
     pattern: str
     path_columns: dict[str, int]
     """Column name to the place of its folder, counted from the end of the path (-1 is the file)."""
+    schema: pa.Schema
+    """Columns of the files, with a sentence each."""
 
 
 class Joined(NamedTuple):
@@ -58,35 +74,79 @@ _COMPARED = {
     "drafts": "accepted lengths of drafting K tokens a round",
     "speedups": "expected speed-up of drafting by the cost of a draft",
 }
+
+
+def _views_of(
+    stage: str, folder: str, abouts: Mapping[str, str], schemas: Mapping[str, pa.Schema]
+) -> dict[str, View]:
+    """Views of a stage that writes one file a table in one folder for each `folder` (the column's name)."""
+    return {
+        name: View(about, f"{stage}/*/{name}.parquet", {folder: -2}, schemas[name])
+        for name, about in abouts.items()
+    }
+
+
 VIEWS = {
-    "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}),
-    "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", _MODEL),
-    "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", _MODEL),
-    "large_reads": View("the large model on the speakers' texts", "large/*/*/reads-*.parquet", _PAIR),
-    "small_reads": View("small and tuned on all texts of a pair", "small/*/*/reads-*.parquet", _PAIR),
-    "fused": View("every method at every dumped position", "fused/*/*/fused-*.parquet", _PAIR),
-    "routed": View("simulated policies (estimates)", "routes/*/*/routed-*.parquet", _PAIR),
-    "rolled": View("tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", _PAIR),
-    "rolled_texts": View("texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", _PAIR),
-    "steps": View("model steps that a shard's tree took", "rollouts/*/*/steps-*.parquet", _PAIR),
+    "models": View("every model with its sizes", "catalogue/models.parquet", {}, catalogue.MODELS),
+    "pairs": View("the models of every pair by role", "catalogue/pairs.parquet", {}, catalogue.PAIRS),
+    "policies": View(
+        "every policy of every pair, in its parts", "catalogue/policies.parquet", {}, catalogue.POLICIES
+    ),
+    "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}, tasks.PROMPTS),
+    "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", _MODEL, dumps.TOKENS),
+    "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", _MODEL, dumps.TEXTS),
+    "large_reads": View(
+        "the large model on the speakers' texts", "large/*/*/reads-*.parquet", _PAIR, dumps.READS
+    ),
+    "small_reads": View(
+        "small and tuned on all texts of a pair", "small/*/*/reads-*.parquet", _PAIR, dumps.READS
+    ),
+    "fused": View(
+        "every method at every dumped position", "fused/*/*/fused-*.parquet", _PAIR, collaboration.FUSED
+    ),
+    "routed": View(
+        "simulated policies (estimates)", "routes/*/*/routed-*.parquet", _PAIR, collaboration.ROUTED
+    ),
+    "rolled": View(
+        "tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", _PAIR, dumps.ROLLED
+    ),
+    "rolled_texts": View(
+        "texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", _PAIR, dumps.ROLLED_TEXTS
+    ),
+    "steps": View("model steps that a shard's tree took", "rollouts/*/*/steps-*.parquet", _PAIR, dumps.STEPS),
     "graded_solo": View(
-        "verdicts on models alone", "graded/models/*/*.parquet", {"model": -2, "dataset": -1}
+        "verdicts on models alone",
+        "graded/models/*/*.parquet",
+        {"model": -2, "dataset": -1},
+        tasks.MODEL_GRADES,
     ),
-    "graded": View("verdicts on policies", "graded/pairs/*/*.parquet", {"pair": -2, "dataset": -1}),
+    "graded": View(
+        "verdicts on policies", "graded/pairs/*/*.parquet", {"pair": -2, "dataset": -1}, tasks.POLICY_GRADES
+    ),
     "tallies": View(
-        "a policy on a prompt: counts, costs, verdict", "evaluated/*/policies.parquet", {"dataset": -2}
+        "a policy on a prompt: counts, costs, verdict",
+        "evaluated/*/policies.parquet",
+        {"dataset": -2},
+        counts.POLICIES,
     ),
-    "scores": View("every router's score at every test position", "routes/*/*/scores-*.parquet", _PAIR),
-    "pairs": View("the models of every pair by role", "evaluated/*/pairs.parquet", {"dataset": -2}),
+    "scores": View(
+        "every router's score at every test position",
+        "routes/*/*/scores-*.parquet",
+        _PAIR,
+        collaboration.SCORES,
+    ),
     "closeups": View(
         "all models of a pair at every position of some policies' texts",
         "closeups/*/*/reads-*.parquet",
         _PAIR,
+        dumps.ROLLOUT_LOGITS,
     ),
-    "vocabulary": View("what a model's tokens spell", "vocabulary/*.parquet", {"model": -1}),
-    **{name: View(about, f"laws/*/{name}.parquet", {"basis": -2}) for name, about in _LAWS.items()},
-    **{n: View(about, f"uncertainty/*/{n}.parquet", {"dataset": -2}) for n, about in _UNCERTAINTY.items()},
-    **{name: View(about, f"compared/*/{name}.parquet", {"dataset": -2}) for name, about in _COMPARED.items()},
+    "vocabulary": View(
+        "what a model's tokens spell", "vocabulary/*.parquet", {"model": -1}, catalogue.VOCABULARY
+    ),
+    **_views_of("laws", "basis", _LAWS, scaling.TABLES),
+    **_views_of("uncertainty", "dataset", _UNCERTAINTY, uncertainty.TABLES),
+    **_views_of("compared", "dataset", _COMPARED, comparison.TABLES),
 }
 
 _KEY = {

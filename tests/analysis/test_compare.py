@@ -14,6 +14,7 @@ from fsgen.cli import step_times
 from fsgen.collaboration import route
 from fsgen.config.policies import Policy
 from fsgen.tables import files, lake, parquet
+from fsgen.tables.schemas.comparison import TABLES
 from tests.conftest import family_world, finish_pair
 
 TESTS = "prompt_id in (select prompt_id from prompts where split = 'test')"
@@ -36,7 +37,7 @@ def table(name: str) -> pl.DataFrame:
 
 def test_every_table_is_there_under_its_view(compared):
     """Nine tables, each with rows, each asked for through SQL."""
-    for name in compare.TABLES:
+    for name in TABLES:
         assert lake.query(f"select count(*) as n from {name}")["n"][0] > 0, name
         assert lake.columns(name)
 
@@ -230,9 +231,9 @@ def test_one_prompt_can_be_told(tmp_path, monkeypatch):
     """Metrics hold no infinity: what a round can do bounds what drafting one text says of others."""
     monkeypatch.chdir(tmp_path)
     rows = pl.DataFrame({"mismatch": [False] * 7 + [True]}).with_columns(prompt_id=pl.lit("p"), turn=1)
-    drafts, speedups = drafting.drafted_rows(rows, 0.1, seed=1)
-    told = {name: [] for name in compare.TABLES} | {"drafts": [{"pair": "duo"} | row for row in drafts]}
-    path = files.write_metrics("comparisons", compare.summarise(told))
+    drafts, speedups = drafting.drafting_tables(rows, 0.1, seed=1)
+    told = {name: [] for name in TABLES} | {"drafts": [{"pair": "duo"} | row for row in drafts]}
+    path = files.write_metrics("comparisons", compare.summarise(told, compare.group_routers({})))
 
     lengths = json.loads(path.read_text())["duo"]["accepted_length"]
     assert {int(k): (found["low"], found["high"]) for k, found in lengths.items()} == {
@@ -262,7 +263,7 @@ def test_drafting_agrees_with_the_policies_of_params(compared):
 def routes() -> dict[str, str]:
     """What routers are, as the stage leaves it."""
     folder = Path("data/routes/duo")
-    return {name: (folder / name).read_text() for name in ("thresholds.json", "learned/toy.json")}
+    return {"calibrated.json": (folder / "calibrated.json").read_text()}
 
 
 def routes_with(loaded, source: str, change: pl.Expr) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Claims about fsgen.compared: duels, survival, reunions and drafting equal their slow definitions."""
+"""Claims about fsgen.analysis.comparison: duels, survival, reunions and drafting equal their slow definitions."""
 
 import numpy as np
 import polars as pl
@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from fsgen.analysis import costs, intervals
 from fsgen.analysis.comparison import divergence, drafting, frontiers, off_policy
-from fsgen.config.policies import Policy
+from fsgen.analysis.fixed_counts import fixed_counts
+from fsgen.config.policies import Policy, RouterConfig
+from fsgen.tables.schemas.comparison import AXES
 
 texts = st.lists(st.integers(0, 2), max_size=14)
 
@@ -29,6 +31,8 @@ KNOWN = {
         policy("oracle+random@30", 0.3),
     )
 }
+ROUTERS = {name: RouterConfig(rule=name) for name in ("never", "always", "entropy", "random")}
+FIXED = fixed_counts(KNOWN.values(), ROUTERS)
 SHARES = dict(zip(KNOWN, [(0, 0.1), (1, 0.9), (0.1, 0.5), (0.3, 0.8), (0.1, 0.2), (0.3, 0.35)], strict=True))
 
 
@@ -50,11 +54,11 @@ def counts_of(prompts: int = 60, seed: int = 0) -> pl.DataFrame:
 def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
     """Ratios of sums and a share, with the intervals of fsgen.intervals."""
     counts = counts_of()
-    rows = {(r["policy"], r["axis"]): r for r in frontiers.frontier_rows(counts, KNOWN, seed=3)}
+    rows = {(r["policy"], r["axis"]): r for r in frontiers.frontier_rows(counts, KNOWN, FIXED, seed=3)}
     own = counts.filter(policy="oracle+entropy@10")
     row = rows["oracle+entropy@10", "call_ratio"]
 
-    assert set(rows) == {(name, axis) for name in KNOWN for axis in frontiers.AXES}
+    assert set(rows) == {(name, axis) for name in KNOWN for axis in AXES}
     assert (row["x"], row["x_low"], row["x_high"]) == intervals.ratio(own["calls"], own["tokens"], seed=3)
     right = int((own["verdict"] == "right").sum())
     assert (row["accuracy"], row["low"], row["high"]) == intervals.wilson(right, 60)
@@ -71,7 +75,7 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
     counts = counts_of()
     found = {
         (d["router"], d["rival"], d["budget"]): d
-        for d in frontiers.router_comparison_rows(counts, KNOWN, seed=3)
+        for d in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=3)
     }
     wide = {name: own.sort("prompt_id") for (name,), own in counts.group_by("policy")}
 
@@ -104,7 +108,7 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
 def test_a_duel_turned_around_is_its_own_mirror():
     """Differences change sign, ends change places, probabilities add up to one."""
     rows = {
-        (d["router"], d["budget"]): d for d in frontiers.router_comparison_rows(counts_of(), KNOWN, seed=1)
+        (d["router"], d["budget"]): d for d in frontiers.router_comparison_rows(counts_of(), KNOWN, FIXED, seed=1)
     }
 
     for budget in (0.1, 0.3):
@@ -120,7 +124,7 @@ def test_a_router_against_its_like_wins_half_the_time():
     entropy = counts.filter(pl.col("policy").str.contains("entropy"))
     alike = entropy.with_columns(pl.col("policy").str.replace("entropy", "random"))
     counts = pl.concat([counts.filter(~pl.col("policy").str.contains("random")), alike])
-    rows = [*frontiers.router_comparison_rows(counts, KNOWN, seed=1)]
+    rows = [*frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=1)]
 
     assert len(rows) == 4
     for row in rows:
@@ -131,7 +135,7 @@ def test_a_router_against_its_like_wins_half_the_time():
 @pytest.mark.filterwarnings("error")
 def test_one_prompt_leaves_a_duel_open():
     """Nothing is left without it: any difference, and no warning of a division."""
-    rows = [*frontiers.router_comparison_rows(counts_of(1), KNOWN, seed=1)]
+    rows = [*frontiers.router_comparison_rows(counts_of(1), KNOWN, FIXED, seed=1)]
 
     assert rows
     assert {(row["low"], row["high"]) for row in rows} == {(-1.0, 1.0)}
@@ -140,13 +144,13 @@ def test_one_prompt_leaves_a_duel_open():
 def test_beyond_its_ends_a_frontier_says_nothing():
     """Without `never` and `always`, a budget that no policy reaches has no duel."""
     counts = counts_of().filter(~pl.col("policy").is_in(["oracle+never", "oracle+always"]))
-    budgets = {row["budget"] for row in frontiers.router_comparison_rows(counts, KNOWN, seed=1)}
+    budgets = {row["budget"] for row in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=1)}
     called = counts.filter(pl.col("policy").str.ends_with("@10"))
     most = max(own["calls"].sum() / own["tokens"].sum() for _, own in called.group_by("policy"))
 
     assert (0.1 in budgets) == (most <= 0.1)
     assert not [
-        *frontiers.router_comparison_rows(counts.with_columns(verdict=pl.lit(None, pl.String)), KNOWN, seed=1)
+        *frontiers.router_comparison_rows(counts.with_columns(verdict=pl.lit(None, pl.String)), KNOWN, FIXED, seed=1)
     ]
 
 
@@ -334,7 +338,7 @@ def test_drafting_without_spread_lies_between_what_a_round_can_do(prompts, is_mi
 
 def test_what_nothing_bounds_is_null():
     """One prompt says nothing of what the next will cost; its call ratio is a share."""
-    rows = [*frontiers.frontier_rows(counts_of(1), KNOWN, seed=3)]
+    rows = [*frontiers.frontier_rows(counts_of(1), KNOWN, FIXED, seed=3)]
     ends = {(row["policy"], row["axis"]): (row["x_low"], row["x_high"]) for row in rows}
 
     routed = [name for name in KNOWN if name not in ("oracle+always", "oracle+never")]  # which fix it

@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
-from fsgen.analysis import costs, counts, evaluate
-from fsgen.config.policies import Policy, Router, method_table, parse_policy
+from fsgen.analysis import catalogue, costs, counts, evaluate
+from fsgen.analysis.fixed_counts import fixed_counts
+from fsgen.config.policies import Policy, RouterConfig, method_table, parse_policy
 from fsgen.errors import UserError
 from fsgen.models import description
 from fsgen.report import headline
@@ -25,6 +25,7 @@ def numbers(world) -> dict:
     for name in world.settings.models:
         grade.grade_models(world.settings, name)
     grade.grade_pair(world.settings, "duo")
+    catalogue.write_catalogue(world.settings)
     evaluate.evaluate(world.settings, "toy")
     return json.loads(Path("metrics/toy.json").read_text())
 
@@ -200,13 +201,12 @@ def test_what_a_router_fixes_is_its_own_interval(numbers):
 
 def test_what_is_fixed_goes_by_the_routers_rule():
     """Whatever its name; `+always` runs without being named, and drafting has no router."""
-    routers = {"mute": Router(rule="never"), "entropy": Router(rule="entropy")}
+    routers = {"mute": RouterConfig(rule="never"), "entropy": RouterConfig(rule="entropy")}
     names = ("oracle+mute", "oracle+entropy@20", "speculative@3")
     policies = [parse_policy(name, method_table(PARAMS["methods"]), routers) for name in names]
     policies.append(Policy(name="oracle+always", method="oracle", router="always"))
-    settings = SimpleNamespace(routers=routers, policies_of=lambda pair: policies)
 
-    assert evaluate.list_fixed(settings, "duo") == {
+    assert fixed_counts(policies, routers) == {
         "oracle+mute": ("calls", "interventions", "large_positions"),
         "oracle+entropy@20": (),
         "speculative@3": (),

@@ -9,7 +9,7 @@ import pytest
 
 from fsgen.analysis.scaling import laws, published
 from fsgen.errors import UserError
-from fsgen.tables import parquet
+from fsgen.tables import parquet, paths
 
 TABLE = Path(__file__).parents[2] / "data/published/cof.csv"
 ABOVE = {"oracle": (74, 6), "contrastive": (46, 5), "proxy": (48, 19)}
@@ -22,7 +22,7 @@ def told(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         published.write_published(TABLE)
-    return json.loads((home / "metrics/published.json").read_text()), home / published.TABLES
+    return json.loads((home / "metrics/published.json").read_text()), home / paths.laws("published")
 
 
 def test_the_claim_of_a_fifth_is_counted_by_cell(told):

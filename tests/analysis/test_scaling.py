@@ -10,7 +10,8 @@ import pytest
 
 from fsgen.analysis.scaling import laws, scaling, series
 from fsgen.errors import UserError
-from fsgen.tables import files, parquet
+from fsgen.tables import files, parquet, paths
+from fsgen.tables.schemas.scaling import TABLES
 
 
 def metrics_of(models, cof):
@@ -197,12 +198,12 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     about = [(f.name, f.type, "a column") for f in prompts.to_arrow().schema]
     parquet.write(tmp_path / "data/prompts/arith.parquet", prompts, parquet.schema(about))
     known = scaling.pool({"arith": THREE})
-    parquet.write(tmp_path / scaling.PUBLISHED, known, series.SCHEMAS["points"])
+    parquet.write(tmp_path / paths.laws("published") / "points.parquet", known, TABLES["points"])
     scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, pairs=pairs))
     told = files.read_metrics(Path("metrics/scaling.json"))["arith"]
-    tables = {path.stem: parquet.read(path) for path in (tmp_path / scaling.TABLES).iterdir()}
+    tables = {path.stem: parquet.read(path) for path in (tmp_path / paths.laws("dumps")).iterdir()}
 
-    assert tables.keys() == set(scaling.SCHEMAS)
+    assert tables.keys() == set(TABLES)
     assert told.keys() == {"oracle", "proxy", "speculative"}
     assert len(tables["points"]) == 7
     assert tables["claims"].filter(method="all")["cells"].to_list() == [4]

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from fsgen.analysis.uncertainty import uncertainty
 from fsgen.config.load import load_settings
 from fsgen.tables import lake, parquet
+from fsgen.tables.schemas.uncertainty import TABLES
 from tests.conftest import family_world, finish_pair
 
 KEY = ["prompt_id", "turn", "pos"]
@@ -38,7 +39,7 @@ def scores(method: str = "oracle", writer: str = "small") -> pl.DataFrame:
 
 def test_every_table_is_there_under_its_view(described):
     """Seven tables with rows, each asked for through SQL, of test prompts alone."""
-    for name in uncertainty.TABLES:
+    for name in TABLES:
         assert lake.query(f"select count(*) as n from {name}")["n"][0] > 0, name
         assert lake.columns(name)
     tests = set(parquet.read("data/prompts/toy.parquet").filter(split="test")["prompt_id"])
@@ -139,5 +140,5 @@ def test_the_same_again_is_the_same_bytes(described):
 
     uncertainty.write_uncertainty(load_settings())
 
-    assert len(before) == len(uncertainty.TABLES)
+    assert len(before) == len(TABLES)
     assert before == {path: path.read_bytes() for path in before}

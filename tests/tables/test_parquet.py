@@ -1,4 +1,4 @@
-"""Claims about fsgen.store: what is written can be read, is the same every time, and is whole or absent.
+"""Claims about fsgen.tables.parquet: what is written can be read, is the same every time, and is whole or absent.
 
 Shape legend: N rows, K ids of the longest list.
 """
@@ -88,17 +88,29 @@ def test_the_same_table_gives_the_same_bytes():
     assert list(Path().rglob("*.part")) == []
 
 
-def test_columns_carry_their_sentences_and_the_file_its_version():
-    """In the order of the schema, with its types, readable without this project."""
+def test_the_file_carries_names_and_types_and_its_version_and_no_sentence():
+    """In the order of the schema, with its types, readable without this project; sentences stay in the code."""
     parquet.write(Path("t.parquet"), TABLE, COLUMNS)
 
     schema = pq.read_schema("t.parquet")
 
     assert schema.names == ["name", "ids", "logits", "entropy"]
     assert [COLUMNS.field(n).type for n in schema.names] == [schema.field(n).type for n in schema.names]
-    assert schema.field("ids").metadata[b"about"] == b"some ids"
-    assert schema.field("entropy").metadata[b"about"] == b"entropy, nats"
+    assert parquet.sentences(COLUMNS)["ids"] == "some ids"
+    assert parquet.sentences(COLUMNS)["entropy"] == "entropy, nats"
+    assert all(b"about" not in (schema.field(name).metadata or {}) for name in schema.names)
     assert schema.metadata[b"format_version"] == parquet.FORMAT_VERSION.encode()
+
+
+def test_another_sentence_changes_no_byte():
+    """Nor does a table that carries sentences itself, as one that comes out of a shard."""
+    reworded = parquet.schema([(field.name, field.type, "in other words") for field in COLUMNS])
+    parquet.write(Path("one.parquet"), TABLE, COLUMNS)
+    parquet.write(Path("two.parquet"), TABLE, reworded)
+    parquet.write(Path("three.parquet"), pa.table(TABLE, schema=COLUMNS), COLUMNS)
+
+    one, two, three = (Path(f"{name}.parquet").read_bytes() for name in ("one", "two", "three"))
+    assert one == two == three
 
 
 def test_reading_gives_back_what_was_written():

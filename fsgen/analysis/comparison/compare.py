@@ -1,25 +1,24 @@
-"""Compare the policies of every pair on every dataset, and write what comes of it as tables."""
+"""Compare the policies of every pair on every dataset: the tables of data/compared/ and their summary."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import duckdb
 import polars as pl
 
 from fsgen.analysis import intervals, policy_costs
 from fsgen.analysis.comparison import divergence, drafting, frontiers, off_policy
+from fsgen.analysis.fixed_counts import fixed_counts
+from fsgen.collaboration.routers import FUSED_TOKEN
+from fsgen.config.policies import Policy, RouterConfig
 from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.models import description
 from fsgen.tables import files, lake, parquet, paths
+from fsgen.tables.schemas.comparison import TABLES
 
-TABLES = {
-    "frontier": frontiers.FRONTIER,
-    "duels": frontiers.ROUTER_COMPARISONS,
-    "estimates": off_policy.ESTIMATES,
-    "survival": off_policy.SURVIVAL,
-    "forks": divergence.FORKS,
-    "reconvergence": divergence.RECONVERGENCE,
-    "acceptance": drafting.ACCEPTANCE,
-    "drafts": drafting.DRAFTS,
-    "speedups": drafting.SPEEDUPS,
-}
+REUNITED_WITHIN = 16  # tokens, in the summary
+# How many tokens of the dumped text each policy provably writes, and whether it then leaves that text.
 KEPT = """
     select policy, prompt_id, count(*) filter (on_text and not is_open) as kept,
            bool_or(on_text and not is_open and called and mismatch) as is_left
@@ -29,6 +28,7 @@ KEPT = """
         from routed where {here}
     ) group by all order by policy, prompt_id
 """
+# Every policy's text on every prompt as lists by position, with the answer that was extracted of it.
 TEXTS = """
     select policy, prompt_id, token_ids, entropies, in_answer, answer
     from (
@@ -42,115 +42,173 @@ TEXTS = """
         from graded where {here} group by all
     ) using (policy, prompt_id) order by policy, prompt_id
 """
-DRAFTED = """
+# The answer tokens of the large model's own text: where the small one agrees, and how surely.
+DRAFTED_ROWS = """
     select prompt_id, turn, pos, mismatch, in_answer, accept_low, accept_high
     from fused where {here} and writer = 'large' and method = '{method}' and in_answer
     order by prompt_id, pos
 """
 
+Tables = dict[str, list[dict]]
+"""Rows by table, a key of TABLES."""
+
+
+class RouterGroups(NamedTuple):
+    """Names of routers by what they do; params.yaml may give one rule several names."""
+
+    never: frozenset[str]
+    """They never call."""
+    random: frozenset[str]
+    """They call by chance, whatever the position."""
+    perfect: frozenset[str]
+    """They know where the fused token differs."""
+
+
+def group_routers(routers: Mapping[str, RouterConfig]) -> RouterGroups:
+    """The routers of params.yaml that the comparisons treat apart."""
+    definitions = {name: config.definition for name, config in routers.items()}
+    return RouterGroups(
+        never=frozenset(name for name, router in definitions.items() if router.calls is False),
+        random=frozenset(
+            name for name, router in definitions.items() if not router.needs and not router.is_constant
+        ),
+        perfect=frozenset(name for name, router in definitions.items() if FUSED_TOKEN in router.needs),
+    )
+
 
 def compare(settings: Settings) -> None:
     """Write data/compared/<dataset>/*.parquet and metrics/comparisons.json."""
-    out, told = paths.comparisons(), {}
+    out, summary = paths.comparisons(), {}
+    groups = group_routers(settings.routers)
     with files.atomic_folder(out) as folder:
         for dataset in settings.datasets:
-            rows = {name: [] for name in TABLES}
+            tables: Tables = {name: [] for name in TABLES}
             for pair in settings.pairs:
-                for name, own in compare_pair(settings, pair, dataset).items():
-                    rows[name] += [{"pair": pair} | row for row in own]
+                for name, rows in compare_pair(settings, pair, dataset).items():
+                    tables[name] += [{"pair": pair} | row for row in rows]
             for name, schema in TABLES.items():
-                parquet.write(folder / dataset / f"{name}.parquet", rows[name], schema)
-            told[dataset] = summarise(rows)
-    path = files.write_metrics("comparisons", told)
+                parquet.write(folder / dataset / f"{name}.parquet", tables[name], schema)
+            summary[dataset] = summarise(tables, groups)
+    path = files.write_metrics("comparisons", summary)
     console.done(f"{path}: {len(settings.pairs)} pairs compared on {', '.join(settings.datasets)}; {out}/")
 
 
-def compare_pair(settings: Settings, pair: str, dataset: str) -> dict[str, list[dict]]:
+def compare_pair(settings: Settings, pair: str, dataset: str) -> Tables:
     """Rows of every table of TABLES but their pair."""
-    seed, known = settings.seed, {policy.name: policy for policy in settings.policies_of(pair)}
-    lake_ = lake.connect()
-    tests = f"(select prompt_id from prompts where dataset = '{dataset}' and split = 'test')"
-    here = f"pair = '{pair}' and dataset = '{dataset}' and prompt_id in {tests}"
-    counts = paths.counts(dataset)
-    policies = parquet.read(counts / "policies.parquet").filter(pair=pair)
-    estimates = parquet.read(counts / "estimates.parquet").filter(pair=pair)
-    texts, kept = lake_.sql(TEXTS.format(here=here)).pl(), _kept(settings, pair, lake_, here)
-    forks = pl.DataFrame([*divergence.fork_rows(texts, known)], infer_schema_length=None)  # nulls come first
+    seed = settings.seed
+    policies = {policy.name: policy for policy in settings.policies_of(pair)}
+    fixed = fixed_counts(policies.values(), settings.routers)
+    written = parquet.read(paths.counts(dataset) / "policies.parquet").filter(pair=pair)
+    estimated = parquet.read(paths.counts(dataset) / "estimates.parquet").filter(pair=pair)
+    connection, here = lake.connect(), _test_rows(pair, dataset)
+    texts = connection.sql(TEXTS.format(here=here)).pl()
+    knowing = _knowing_policies(policies, group_routers(settings.routers))
+    kept = connection.sql(KEPT.format(here=here, knowing=knowing)).pl()
+    # the first rows may hold nulls alone
+    forks = pl.DataFrame([*divergence.fork_rows(texts, policies)], infer_schema_length=None)
     return {
-        "frontier": [*frontiers.frontier_rows(policies, known, seed=seed)],
-        "duels": [*frontiers.router_comparison_rows(policies, known, seed=seed)],
-        "estimates": [*off_policy.estimate_rows(estimates, policies, known, seed=seed)],
-        "survival": [*off_policy.survival_rows(kept, known)],
+        "frontier": [*frontiers.frontier_rows(written, policies, fixed, seed=seed)],
+        "duels": [*frontiers.router_comparison_rows(written, policies, fixed, seed=seed)],
+        "estimates": [*off_policy.estimate_rows(estimated, written, policies, fixed, seed=seed)],
+        "survival": [*off_policy.survival_rows(kept, policies)],
         "forks": forks.to_dicts(),
         "reconvergence": [*divergence.reconvergence_rows(forks, seed=seed)] if len(forks) else [],
-        **_drafting(settings, pair, lake_, here),
+        **_drafting_tables(settings, pair, connection, here),
     }
 
 
-def _kept(settings: Settings, pair: str, lake_, here: str) -> pl.DataFrame:
-    """How long each policy provably writes the dumped text, and whether it then leaves it: a row a text."""
-    perfect = {name for name, router in settings.routers.items() if router.rule == "perfect"}
-    knowing = [policy.name for policy in settings.policies_of(pair) if policy.router in perfect]
-    return lake_.sql(KEPT.format(here=here, knowing=knowing)).pl()
+def _test_rows(pair: str, dataset: str) -> str:
+    """The condition that a row is of this pair, on a test prompt of this dataset."""
+    tests = f"(select prompt_id from prompts where dataset = '{dataset}' and split = 'test')"
+    return f"pair = '{pair}' and dataset = '{dataset}' and prompt_id in {tests}"
 
 
-def _drafting(settings: Settings, pair: str, lake_, here: str) -> dict[str, list[dict]]:
+def _knowing_policies(policies: Mapping[str, Policy], groups: RouterGroups) -> list[str]:
+    return [name for name, policy in policies.items() if policy.router in groups.perfect]
+
+
+def _drafting_tables(
+    settings: Settings, pair: str, connection: duckdb.DuckDBPyConnection, here: str
+) -> Tables:
     """The tables on speculative decoding; empty where params.yaml names no such method."""
-    names = [name for name, method in settings.methods_of(pair).items() if method.rule == "speculative"]
-    if not names:
+    methods = [name for name, method in settings.methods_of(pair).items() if method.definition.drafts]
+    if not methods:
         return {"acceptance": [], "drafts": [], "speedups": []}
-    rows = lake_.sql(DRAFTED.format(here=here, method=names[0])).pl()
-    members = settings.pairs[pair].members()
-    sizes = (policy_costs.shape(description.read_description(members[role])) for role in ("small", "large"))
-    small, large = (size.non_embedding + size.head for size in sizes)
-    drafts, speedups = drafting.drafted_rows(rows, small / large, seed=settings.seed)
-    accepted = [*drafting.acceptance_rows(rows, seed=settings.seed)]
-    return {"acceptance": accepted, "drafts": drafts, "speedups": speedups}
-
-
-def summarise(rows: dict[str, list[dict]]) -> dict:
-    """What metrics/comparisons.json says of a dataset, pair by pair."""
-    pairs = sorted({row["pair"] for own in rows.values() for row in own})
+    rows = connection.sql(DRAFTED_ROWS.format(here=here, method=methods[0])).pl()
+    cost_ratio = _token_flops(settings.pairs[pair].small) / _token_flops(settings.pairs[pair].large)
     return {
-        pair: _summary({name: [row for row in own if row["pair"] == pair] for name, own in rows.items()})
-        for pair in pairs
+        "acceptance": [*drafting.acceptance_rows(rows, seed=settings.seed)],
+        **drafting.drafting_tables(rows, cost_ratio, seed=settings.seed)._asdict(),
     }
 
 
-def _summary(rows: dict[str, list[dict]]) -> dict:
-    """Budgets met, routers against the coin, estimates against rollouts, reunions, drafting."""
+def _token_flops(model: str) -> int:
+    """FLOPs of a model for one token, less its attention, up to a factor that all models share."""
+    shape = policy_costs.shape(description.read_description(model))
+    return shape.non_embedding + shape.head
+
+
+def summarise(tables: Tables, groups: RouterGroups) -> dict:
+    """What metrics/comparisons.json says of a dataset, pair by pair."""
+    pairs = sorted({row["pair"] for rows in tables.values() for row in rows})
+    return {pair: _pair_json(_of_pair(tables, pair), groups) for pair in pairs}
+
+
+def _of_pair(tables: Tables, pair: str) -> Tables:
+    return {name: [row for row in rows if row["pair"] == pair] for name, rows in tables.items()}
+
+
+def _pair_json(tables: Tables, groups: RouterGroups) -> dict:
+    """Budgets met, routers against chance, estimates against rollouts, reunions, drafting."""
     return {
-        "budgets": {
-            row["policy"]: {"target": row["budget"]} | intervals.rounded(row, "x", "x_low", "x_high")
-            for row in rows["frontier"]
-            if row["axis"] == "call_ratio" and row["budget"] is not None
-        },
-        "against_random": {
-            f"{row['method']}+{row['router']}@{100 * row['budget']:g}": intervals.rounded(
-                row, "difference", "low", "high"
-            )
-            | {"probability": round(row["probability"], 6)}
-            for row in rows["duels"]
-            if row["rival"] == "random"
-        },
-        "call_ratio_estimates": {
-            row["policy"]: intervals.rounded(
-                row, "estimate", "exact", "difference", "difference_low", "difference_high"
-            )
-            for row in rows["estimates"]
-            if row["quantity"] == "call_ratio"
-        },
-        "reunited": {
-            row["method"]: {"events": row["events"]}
-            | intervals.rounded(row, "share", "low", "high", "same_answer", "same_low", "same_high")
-            for row in rows["reconvergence"]
-            if row["router"] == "never" and row["within"] == 16
-        },
+        "budgets": _budgets_json(tables["frontier"]),
+        "against_random": _against_random_json(tables["duels"], groups.random),
+        "call_ratio_estimates": _estimates_json(tables["estimates"]),
+        "reunited": _reunited_json(tables["reconvergence"], groups.never),
         "acceptance": {
             row["quantity"]: intervals.rounded(row, "value", "value_high", "low", "high")
-            for row in rows["acceptance"]
+            for row in tables["acceptance"]
         },
         "accepted_length": {
-            str(row["draft"]): intervals.rounded(row, "accepted", "low", "high") for row in rows["drafts"]
+            str(row["draft"]): intervals.rounded(row, "accepted", "low", "high") for row in tables["drafts"]
         },
+    }
+
+
+def _budgets_json(frontier: list[dict]) -> dict:
+    """By policy with a budget: the call ratio that it aims at, and what it came to."""
+    return {
+        row["policy"]: {"target": row["budget"]} | intervals.rounded(row, "x", "x_low", "x_high")
+        for row in frontier
+        if row["axis"] == "call_ratio" and row["budget"] is not None
+    }
+
+
+def _against_random_json(duels: list[dict], random: frozenset[str]) -> dict:
+    """By method, router and budget: accuracy less that of calls by chance."""
+    numbers = {}
+    for row in duels:
+        if row["rival"] in random:
+            name = f"{row['method']}+{row['router']}@{100 * row['budget']:g}"
+            numbers[name] = intervals.rounded(row, "difference", "low", "high", "probability")
+    return numbers
+
+
+def _estimates_json(estimates: list[dict]) -> dict:
+    """By policy: its call ratio off-policy, on-policy, and their difference."""
+    columns = ("estimate", "exact", "difference", "difference_low", "difference_high")
+    return {
+        row["policy"]: intervals.rounded(row, *columns)
+        for row in estimates
+        if row["quantity"] == "call_ratio"
+    }
+
+
+def _reunited_json(reconvergence: list[dict], never: frozenset[str]) -> dict:
+    """By method: how often a text that never called comes together again with the one that always did."""
+    columns = ("share", "low", "high", "same_answer", "same_low", "same_high")
+    return {
+        row["method"]: {"events": row["events"]} | intervals.rounded(row, *columns)
+        for row in reconvergence
+        if row["router"] in never and row["within"] == REUNITED_WITHIN
     }

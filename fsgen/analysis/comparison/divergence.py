@@ -8,53 +8,12 @@ from itertools import compress, pairwise
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from fsgen.analysis import intervals
-from fsgen.analysis.intervals import CI_COLUMNS, interval_columns
+from fsgen.analysis.intervals import Interval, interval_columns
 from fsgen.config.policies import Policy, name_policy
-from fsgen.tables import parquet
-from fsgen.tables.columns import PAIR, POLICY
 
-FORKS = parquet.schema(
-    [
-        PAIR,
-        *POLICY,
-        ("prompt_id", pa.string(), "test prompt"),
-        (
-            "pos",
-            pa.int64(),
-            "first mismatch that the policy did not route, against its method's +always, in its own answer",
-        ),
-        ("entropy", pa.float64(), "entropy of the default speaker there, nats"),
-        ("back_after", pa.int64(), "tokens until both answers say the same again; null if they never do"),
-        (
-            "same_answer",
-            pa.bool_(),
-            "whether both end with the same answer (for code: program), spelt alike; "
-            "null where one has none or a judge rates",
-        ),
-    ]
-)
-RECONVERGENCE = parquet.schema(
-    [
-        PAIR,
-        ("method", pa.string(), "method"),
-        ("router", pa.string(), "router; `all` for every policy of the method, equal texts once"),
-        ("entropy_low", pa.float64(), "lower bound of the mismatch's entropy, nats"),
-        ("entropy_high", pa.float64(), "upper bound"),
-        ("events", pa.int64(), "texts with such a first unrouted mismatch"),
-        ("within", pa.int64(), "tokens within which the texts come together again"),
-        ("share", pa.float64(), "share of the events in which they do"),
-        *CI_COLUMNS,
-        ("same_answer", pa.float64(), "share with the same final answer, spelt alike, where both have one"),
-        ("same_low", pa.float64(), "lower end"),
-        ("same_high", pa.float64(), "upper end"),
-    ]
-)
 RUN = 5  # equal tokens in a row with which two texts are said to have come together again
-
-
 WITHIN = (4, 16, 64)  # tokens
 EDGES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, np.inf)  # of the entropy of a mismatch, nats
 
@@ -79,7 +38,7 @@ def tokens_to_reconverge(one: Sequence[int], other: Sequence[int]) -> int | None
     return min((max(i, first[run]) for i, run in enumerate(runs) if run in first), default=None)
 
 
-def fork_rows(texts: pl.DataFrame, known: Mapping[str, Policy]) -> Iterator[dict]:
+def fork_rows(texts: pl.DataFrame, policies: Mapping[str, Policy]) -> Iterator[dict]:
     """Rows of FORKS but their pair, with the answer: where a text parts from that of its method's `+always`.
 
     Until there both have the same prefix, so the mismatch there is the first that was not routed. It
@@ -87,22 +46,26 @@ def fork_rows(texts: pl.DataFrame, known: Mapping[str, Policy]) -> Iterator[dict
     answer ends depends on what follows it: two texts alike so far may differ in that.
     `texts`: policy, prompt_id, token_ids, entropies, in_answer (lists by position), answer (null: none).
     """
-    found = {(row["policy"], row["prompt_id"]): row for row in texts.iter_rows(named=True)}
-    for (name, prompt_id), row in found.items():
-        other = found[f"{known[name].method}+always", prompt_id]
-        pos = first_difference(row["token_ids"], other["token_ids"])
-        if pos is None or not row["in_answer"][pos]:
-            continue
-        after = (_answer(text, pos + 1) for text in (row, other))
-        is_known = row["answer"] is not None and other["answer"] is not None
-        yield name_policy(known[name]) | {
-            "prompt_id": prompt_id,
-            "pos": pos,
-            "entropy": row["entropies"][pos],
-            "back_after": tokens_to_reconverge(*after),
-            "same_answer": row["answer"] == other["answer"] if is_known else None,
-            "token_ids": _answer(row),
-        }
+    by_key = {(row["policy"], row["prompt_id"]): row for row in texts.iter_rows(named=True)}
+    for (name, prompt_id), text in by_key.items():
+        routed = by_key[f"{policies[name].method}+always", prompt_id]
+        pos = first_difference(text["token_ids"], routed["token_ids"])
+        if pos is not None and text["in_answer"][pos]:
+            yield name_policy(policies[name]) | {
+                "prompt_id": prompt_id,
+                "pos": pos,
+                "entropy": text["entropies"][pos],
+                "back_after": tokens_to_reconverge(_answer(text, pos + 1), _answer(routed, pos + 1)),
+                "same_answer": _have_same_answer(text, routed),
+                "token_ids": _answer(text),
+            }
+
+
+def _have_same_answer(text: dict, other: dict) -> bool | None:
+    """Whether two texts end with the same answer; None where one has none."""
+    if text["answer"] is None or other["answer"] is None:
+        return None
+    return text["answer"] == other["answer"]
 
 
 def _answer(text: dict, start: int = 0) -> list[int]:
@@ -113,32 +76,32 @@ def _answer(text: dict, start: int = 0) -> list[int]:
 def reconvergence_rows(forks: pl.DataFrame, *, seed: int) -> Iterator[dict]:
     """Rows of RECONVERGENCE but their pair, from rows of `fork_rows`: by router, and by entropy."""
     ordered = forks.sort("method", "prompt_id", "policy")
-    for (method,), mine in ordered.group_by("method", maintain_order=True):
-        for (router,), own in mine.group_by("router", maintain_order=True):
-            yield from _reunions(own, {"method": method, "router": router}, 0.0, np.inf, seed)
-        distinct = mine.unique(["prompt_id", "token_ids"], keep="first", maintain_order=True)
+    for (method,), of_method in ordered.group_by("method", maintain_order=True):
+        for (router,), events in of_method.group_by("router", maintain_order=True):
+            about = {"method": method, "router": router}
+            yield from _reunion_rows(events, about, 0.0, np.inf, seed)
+        distinct = of_method.unique(["prompt_id", "token_ids"], keep="first", maintain_order=True)
         for low, high in pairwise(EDGES):
-            bin_ = distinct.filter(pl.col("entropy") >= low, pl.col("entropy") < high)
-            yield from _reunions(bin_, {"method": method, "router": "all"}, low, high, seed)
+            events = distinct.filter(pl.col("entropy") >= low, pl.col("entropy") < high)
+            yield from _reunion_rows(events, {"method": method, "router": "all"}, low, high, seed)
 
 
-def _reunions(events: pl.DataFrame, about: dict, low: float, high: float, seed: int) -> Iterator[dict]:
-    """One bin's rows, an entry of WITHIN each; none without an event."""
+def _reunion_rows(events: pl.DataFrame, about: dict, low: float, high: float, seed: int) -> Iterator[dict]:
+    """Rows of the events whose entropy lies in [low, high), one an entry of WITHIN; none without an event."""
     if not len(events):
         return
+    answered = events.filter(pl.col("same_answer").is_not_null())
+    same_answer = _share(answered, pl.col("same_answer"), seed)
     about = about | {"entropy_low": low, "entropy_high": high, "events": len(events)}
-    about |= _share(events.filter(pl.col("same_answer").is_not_null()), pl.col("same_answer"), seed, "same_")
+    about |= interval_columns(same_answer, "same_answer", "same_low", "same_high")
     for within in WITHIN:
         is_back = (pl.col("back_after") <= within).fill_null(False)
-        yield about | {"within": within} | _share(events, is_back, seed, "")
+        yield about | {"within": within} | interval_columns(_share(events, is_back, seed), "share")
 
 
-def _share(events: pl.DataFrame, is_so: pl.Expr, seed: int, prefix: str) -> dict:
-    """Share of the events with an interval over their prompts; null without an event."""
-    names = ("same_answer" if prefix else "share", f"{prefix}low", f"{prefix}high")
+def _share(events: pl.DataFrame, holds: pl.Expr, seed: int) -> Interval | None:
+    """Share of the events of which something holds, with an interval over their prompts; None without any."""
     if not len(events):
-        return dict.fromkeys(names)
-    counts = events.group_by("prompt_id", maintain_order=True).agg(so=is_so.sum(), all=pl.len())
-    return interval_columns(
-        intervals.ratio(counts["so"].to_numpy(), counts["all"].to_numpy(), seed=seed), *names
-    )
+        return None
+    counts = events.group_by("prompt_id", maintain_order=True).agg(held=holds.sum(), events=pl.len())
+    return intervals.ratio(counts["held"].to_numpy(), counts["events"].to_numpy(), seed=seed)

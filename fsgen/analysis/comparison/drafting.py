@@ -9,44 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from fsgen.analysis import costs, intervals
-from fsgen.analysis.intervals import CI_COLUMNS, Interval, interval_columns
-from fsgen.tables import parquet
-from fsgen.tables.columns import PAIR
+from fsgen.analysis.intervals import Interval, interval_columns
 
-ACCEPTANCE = parquet.schema(
-    [
-        PAIR,
-        ("quantity", pa.string(), "greedy: argmaxes agree; sampled: expected sum of min(p, q)"),
-        ("value", pa.float64(), "acceptance rate along the large model's text; sampled: what is certified"),
-        ("value_high", pa.float64(), "sampled: the certified upper bound"),
-        ("low", pa.float64(), "lower end of the 95 % interval of `value` over prompts"),
-        ("high", pa.float64(), "upper end of the 95 % interval of `value_high`"),
-    ]
-)
-DRAFTS = parquet.schema(
-    [
-        PAIR,
-        ("draft", pa.int64(), "tokens drafted a round, K"),
-        ("accepted", pa.float64(), "of them accepted, mean over rounds; the added token is not counted"),
-        *CI_COLUMNS,
-        ("tokens_per_pass", pa.float64(), "tokens of the text for each pass of the large model"),
-        ("passes_low", pa.float64(), "lower end"),
-        ("passes_high", pa.float64(), "upper end"),
-    ]
-)
-SPEEDUPS = parquet.schema(
-    [
-        PAIR,
-        ("draft", pa.int64(), "tokens drafted a round, K"),
-        ("cost_ratio", pa.float64(), "time of a small model's step over that of a large model's pass"),
-        ("speedup", pa.float64(), "expected time of the large model alone over that of drafting"),
-        *CI_COLUMNS,
-        ("own_cost_ratio", pa.float64(), "the pair's ratio of FLOPs a token, a stand-in for time"),
-    ]
-)
 DRAFTED = tuple(range(1, 11))  # K
 TIMED = (1, 3, 5, 8)  # K whose speed-up is given
 COST_RATIOS = tuple(np.round(np.geomspace(0.01, 1.0, 25), 4).tolist())
@@ -111,35 +77,58 @@ def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, 
 
 
 def acceptance_rows(rows: pl.DataFrame, *, seed: int) -> Iterator[dict]:
-    """Rows of ACCEPTANCE but their pair; `rows` as for `drafted_rows`, with accept_low and accept_high."""
-    summed = pl.sum("accept_low", "accept_high"), (~pl.col("mismatch")).sum().alias("agreed")
-    own = rows.filter("in_answer").group_by("prompt_id", maintain_order=True).agg(*summed, tokens=pl.len())
-    shares = {}
-    for column in ("agreed", "accept_low", "accept_high"):
-        counts = (own[name].to_numpy().astype(np.float64) for name in (column, "tokens"))
-        shares[column] = intervals.ratio(*counts, seed=seed)
-    for quantity, ends in {"greedy": ("agreed",) * 2, "sampled": ("accept_low", "accept_high")}.items():
-        below, above = (shares[end] for end in ends)
-        values = {"value": below.value, "value_high": above.value, "low": below.low, "high": above.high}
-        yield {"quantity": quantity} | values
+    """Rows of ACCEPTANCE but their pair; `rows` as for `drafting_tables`, with accept_low and accept_high."""
+    agreed = (~pl.col("mismatch")).sum().alias("agreed")
+    by_prompt = rows.filter("in_answer").group_by("prompt_id", maintain_order=True)
+    sums = by_prompt.agg(pl.sum("accept_low", "accept_high"), agreed, tokens=pl.len())
+    yield _acceptance_row("greedy", *[_token_share(sums, "agreed", seed)] * 2)
+    bounds = (_token_share(sums, column, seed) for column in ("accept_low", "accept_high"))
+    yield _acceptance_row("sampled", *bounds)
 
 
-def drafted_rows(rows: pl.DataFrame, cost_ratio: float, *, seed: int) -> tuple[list[dict], list[dict]]:
-    """Rows of DRAFTS and of SPEEDUPS but their pair.
+def _token_share(sums: pl.DataFrame, column: str, seed: int) -> Interval:
+    numerator_P, tokens_P = (sums[name].to_numpy().astype(np.float64) for name in (column, "tokens"))
+    return intervals.ratio(numerator_P, tokens_P, seed=seed)
+
+
+def _acceptance_row(quantity: str, lower: Interval, upper: Interval) -> dict:
+    """A rate that lies between two bounds; its interval reaches from the lower one's end to the upper's."""
+    return {
+        "quantity": quantity,
+        "value": lower.value,
+        "value_high": upper.value,
+        "low": lower.low,
+        "high": upper.high,
+    }
+
+
+class DraftingTables(NamedTuple):
+    """Rows of DRAFTS and of SPEEDUPS but their pair."""
+
+    drafts: list[dict]
+    speedups: list[dict]
+
+
+def drafting_tables(rows: pl.DataFrame, cost_ratio: float, *, seed: int) -> DraftingTables:
+    """Accepted lengths for every K of DRAFTED, and the speed-up for those of TIMED.
 
     `rows` are the tokens that the large model chose, in order: prompt_id, turn, mismatch, in_answer.
-    `cost_ratio` is the pair's own, to be told beside the others.
+    `cost_ratio` is the pair's own, which stands next to those of COST_RATIOS.
     """
-    drafts, speedups = [], []
-    for k in DRAFTED:
-        drafted = draft_along(rows, k)
-        passes = interval_columns(
-            tokens_per_pass(drafted, seed=seed), "tokens_per_pass", "passes_low", "passes_high"
-        )
-        drafts.append(
-            {"draft": k} | interval_columns(accepted_length(drafted, seed=seed), "accepted") | passes
-        )
-        for ratio in COST_RATIOS if k in TIMED else ():
-            found = interval_columns(speed_up(drafted, ratio, seed=seed), "speedup")
-            speedups.append({"draft": k, "cost_ratio": ratio, "own_cost_ratio": cost_ratio} | found)
-    return drafts, speedups
+    drafted = {k: draft_along(rows, k) for k in DRAFTED}
+    return DraftingTables(
+        [_draft_row(drafted[k], seed) for k in DRAFTED],
+        [_speedup_row(drafted[k], ratio, cost_ratio, seed) for k in TIMED for ratio in COST_RATIOS],
+    )
+
+
+def _draft_row(drafted: Drafted, seed: int) -> dict:
+    accepted = interval_columns(accepted_length(drafted, seed=seed), "accepted")
+    per_pass = tokens_per_pass(drafted, seed=seed)
+    passes = interval_columns(per_pass, "tokens_per_pass", "passes_low", "passes_high")
+    return {"draft": drafted.draft} | accepted | passes
+
+
+def _speedup_row(drafted: Drafted, cost_ratio: float, own_cost_ratio: float, seed: int) -> dict:
+    speedup = interval_columns(speed_up(drafted, cost_ratio, seed=seed), "speedup")
+    return {"draft": drafted.draft, "cost_ratio": cost_ratio, "own_cost_ratio": own_cost_ratio} | speedup

@@ -1,6 +1,7 @@
 """What accuracy a call ratio buys: frontiers of routers, and routers against each other at equal budget.
 
-Shape legend: P prompts, B replicates, A policies (columns of a table of counts), G budgets, R routers.
+Shape legend: P prompts, B replicates, A policies (columns of a table of counts), G budgets, R routers, X counts that
+add up over prompts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,49 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from fsgen.analysis import intervals
-from fsgen.analysis.evaluate import CONSTANT_COUNTS
-from fsgen.analysis.intervals import CI_COLUMNS, Interval, interval_columns
+from fsgen.analysis.fixed_counts import FixedCounts
+from fsgen.analysis.intervals import Interval, interval_columns
 from fsgen.config.policies import Policy, name_policy
-from fsgen.tables import parquet
-from fsgen.tables.columns import PAIR, POLICY
-
-AXES = {
-    "call_ratio": "answer tokens at which the large model was called, a share",
-    "large_positions": "positions that the large model processed, per answer token",
-    "flops": "floating-point operations of all models, per prompt",
-}
-FRONTIER = parquet.schema(
-    [
-        PAIR,
-        *POLICY,
-        ("budget", pa.float64(), "call ratio that it aims at; null of a policy without one"),
-        ("axis", pa.string(), "; ".join(f"{name}: {about}" for name, about in AXES.items())),
-        ("x", pa.float64(), "what it came to on test prompts"),
-        ("x_low", pa.float64(), "lower end of its 95 % interval over prompts; null where they bound none"),
-        ("x_high", pa.float64(), "upper end; null where they bound none"),
-        ("accuracy", pa.float64(), "share of test prompts answered right"),
-        *CI_COLUMNS,
-        ("prompts", pa.int64(), "test prompts"),
-    ]
-)
-ROUTER_COMPARISONS = parquet.schema(
-    [
-        PAIR,
-        ("method", pa.string(), "method of both"),
-        ("router", pa.string(), "router"),
-        ("rival", pa.string(), "the other router"),
-        ("budget", pa.float64(), "achieved call ratio at which both are compared, between their policies"),
-        ("difference", pa.float64(), "accuracy of router less that of rival, on the same prompts"),
-        *CI_COLUMNS,
-        ("probability", pa.float64(), "share of resampled prompt sets on which router wins, ties half"),
-    ]
-)
 
 
-class Counts(NamedTuple):
+class PolicyCounts(NamedTuple):
     """Counts per test prompt of the policies of one pair, policies in the order of `names`."""
 
     names: list[str]
@@ -60,7 +26,7 @@ class Counts(NamedTuple):
     right_PA: np.ndarray
 
     @classmethod
-    def of(cls, policies: pl.DataFrame) -> "Counts":
+    def of(cls, policies: pl.DataFrame) -> "PolicyCounts":
         """From rows of counts, one a policy and prompt, of which every policy has the same."""
         rows = policies.with_columns(right=pl.col("verdict") == "right").sort("policy", "prompt_id")
         names = rows["policy"].unique(maintain_order=True).to_list()
@@ -78,64 +44,98 @@ class RouterComparison(NamedTuple):
     probability: float
     """Share of bootstrap samples of the prompts in which the first is better, ties counted half."""
 
+    def reversed(self) -> "RouterComparison":
+        """The second router against the first."""
+        value, low, high = self.difference
+        difference = Interval(-value, -high, -low)
+        return RouterComparison(self.rival, self.router, self.budget, difference, 1 - self.probability)
 
-def frontier_rows(policies: pl.DataFrame, known: Mapping[str, Policy], *, seed: int) -> Iterator[dict]:
+
+class _SampledAccuracies(NamedTuple):
+    """Accuracies of all routers at all budgets; nan where a budget lies beyond a router's frontier."""
+
+    value_RG: np.ndarray
+    """On all prompts."""
+    jackknife_PRG: np.ndarray
+    """Without each prompt in turn."""
+    replicate_BRG: np.ndarray
+    """On resampled prompts."""
+
+
+def frontier_rows(
+    counts: pl.DataFrame, policies: Mapping[str, Policy], fixed: FixedCounts, *, seed: int
+) -> Iterator[dict]:
     """Rows of FRONTIER but their pair: what each policy called and cost, and what it got right for it.
 
-    `policies` are the counts per test prompt of one pair; accuracy is null where a judge rates.
+    `counts` are those per test prompt of one pair; accuracy is null where a judge rates.
     """
-    for (name,), rows in policies.group_by("policy", maintain_order=True):
-        policy = known[name]
-        right = {"accuracy": None, "low": None, "high": None}
-        if rows["verdict"].null_count() == 0:
-            right = interval_columns(
-                intervals.wilson(int((rows["verdict"] == "right").sum()), len(rows)), "accuracy"
-            )
-        about = name_policy(policy) | {"budget": policy.budget, "prompts": len(rows)} | right
-        for axis, found in _spent(rows, policy, seed).items():
-            yield about | {"axis": axis} | interval_columns(found, "x", "x_low", "x_high")
+    for (name,), rows in counts.group_by("policy", maintain_order=True):
+        about = name_policy(policies[name]) | {"budget": policies[name].budget, "prompts": len(rows)}
+        about |= _accuracy_columns(rows)
+        for axis, cost in _costs_by_axis(rows, fixed[name], seed).items():
+            yield about | {"axis": axis} | interval_columns(cost, "x", "x_low", "x_high")
 
 
-def _spent(rows: pl.DataFrame, policy: Policy, seed: int) -> dict[str, Interval]:
-    """The axes of a policy with their intervals; what its router fixes on any prompt is its own interval."""
+def _accuracy_columns(rows: pl.DataFrame) -> dict:
+    if rows["verdict"].null_count():
+        return interval_columns(None, "accuracy")
+    right = int((rows["verdict"] == "right").sum())
+    return interval_columns(intervals.wilson(right, len(rows)), "accuracy")
+
+
+def _costs_by_axis(rows: pl.DataFrame, fixed: tuple[str, ...], seed: int) -> dict[str, Interval]:
+    """A policy's cost on each of AXES; what its router fixes on any prompt is its own interval."""
     tokens_P = rows["tokens"].to_numpy()
-    columns = {
+    axes = {
         "call_ratio": ("calls", tokens_P),
         "large_positions": ("large_positions", tokens_P),
         "flops": ("flops", np.ones_like(tokens_P)),
     }
-    found = {}
-    for axis, (column, per_P) in columns.items():
-        found[axis] = intervals.ratio(rows[column].to_numpy(), per_P, seed=seed)
-        if column in CONSTANT_COUNTS.get(policy.router, ()):
-            found[axis] = Interval(*[found[axis].value] * 3)
-    return found
+    costs = {}
+    for axis, (column, denominator_P) in axes.items():
+        cost = intervals.ratio(rows[column].to_numpy(), denominator_P, seed=seed)
+        costs[axis] = Interval.of_constant(cost.value) if column in fixed else cost
+    return costs
 
 
 def router_comparison_rows(
-    policies: pl.DataFrame, known: Mapping[str, Policy], *, seed: int
+    counts: pl.DataFrame, policies: Mapping[str, Policy], fixed: FixedCounts, *, seed: int
 ) -> Iterator[dict]:
-    """Rows of DUELS but their pair, for every method with budgets; none where a judge rates.
+    """Rows of ROUTER_COMPARISONS but their pair, for every method with budgets; none where a judge rates.
 
-    A frontier goes from `never`, where there is one, through a router's budgets to `always`.
+    A frontier goes from the policies that never call, where there are such, through a router's budgets to
+    those that always call.
     """
-    if policies["verdict"].null_count() == 0:
-        counts = Counts.of(policies)
-        mine = [known[name] for name in counts.names]
-        for method in sorted({policy.method for policy in mine if policy.budget is not None}):
-            ends = [p.name for p in mine if p.method == method and p.router in ("never", "always")]
-            aimed = [p for p in mine if p.method == method and p.budget is not None]
-            routers = sorted({policy.router for policy in aimed})
-            curves = {router: ends + [p.name for p in aimed if p.router == router] for router in routers}
-            budgets = sorted({policy.budget for policy in aimed})
-            for duel in compare_routers(counts, curves, budgets, seed=seed):
-                about = {"method": method, "router": duel.router, "rival": duel.rival}
-                about |= {"budget": duel.budget, "probability": duel.probability}
-                yield about | interval_columns(duel.difference, "difference")
+    if counts["verdict"].null_count():
+        return
+    by_prompt = PolicyCounts.of(counts)
+    counted = [policies[name] for name in by_prompt.names]
+    for method in sorted({policy.method for policy in counted if policy.budget is not None}):
+        of_method = [policy for policy in counted if policy.method == method]
+        budgets = sorted({policy.budget for policy in of_method if policy.budget is not None})
+        for comparison in compare_routers(by_prompt, _frontiers(of_method, fixed), budgets, seed=seed):
+            yield {
+                "method": method,
+                "router": comparison.router,
+                "rival": comparison.rival,
+                "budget": comparison.budget,
+                "probability": comparison.probability,
+                **interval_columns(comparison.difference, "difference"),
+            }
+
+
+def _frontiers(policies: list[Policy], fixed: FixedCounts) -> dict[str, list[str]]:
+    """Router to the policies on its frontier: its budgets, and those whose call ratio is fixed."""
+    ends = [policy.name for policy in policies if "calls" in fixed[policy.name]]
+    with_budget = [policy for policy in policies if policy.budget is not None]
+    return {
+        router: ends + [policy.name for policy in with_budget if policy.router == router]
+        for router in sorted({policy.router for policy in with_budget})
+    }
 
 
 def compare_routers(
-    counts: Counts,
+    counts: PolicyCounts,
     curves: Mapping[str, list[str]],
     budgets: list[float],
     *,
@@ -146,49 +146,65 @@ def compare_routers(
 
     `curves` maps a router to the policies on its frontier. At a budget (a call ratio, achieved, not
     aimed at) the accuracy is that on the straight line between the two policies around it: calling
-    by a coin which of them answers a prompt. A budget beyond a frontier's ends has no duel.
+    by a coin which of them answers a prompt. A budget beyond a frontier's ends has no comparison.
     """
-    sums_PX = np.concatenate([counts.tokens_PA, counts.calls_PA, counts.right_PA], axis=1)
-    sums_PX = np.column_stack([sums_PX, np.ones(len(sums_PX))])
-    total_X = sums_PX.sum(axis=0)
-
-    def heights(sums: np.ndarray) -> np.ndarray:
-        return np.stack(
-            [_accuracies_at(sums, counts.names, own, budgets) for own in curves.values()], axis=-2
-        )
-
-    value_RG = heights(total_X)
-    with np.errstate(invalid="ignore"):  # without an only prompt nothing is left
-        jackknife_PRG = heights(total_X - sums_PX)
-    value_BRG = np.concatenate([heights(sums) for sums in intervals.resampled(sums_PX, seed, replicates)])
-    found = []
-    for (i, router), (j, rival) in combinations(enumerate(curves), 2):
+    accuracies = _sample_accuracies(counts, curves, budgets, seed, replicates)
+    comparisons = []
+    for (first, router), (second, rival) in combinations(enumerate(curves), 2):
         for g, budget in enumerate(budgets):
-            value = value_RG[i, g] - value_RG[j, g]
-            if np.isnan(value):
-                continue
-            value_B = value_BRG[:, i, g] - value_BRG[:, j, g]
-            left_out_P = jackknife_PRG[:, i, g] - jackknife_PRG[:, j, g]
-            difference = intervals.accelerated(value, value_B, left_out_P, limits=(-1.0, 1.0))
-            value_B = value_B[np.isfinite(value_B)]
-            wins = ((value_B > 0).mean() + (value_B >= 0).mean()) / 2
-            found.append(RouterComparison(router, rival, budget, difference, float(wins)))
-            turned = Interval(-difference.value, -difference.high, -difference.low)
-            found.append(RouterComparison(rival, router, budget, turned, float(1 - wins)))
-    return found
+            value, jackknife_P, replicate_B = (
+                values[..., first, g] - values[..., second, g] for values in accuracies
+            )
+            if not np.isnan(value):
+                difference, probability = _difference(value, jackknife_P, replicate_B)
+                comparison = RouterComparison(router, rival, budget, difference, probability)
+                comparisons += [comparison, comparison.reversed()]
+    return comparisons
 
 
-def _accuracies_at(sums: np.ndarray, names: list[str], own: list[str], budgets: list[float]) -> np.ndarray:
-    """Accuracy of one frontier at the budgets, [..., G]; nan beyond its ends."""
+def _sample_accuracies(
+    counts: PolicyCounts, curves: Mapping[str, list[str]], budgets: list[float], seed: int, replicates: int
+) -> _SampledAccuracies:
+    ones_P1 = np.ones((len(counts.tokens_PA), 1))
+    sums_PX = np.concatenate([counts.tokens_PA, counts.calls_PA, counts.right_PA, ones_P1], axis=1)
+
+    def accuracies(sums_X: np.ndarray) -> np.ndarray:
+        frontiers = [_accuracies_at(sums_X, counts.names, names, budgets) for names in curves.values()]
+        return np.stack(frontiers, axis=-2)
+
+    total_X = sums_PX.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # without an only prompt nothing is left
+        jackknife_PRG = accuracies(total_X - sums_PX)
+    replicate_BRG = [accuracies(sums_BX) for sums_BX in intervals.resampled(sums_PX, seed, replicates)]
+    return _SampledAccuracies(accuracies(total_X), jackknife_PRG, np.concatenate(replicate_BRG))
+
+
+def _difference(
+    value: np.ndarray, jackknife_P: np.ndarray, replicate_B: np.ndarray
+) -> tuple[Interval, float]:
+    """The difference of two accuracies with its interval, and the share of replicates above 0, ties half."""
+    interval = intervals.accelerated(value, replicate_B, jackknife_P, limits=(-1.0, 1.0))
+    replicate_B = replicate_B[np.isfinite(replicate_B)]
+    return interval, float(((replicate_B > 0).mean() + (replicate_B >= 0).mean()) / 2)
+
+
+def _accuracies_at(
+    sums_X: np.ndarray, names: list[str], on_frontier: list[str], budgets: list[float]
+) -> np.ndarray:
+    """Accuracy of one frontier at the budgets, [..., G]; nan beyond its ends.
+
+    The last axis of `sums_X` holds tokens, calls and right answers of every policy, then the prompts.
+    """
     policies = len(names)
-    columns = np.array([names.index(name) for name in own])
-    x = sums[..., policies + columns] / sums[..., columns]
-    y = sums[..., 2 * policies + columns] / sums[..., -1:]
-    order = np.argsort(x, axis=-1, kind="stable")
-    return _between(np.take_along_axis(x, order, -1), np.take_along_axis(y, order, -1), budgets)
+    columns = np.array([names.index(name) for name in on_frontier])
+    call_ratio = sums_X[..., policies + columns] / sums_X[..., columns]
+    accuracy = sums_X[..., 2 * policies + columns] / sums_X[..., -1:]
+    order = np.argsort(call_ratio, axis=-1, kind="stable")
+    ordered = (np.take_along_axis(values, order, -1) for values in (call_ratio, accuracy))
+    return _interpolate(*ordered, budgets)
 
 
-def _between(x: np.ndarray, y: np.ndarray, at: list[float]) -> np.ndarray:
+def _interpolate(x: np.ndarray, y: np.ndarray, at: list[float]) -> np.ndarray:
     """y on straight lines between the points (x, y), x rising along the last axis, at each of `at`."""
     heights = []
     for place in at:

@@ -1,4 +1,7 @@
-"""Off-policy estimates next to rollouts, and how long a policy stays on the dumped text."""
+"""Off-policy estimates next to rollouts, and how long a policy stays on the dumped text.
+
+Shape legend: P texts (one a prompt), 4 counts of a prompt.
+"""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -6,41 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from scipy import stats
 
 from fsgen.analysis import intervals
-from fsgen.analysis.intervals import CI_COLUMNS, interval_columns
+from fsgen.analysis.fixed_counts import FixedCounts
+from fsgen.analysis.intervals import interval_columns
 from fsgen.config.policies import Policy, name_policy
-from fsgen.tables import parquet
-from fsgen.tables.columns import PAIR, POLICY
-
-ESTIMATES = parquet.schema(
-    [
-        PAIR,
-        *POLICY,
-        ("quantity", pa.string(), "call_ratio or intervention_ratio"),
-        ("estimate", pa.float64(), "off-policy: counted along the default speaker's dumped text"),
-        ("estimate_low", pa.float64(), "lower end of its 95 % interval over prompts"),
-        ("estimate_high", pa.float64(), "upper end"),
-        ("exact", pa.float64(), "on-policy: counted on the text that the policy wrote"),
-        ("exact_low", pa.float64(), "lower end"),
-        ("exact_high", pa.float64(), "upper end"),
-        ("difference", pa.float64(), "estimate less exact, on the same prompts"),
-        ("difference_low", pa.float64(), "lower end"),
-        ("difference_high", pa.float64(), "upper end"),
-    ]
-)
-SURVIVAL = parquet.schema(
-    [
-        PAIR,
-        *POLICY,
-        ("pos", pa.int64(), "tokens written"),
-        ("at_risk", pa.int64(), "texts that go on from there and provably have not been left before"),
-        ("survival", pa.float64(), "share of texts that the policy still writes (Kaplan-Meier)"),
-        *CI_COLUMNS,
-    ]
-)
 
 
 class Survival(NamedTuple):
@@ -74,25 +48,37 @@ def kaplan_meier(kept_P: np.ndarray, is_left_P: np.ndarray, pos: np.ndarray) -> 
 
 
 def estimate_rows(
-    estimates: pl.DataFrame, policies: pl.DataFrame, known: Mapping[str, Policy], *, seed: int
+    estimated: pl.DataFrame,
+    written: pl.DataFrame,
+    policies: Mapping[str, Policy],
+    fixed: FixedCounts,
+    *,
+    seed: int,
 ) -> Iterator[dict]:
-    """Rows of ESTIMATES but their pair, from counts per prompt along dumped texts and on policies' own."""
-    both = estimates.join(policies, on=["policy", "prompt_id"], suffix="_exact", validate="1:1")
+    """Rows of ESTIMATES but their pair, from counts per prompt along dumped texts and on policies' own.
+
+    A policy whose call ratio is fixed has none: there is nothing to estimate.
+    """
+    both = estimated.join(written, on=["policy", "prompt_id"], suffix="_exact", validate="1:1")
     for (name,), rows in both.sort("policy", "prompt_id").group_by("policy", maintain_order=True):
-        if known[name].router in ("always", "never"):
-            continue  # nothing to estimate
+        if "calls" in fixed[name]:
+            continue
         for quantity, column in {"call_ratio": "calls", "intervention_ratio": "interventions"}.items():
-            names = (column, "tokens", f"{column}_exact", "tokens_exact")
-            counts_P4 = rows.select(names).to_numpy().astype(np.float64)
-            found = {
-                "estimate": intervals.ratio(counts_P4[:, 0], counts_P4[:, 1], seed=seed),
-                "exact": intervals.ratio(counts_P4[:, 2], counts_P4[:, 3], seed=seed),
-                "difference": intervals.bca(ratio_difference, counts_P4, seed=seed, limits=(-1.0, 1.0)),
-            }
-            row = name_policy(known[name]) | {"quantity": quantity}
-            for key, interval in found.items():
-                row |= interval_columns(interval, key, f"{key}_low", f"{key}_high")
-            yield row
+            yield name_policy(policies[name]) | {"quantity": quantity} | _estimate_columns(rows, column, seed)
+
+
+def _estimate_columns(rows: pl.DataFrame, column: str, seed: int) -> dict:
+    """The ratio of a count off-policy, on-policy, and their difference on the same prompts."""
+    names = (column, "tokens", f"{column}_exact", "tokens_exact")
+    counts_P4 = rows.select(names).to_numpy().astype(np.float64)
+    estimate = intervals.ratio(counts_P4[:, 0], counts_P4[:, 1], seed=seed)
+    exact = intervals.ratio(counts_P4[:, 2], counts_P4[:, 3], seed=seed)
+    difference = intervals.bca(ratio_difference, counts_P4, seed=seed, limits=(-1.0, 1.0))
+    return (
+        interval_columns(estimate, "estimate", "estimate_low", "estimate_high")
+        | interval_columns(exact, "exact", "exact_low", "exact_high")
+        | interval_columns(difference, "difference", "difference_low", "difference_high")
+    )
 
 
 def ratio_difference(sums_X: np.ndarray) -> np.ndarray:
@@ -100,12 +86,17 @@ def ratio_difference(sums_X: np.ndarray) -> np.ndarray:
     return sums_X[..., 0] / sums_X[..., 1] - sums_X[..., 2] / sums_X[..., 3]
 
 
-def survival_rows(kept: pl.DataFrame, known: Mapping[str, Policy]) -> Iterator[dict]:
+def survival_rows(kept: pl.DataFrame, policies: Mapping[str, Policy]) -> Iterator[dict]:
     """Rows of SURVIVAL but their pair; `kept` holds policy, kept (tokens) and is_left of every text."""
     pos = np.unique(np.linspace(0, kept["kept"].max(), 41).round().astype(np.int64))
     for (name,), rows in kept.group_by("policy", maintain_order=True):
-        found = kaplan_meier(rows["kept"].to_numpy(), rows["is_left"].to_numpy(), pos)
-        for at, *values in zip(pos.tolist(), *(column.tolist() for column in found), strict=True):
-            known_values = (None if value != value else value for value in values)
-            numbers = dict(zip(("at_risk", "survival", "low", "high"), known_values, strict=True))
-            yield name_policy(known[name]) | {"pos": at} | numbers
+        curve = kaplan_meier(rows["kept"].to_numpy(), rows["is_left"].to_numpy(), pos)
+        columns = {
+            "pos": pos,
+            "at_risk": curve.at_risk,
+            "survival": curve.share,
+            "low": curve.low,
+            "high": curve.high,
+        }
+        for row in pl.DataFrame(columns).fill_nan(None).iter_rows(named=True):
+            yield name_policy(policies[name]) | row

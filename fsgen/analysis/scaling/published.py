@@ -10,8 +10,8 @@ from fsgen.analysis.scaling.prediction import shares_model
 from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.tables import files, paths
+from fsgen.tables.schemas.scaling import CLAIMED_COF, SERIES_TABLES
 
-TABLES = paths.laws("published")
 TEXTS, NUMBERS = ("method", "dataset"), ("large_b", "small_b", "cof")
 
 
@@ -21,9 +21,10 @@ def write_published(path: Path) -> None:
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
     claims = series.claims(points)
     rows = {"points": points.to_dicts(), "claims": claims} | series.tables(points, described)
-    series.write_tables(TABLES, rows, series.SCHEMAS)
+    out = paths.laws("published")
+    series.write_tables(out, rows, SERIES_TABLES)
     path = files.write_metrics("published", summary(points, described, claims))
-    console.done(f"{path} and {TABLES}/: {len(LAWS)} laws for {len(described)} series")
+    console.done(f"{path} and {out}/: {len(LAWS)} laws for {len(described)} series")
 
 
 def read_points(path: Path) -> pl.DataFrame:
@@ -79,7 +80,7 @@ def _claim(claims: list[dict]) -> dict:
     }
     return {
         **tally.pop(("all", "all")),
-        "threshold": series.CLAIMED,
+        "threshold": CLAIMED_COF,
         "by_method": {method: told for (method, dataset), told in tally.items() if dataset == "all"},
         "by_series": {f"{m}/{d}": told for (m, d), told in tally.items() if d != "all"},
     }

@@ -18,65 +18,32 @@ from fsgen.config.schema import Settings
 from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.tables import files, parquet, paths
+from fsgen.tables.schemas.scaling import TABLES
 
-TABLES = paths.laws("dumps")
-PUBLISHED = paths.laws("published") / "points.parquet"
-EVALUATED = "data/evaluated/{}/metrics.json"
 PREDICTORS = {
     "sizes": ("large_b", "small_b"),
     "entropy": ("small_entropy",),
     "both": ("large_b", "small_b", "small_entropy"),
 }
-SCHEMAS = series.SCHEMAS | {
-    "covariates": parquet.schema(
-        [
-            ("method", pa.string(), "method of the series"),
-            ("dataset", pa.string(), "dataset of the series"),
-            ("predictor", pa.string(), "sizes (log10 of both), entropy (the small model's), or both"),
-            ("n", pa.int64(), "pairs fitted"),
-            ("loo_rmse", pa.float64(), "error of predicting a pair from the other pairs"),
-            ("small_out_rmse", pa.float64(), "error of predicting a pair from those with other small models"),
-        ]
-    ),
-    "foretold": parquet.schema(
-        [
-            ("method", pa.string(), "method of the series, in the published table and here"),
-            ("dataset", pa.string(), "its dataset, likewise"),
-            ("pair", pa.string(), "the pair, which no law saw"),
-            ("small_total_b", pa.float64(), "all parameters of its small model, in billions"),
-            ("large_total_b", pa.float64(), "all parameters of its large model, in billions"),
-            ("cof", pa.float64(), "collaboration frequency measured here"),
-            ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
-            ("high", pa.float64(), "upper end of its 95 % interval over prompts"),
-            ("law", pa.string(), "the law, fitted to the published series"),
-            ("models", pa.int64(), "distinct models of that series"),
-            ("predicted", pa.float64(), "collaboration frequency by that law, asked with all parameters"),
-            ("predicted_low", pa.float64(), "lower end of its 95 % interval for two unseen models, or null"),
-            ("predicted_high", pa.float64(), "upper end of that interval"),
-            ("inside", pa.bool_(), "whether cof lies in the prediction's interval"),
-            ("agrees", pa.bool_(), "whether the two intervals share a number"),
-            ("extrapolates", pa.string(), "sizes or ratio outside those fitted, a sentence each"),
-        ]
-    ),
-}
 
 
 def write_scaling(settings: Settings) -> None:
     """Write metrics/scaling.json and data/laws/dumps/ from every evaluated dataset."""
-    metrics = {name: files.read_metrics(Path(EVALUATED.format(name))) for name in settings.datasets}
+    metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
     points = pool(metrics, small_entropies(settings))
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
     rows = {
         "points": points.to_dicts(),
         "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
-        "foretold": compare_with_measured(parquet.read(PUBLISHED), points),
+        "foretold": compare_with_measured(parquet.read(paths.laws("published") / "points.parquet"), points),
         # speculative decoding has the oracle's own CoF, which must not count twice
         "claims": series.claims(points.filter(pl.col("method") != "speculative")),
         **series.tables(points, described),
     }
-    series.write_tables(TABLES, rows, SCHEMAS)
+    out = paths.laws("dumps")
+    series.write_tables(out, rows, TABLES)
     path = files.write_metrics("scaling", scaling_table(metrics, points, described, rows))
-    console.done(f"{path} and {TABLES}/: {len(LAWS)} laws for {len(described)} series")
+    console.done(f"{path} and {out}/: {len(LAWS)} laws for {len(described)} series")
 
 
 def small_entropies(settings: Settings, data: Path = Path("data")) -> dict[tuple[str, str], float]:
@@ -116,7 +83,7 @@ def pool(
         for pair, told in content["pairs"].items()
         for method in told["cof"]
     ]
-    points = pl.from_arrow(pa.Table.from_pylist(rows, schema=SCHEMAS["points"]))
+    points = pl.from_arrow(pa.Table.from_pylist(rows, schema=TABLES["points"]))
     return points.sort("method", "dataset", "pair")
 
 

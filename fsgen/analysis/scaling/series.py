@@ -15,85 +15,9 @@ from fsgen.analysis import intervals
 from fsgen.analysis.scaling.law_intervals import IDENTIFIED_FROM, jackknife, profile
 from fsgen.analysis.scaling.laws import LAWS, fit, held_out_predictions, rmse
 from fsgen.tables import files, parquet
+from fsgen.tables.schemas.scaling import CLAIMED_COF
 
-CLAIMED = 0.20  # FS-GEN's abstract: fewer than 20 % of the tokens need the large model
 GRID = 50  # large sizes of a drawn curve
-_TEXT, _NUMBER, _COUNT, _YES = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-_SERIES = [("method", _TEXT, "method of the series"), ("dataset", _TEXT, "dataset of the series")]
-_LAW = [*_SERIES, ("law", _TEXT, "power, log_ratio, two_size, product or gap")]
-_SIZES = [
-    ("small_b", _NUMBER, "the small model's size as laws use it, in billions of parameters"),
-    ("large_b", _NUMBER, "the large model's size as laws use it, in billions of parameters"),
-]
-SCHEMAS = {
-    "points": parquet.schema(
-        [
-            *_SERIES,
-            ("pair", _TEXT, "the pair"),
-            ("small", _TEXT, "the small model"),
-            ("large", _TEXT, "the large model"),
-            *_SIZES,
-            ("small_total_b", _NUMBER, "all parameters of the small model, in billions"),
-            ("large_total_b", _NUMBER, "all parameters of the large model, in billions"),
-            ("small_entropy", _NUMBER, "mean entropy of the small model on its own text, in nats"),
-            ("cof", _NUMBER, "collaboration frequency"),
-            ("low", _NUMBER, "lower end of its 95 % interval over prompts"),
-            ("high", _NUMBER, "upper end of its 95 % interval over prompts"),
-            ("tokens", _COUNT, "tokens counted"),
-            ("prompts", _COUNT, "prompts counted"),
-        ]
-    ),
-    "fits": parquet.schema(
-        [
-            *_LAW,
-            ("n", _COUNT, "pairs fitted"),
-            ("distinct_models", _COUNT, "models that these pairs are made of"),
-            ("identified", _YES, f"whether these are at least {IDENTIFIED_FROM}"),
-            ("r2", _NUMBER, "share of the variance of CoF that the law explains"),
-            ("aicc", _NUMBER, "Akaike's criterion, corrected for few pairs; lower is better"),
-            ("loo_rmse", _NUMBER, "error of predicting a pair from the other pairs"),
-            ("small_out_rmse", _NUMBER, "error of predicting a pair from those with other small models"),
-            ("at_bound", _YES, "whether a parameter lies on the edge of where it was searched"),
-        ]
-    ),
-    "parameters": parquet.schema(
-        [
-            *_LAW,
-            ("parameter", _TEXT, "name of the parameter"),
-            ("value", _NUMBER, "its least squares estimate"),
-            ("profile_low", _NUMBER, "lower end of the 95 % profile interval; null: unbounded"),
-            ("profile_high", _NUMBER, "upper end of the 95 % profile interval; null: unbounded"),
-            (
-                "model_low",
-                _NUMBER,
-                "lower end of the 95 % jackknife interval over models; null: not identified",
-            ),
-            ("model_high", _NUMBER, "upper end of the 95 % jackknife interval over models"),
-        ]
-    ),
-    "errors": parquet.schema(
-        [
-            *_LAW,
-            ("left_out", _TEXT, "pair: the pair alone; small: every pair with its small model"),
-            ("pair", _TEXT, "the pair predicted"),
-            *_SIZES,
-            ("cof", _NUMBER, "collaboration frequency measured"),
-            ("predicted", _NUMBER, "what the law fitted to the pairs left predicts"),
-        ]
-    ),
-    "curves": parquet.schema([*_LAW, *_SIZES, ("cof", _NUMBER, "what the fitted law gives")]),
-    "claims": parquet.schema(
-        [
-            ("method", _TEXT, "method, or all"),
-            ("dataset", _TEXT, "dataset, or all"),
-            ("cells", _COUNT, "pairs counted"),
-            ("above", _COUNT, f"pairs with a CoF above {CLAIMED}"),
-            ("share", _NUMBER, "above / cells"),
-            ("low", _NUMBER, "lower end of Wilson's 95 % interval over cells, taken as independent"),
-            ("high", _NUMBER, "upper end of Wilson's 95 % interval over cells"),
-        ]
-    ),
-}
 
 
 class Columns(NamedTuple):
@@ -193,7 +117,7 @@ def _curves(law: str, points: pl.DataFrame, params: dict[str, float]) -> Iterato
 
 
 def claims(points: pl.DataFrame) -> list[dict]:
-    """How many pairs lie above `CLAIMED`: by series, by method, and all together."""
+    """How many pairs lie above `CLAIMED_COF`: by series, by method, and all together."""
     groups = [((method, dataset), group) for method, dataset, group in series_of(points)]
     methods = points.sort("method").group_by("method", maintain_order=True)
     groups += [((method, "all"), group) for (method,), group in methods]
@@ -201,7 +125,7 @@ def claims(points: pl.DataFrame) -> list[dict]:
 
 
 def _claim(method: str, dataset: str, points: pl.DataFrame) -> dict:
-    cells, above = len(points), int((points["cof"] > CLAIMED).sum())
+    cells, above = len(points), int((points["cof"] > CLAIMED_COF).sum())
     share = intervals.wilson(above, cells)
     return {
         "method": method,
