@@ -19,24 +19,9 @@ from fsgen.models import fingerprint
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
 from fsgen.tables import files, parquet, paths
+from fsgen.tables.schemas.dumps import ROLLOUT_LOGITS
 
 TOP = 10
-ROLLOUT_LOGITS = parquet.schema(
-    [
-        ("reader", pa.string(), "role of the model that reads: small, tuned or large"),
-        ("prompt_id", pa.string(), "test prompt"),
-        ("policies", pa.list_(pa.string()), "policies that wrote this very text"),
-        ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
-        ("token_id", pa.int32(), "the token that stands here"),
-        ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
-        ("top_ids", pa.list_(pa.int32()), "the reader's ten most likely ids, by falling logit"),
-        ("top_logits", pa.list_(pa.float32()), "their logits"),
-        ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),
-        ("entropy", pa.float32(), "entropy of the reader's next-token distribution, nats"),
-    ]
-)
 TEXT = ["turn", "pos", "token_id", "in_answer", "forced"]
 
 
@@ -46,7 +31,7 @@ def dump_rollouts(settings: Settings, pair: str) -> None:
     A text that several policies wrote is read once. Models are in memory one after the other, and
     only where their readings are not in scratch yet.
     """
-    members = settings.named("pairs", pair).members()
+    members = settings.pair(pair).roles()
     readers = {role: model_spec(settings, name) for role, name in members.items()}
     out, texts = paths.rollout_logits(pair), 0
     with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:

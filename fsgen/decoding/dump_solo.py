@@ -10,7 +10,6 @@ import pyarrow as pa
 from fsgen.config.schema import Settings
 from fsgen.decoding.greedy import generate_greedy
 from fsgen.decoding.texts import (
-    TEXTS,
     StopRule,
     TokenSequence,
     hash_prompt,
@@ -25,18 +24,7 @@ from fsgen.models import fingerprint, records
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
 from fsgen.tables import files, parquet, paths
-
-TOKENS = parquet.schema(
-    [
-        ("prompt_id", pa.string(), "prompt that the text answers"),
-        ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
-        ("token_id", pa.int32(), "the token written here"),
-        ("in_answer", pa.bool_(), "whether ratios count this row: true through the end of the answer"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
-        *records.COLUMNS,
-    ]
-)
+from fsgen.tables.schemas.dumps import TEXTS, TOKENS
 
 
 def dump_solo(settings: Settings, name: str) -> None:

@@ -19,27 +19,12 @@ from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.execution.executors import open_executor
 from fsgen.execution.shards import Shard, ShardContext, chunk_prompts, run_shards
-from fsgen.models import description, fingerprint, records, tokenization
+from fsgen.models import description, fingerprint, tokenization
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
-
-READS = parquet.schema(
-    [
-        ("writer", pa.string(), "role of the model that wrote the text: small, tuned or large"),
-        ("reader", pa.string(), "role of the model that reads it"),
-        ("prompt_id", pa.string(), "prompt that the text answers"),
-        ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
-        ("token_id", pa.int32(), "the token that stands here"),
-        ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
-        *records.COLUMNS,
-        records.AT_COLUMN,
-        ("max_tuned_gain", pa.float32(), "largest tuned less small logit outside the large model's list"),
-    ]
-)  # fmt: skip
+from fsgen.tables.schemas.dumps import READS
 
 
 def dump_large(settings: Settings, pair: str) -> None:
@@ -67,7 +52,7 @@ def dump_small(settings: Settings, pair: str) -> None:
 
 
 def _checked_members(settings: Settings, pair: str) -> dict[str, str]:
-    members = settings.named("pairs", pair).members()
+    members = settings.pair(pair).roles()
     described = {role: description.read_description(model) for role, model in members.items()}
     tokenization.check_pair(settings, pair, described)
     return members
@@ -75,7 +60,7 @@ def _checked_members(settings: Settings, pair: str) -> dict[str, str]:
 
 def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out: Path) -> None:
     """`texts`: writer -> readers; `partners`: writer -> (folder of the lists, their writer there)."""
-    members = settings.pairs[pair].members()
+    members = settings.pairs[pair].roles()
     roles = sorted({reader for readers in texts.values() for reader in readers})
     readers = {role: model_spec(settings, members[role]) for role in roles}
     with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:

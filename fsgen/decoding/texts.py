@@ -13,25 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from fsgen.models import tokenization
-from fsgen.tables import parquet
 from fsgen.tasks.protocol import truncate_at_stop
-
-TEXTS = parquet.schema(
-    [
-        ("prompt_id", pa.string(), "prompt that the text answers"),
-        ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("text", pa.string(), "what was written in this turn, up to its stop string"),
-        ("tokens", pa.int32(), "tokens written, the one that ends the turn included"),
-        ("answer_tokens", pa.int32(), "those of them that ratios count"),
-        ("tail", pa.int32(), "of these, tokens kept after the one that ended the text"),
-        ("finish_reason", pa.string(), "eos, stop (a stop string) or length (max_new_tokens)"),
-        ("prompt_tokens", pa.int32(), "tokens given before these: the prompt, or a later turn's forced ones"),
-        ("prompt_digest", pa.string(), "digest of their ids"),
-    ]
-)
 
 
 class Turn(NamedTuple):

@@ -12,19 +12,10 @@ import torch
 
 from fsgen.config.schema import DumpConfig
 from fsgen.tables import parquet
+from fsgen.tables.schemas.dumps import RECORD
 
-COLUMNS = [
-    ("top_ids", pa.list_(pa.int32()), "ids by falling logit (ties: lowest), within dump.depth of the top"),
-    ("top_logits", pa.list_(pa.float32()), "their logits"),
-    ("max_logit", pa.float32(), "largest logit"),
-    ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),
-    ("entropy", pa.float32(), "entropy of the next-token distribution over the usable vocabulary, nats"),
-    ("min_logit", pa.float32(), "smallest logit of the usable vocabulary"),
-    ("outside_logit", pa.float32(), "largest logit outside the list; -inf where the list is everything"),
-]  # fmt: skip
 BLOCK = 64
 TILE_ELEMENTS = 1 << 18  # what a core's cache holds
-AT_COLUMN = ("at_logits", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
 
 
 class Records(NamedTuple):
@@ -43,13 +34,13 @@ class Records(NamedTuple):
         return Records(*(array[rows] for array in self))
 
     def columns(self) -> dict[str, pa.Array]:
-        """Arrow columns in the order of COLUMNS."""
+        """Arrow columns in the order of RECORD."""
         held_NK = self.top_ids_NK >= 0
         lists = [
             parquet.to_list_array(self.top_ids_NK, held_NK),
             parquet.to_list_array(self.top_logits_NK, held_NK),
         ]
-        names = [name for name, _, _ in COLUMNS]
+        names = [name for name, _, _ in RECORD]
         return dict(zip(names, lists + [pa.array(array) for array in self[2:]], strict=True))
 
 

@@ -13,6 +13,7 @@ from fsgen.config.validation import CODE_TASKS
 from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.tables import files, parquet, paths
+from fsgen.tables.schemas.tasks import MODEL_GRADES, POLICY_GRADES
 from fsgen.tasks.graders import judge, sandbox
 from fsgen.tasks.graders.judge import Rating
 from fsgen.tasks.graders.sandbox import Protections
@@ -20,20 +21,6 @@ from fsgen.tasks.protocol import Verdict, truncate_at_stop
 from fsgen.tasks.registry import TASKS
 
 JUDGEMENTS = Path("scratch/judgements")  # replies of judges, so that none is paid for twice
-VERDICTS = [
-    ("prompt_id", pa.string(), "prompt that the text answers"),
-    ("turn", pa.int32(), "turn of the conversation, from 1"),
-    ("split", pa.string(), "calibration or test"),
-    ("verdict", pa.string(), "right, wrong or unknown (no answer found); null where a judge rates instead"),
-    ("extracted", pa.string(), "the answer that the verdict rests on; null where there is none"),
-    ("strict", pa.string(), "verdict on the answer in the task's own format"),
-    ("flexible", pa.string(), "verdict on the likeliest answer, whatever its format"),
-    ("outcome", pa.string(), "how a program ended (pass, fail, ...); rated or unrated by a judge"),
-    ("detail", pa.string(), "why: what a program ended with, or the judge's reply"),
-    ("rating", pa.float32(), "a judge's rating, 1 to 10; null without one"),
-]  # fmt: skip
-MODEL_GRADES = parquet.schema(VERDICTS)
-POLICY_GRADES = parquet.schema([("policy", pa.string(), "policy that wrote the text"), *VERDICTS])
 JOBS = len(os.sched_getaffinity(0))
 
 
@@ -152,13 +139,13 @@ def _rating_row(rating: Rating | None) -> dict:
 
 def grade_models(settings: Settings, model: str) -> None:
     """Grade what a model wrote alone; writes data/graded/models/<model>/."""
-    settings.named("models", model)
+    settings.model(model)
     _grade(settings, paths.dumps(model), paths.model_grades(model), MODEL_GRADES)
 
 
 def grade_pair(settings: Settings, pair: str) -> None:
     """Grade what a pair's policies wrote; writes data/graded/pairs/<pair>/."""
-    settings.named("pairs", pair)
+    settings.pair(pair)
     _grade(settings, paths.rollouts(pair), paths.policy_grades(pair), POLICY_GRADES)
 
 

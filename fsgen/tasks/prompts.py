@@ -11,25 +11,9 @@ from fsgen.config.schema import DatasetConfig, Settings
 from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.tables import parquet, paths
+from fsgen.tables.schemas.tasks import PROMPTS
 from fsgen.tasks.protocol import Prompt
 from fsgen.tasks.registry import TASKS
-
-MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
-FOLLOW_UP = pa.struct([("message", pa.string()), ("plain", pa.string())])
-PROMPTS = parquet.schema(
-    [
-        ("prompt_id", pa.string(), "name of the prompt: task, split and row number"),
-        ("order", pa.int32(), "place in the seeded order, from 0; a raised limit only appends"),
-        ("split", pa.string(), "calibration (routers are fitted on it) or test (results count it)"),
-        ("messages", pa.list_(MESSAGE), "the conversation that a chat template renders"),
-        ("plain", pa.string(), "the text for models with prompt: plain"),
-        ("follow_ups", pa.list_(FOLLOW_UP), "what the user says after each answer but the last"),
-        ("stops", pa.list_(pa.string()), "strings that end a turn and are no part of it"),
-        ("stop_tokens", pa.list_(pa.string()), "tokens that do so where a vocabulary has them"),
-        ("answer", pa.string(), "pattern whose last match closes the answer; null where all belongs to it"),
-        ("gold", pa.string(), "the task's gold columns, as a JSON object"),
-    ]
-)
 
 
 def build_prompts(name: str, dataset: DatasetConfig, seed: int) -> pl.DataFrame:
@@ -97,7 +81,7 @@ def _check_splits(name: str, table: list[dict]) -> None:
 def write_prompts(settings: Settings, name: str) -> None:
     """Write data/prompts/<name>.parquet."""
     path = paths.prompts(name)
-    prompts = build_prompts(name, settings.named("datasets", name), settings.seed)
+    prompts = build_prompts(name, settings.dataset(name), settings.seed)
     parquet.write(path, prompts, PROMPTS)
     tests = int((prompts["split"] == "test").sum())
     console.done(f"{path}: {tests} test and {len(prompts) - tests} calibration prompts")
