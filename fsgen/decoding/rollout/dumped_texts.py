@@ -114,5 +114,5 @@ def _method_texts(
         part = fused.filter(writer=writer).join(rows, on=KEY, validate="1:1")
         part = part.filter(pl.col("pos") < pl.col("prompt_id").replace_strict(ends))
         parts.append(part.with_columns(source=pl.lit(source), certified=pl.col("certificate") == "exact"))
-    own, large = (turns[writer] for writer in records)
-    return DumpedTexts(pl.concat(parts).sort("source", *KEY), (own, large))
+    default_turns, large_turns = (turns[writer] for writer in records)
+    return DumpedTexts(pl.concat(parts).sort("source", *KEY), (default_turns, large_turns))

@@ -88,8 +88,8 @@ class NodeTable:
         width = self._seen[role_N[0]][0].top_logits_NK.shape[1]
         chosen = blank_router_input(len(node_N), width)
         for role in np.unique(role_N):
-            mine = np.flatnonzero(role_N == role)
-            values = concatenate(self._seen[role]).take(node_N[mine])
+            rows = np.flatnonzero(role_N == role)
+            values = concatenate(self._seen[role]).take(node_N[rows])
             for array_N, values_N in zip(chosen, values, strict=True):
-                array_N[mine] = values_N
+                array_N[rows] = values_N
         return chosen

@@ -1,13 +1,13 @@
 """The prefix tree: policies write their texts together, and a model reads what they share once.
 
-Shape legend: B branches (distinct texts of a prompt), R runs on them (a policy on a prompt), N nodes (a
-branch at a position), M methods, H hidden width, V usable vocabulary.
+Shape legend: B branches (distinct texts of a prompt), R runs on them (a policy on a prompt), N chosen runs or
+branches, M methods, L tokens that a model reads of a branch, H hidden width.
 
 Runs that have written the same tokens on the same prompt share a branch. In every step each branch gets a
 node, at which each of its runs chooses the next token. The default models read every branch up to its new
 node. The other models lag behind. They catch up on a branch in one pass over all nodes they have missed,
-when a run on it calls the large model, or when its text splits or ends. So every model reads every node
-once, and the fused token is known in the end at nodes without a call too.
+when a run on it calls the large model, or when the branch splits or its text ends. So every model reads
+every node once, and nodes without a call get their fused tokens too, only later.
 
 Example: two policies, A and B, fuse the logits of large and small on the prompt "p q". B never calls.
 

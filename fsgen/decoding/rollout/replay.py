@@ -7,9 +7,9 @@ as the fused token is certified. A policy is replayed along one text while it wr
 along the other if that goes on with the same token. Replay ends at the first token that is in neither text,
 and at the first position without a certified fused token.
 
-Example: small wrote "a b c", large "a b d", and both policies start on small's text.
-    A never calls: it writes "a b c" and is finished. B calls at position 2 only: it writes "a b", then "d",
-    so it is at the end of large's text. Had the fused token been "e", its text "a b e" would be pending.
+Example: small wrote "a b c" and large "a b d". Policies A and B call at position 2 only, and fuse "d" and "e"
+there. Both write "a b" along small's text. Then A writes "d", so it is at the end of large's text and
+finished. B writes "e", and a tree has to continue "a b e".
 """
 
 from typing import NamedTuple

@@ -75,8 +75,8 @@ def _shards(
     for block in chunk_prompts(prompts, settings.dump.block):
         names = block["prompt_id"].to_list()
         ids = prompt_ids(models["large"], block, rule.max_new_tokens)
-        texts = {method: own.of_prompts(names) for method, own in dumped.items()}
-        work = _Block(settings, runs, dict(zip(names, ids, strict=True)), texts, rule)
+        dumped_here = {method: texts.of_prompts(names) for method, texts in dumped.items()}
+        work = _Block(settings, runs, dict(zip(names, ids, strict=True)), dumped_here, rule)
         shards.append(work.shard(models))
     return shards
 
