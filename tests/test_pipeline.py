@@ -1,7 +1,6 @@
 """The pipeline says what the slow reference says: every method with every router, and drafting at every K."""
 
 import functools
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from fsgen.analysis import costs
 from fsgen.collaboration import fuse, route, routers
+from fsgen.collaboration.calibration import read_calibration
 from fsgen.models import spec
 from fsgen.tables import parquet
 from tests.collaboration import conftest as reference
@@ -18,10 +18,10 @@ from tests.collaboration import conftest as reference
 LONGEST = 64  # tokens of any text here, given ones included
 
 
-def talk(world, name: str) -> reference.Talk:
-    """The rule of a prompt's conversation."""
-    spelt = [world.until.tokenizer(bridge)["input_ids"] for bridge in world.until.bridges.get(name, [])]
-    return reference.Talk(world.until.stop_ids, world.limit, spelt)
+def conversation(world, name: str) -> reference.Conversation:
+    """The turns of a prompt."""
+    bridges = [world.until.tokenizer(bridge)["input_ids"] for bridge in world.until.bridges.get(name, [])]
+    return reference.Conversation(world.until.stop_ids, world.limit, bridges)
 
 
 def prompt_ids(world) -> dict[str, list[int]]:
@@ -34,14 +34,11 @@ def texts_of(source: str, **where) -> dict[str, list[int]]:
     return dict(rows.group_by("prompt_id", maintain_order=True).agg("token_id").iter_rows())
 
 
-def told(world, policy_name: str) -> dict[str, reference.Told]:
+def reference_texts(world, policy_name: str) -> dict[str, reference.ReferenceText]:
     """The reference's text of a policy for every test prompt."""
     settings = world.settings
     (policy,) = (p for p in settings.policies if p.name == policy_name)
-    calibrated = pl.read_json("data/routes/duo/thresholds.json")["toy"][0]
-    learned = json.loads(Path("data/routes/duo/learned/toy.json").read_text())
-    weights = {name: entry["weights"] for name, entry in learned.items()}
-    gate = routers.calibrated_router(settings, policy, calibrated, weights)
+    router = read_calibration("duo", "toy").routers[policy_name]
     method = settings.methods[policy.method]
     tests = set(world.prompts.filter(split="test")["prompt_id"])
     pos = np.arange(LONGEST)
@@ -49,9 +46,9 @@ def told(world, policy_name: str) -> dict[str, reference.Told]:
         name: reference.write(
             world.loaded,
             method,
-            gate,
+            router,
             ids,
-            talk(world, name),
+            conversation(world, name),
             routers.position_uniforms(settings.seed, np.repeat(name, LONGEST), pos),
         )
         for name, ids in prompt_ids(world).items()
@@ -65,7 +62,7 @@ def test_a_model_alone_writes_what_the_reference_writes(world):
         texts = texts_of(f"data/dumps/{role}/toy/tokens-*.parquet")
 
         for name, ids in prompt_ids(world).items():
-            assert reference.write_alone(loaded, ids, talk(world, name)) == texts[name]
+            assert reference.write_alone(loaded, ids, conversation(world, name)) == texts[name]
 
 
 def test_records_hold_the_full_distribution(world):
@@ -106,7 +103,7 @@ def test_every_router_writes_what_the_reference_writes(world, method):
     for policy in names:
         rows = rolled.filter(policy=policy).group_by("prompt_id", maintain_order=True).agg(pl.all())
         texts = {row["prompt_id"]: row for row in rows.iter_rows(named=True)}
-        expected = told(world, policy)
+        expected = reference_texts(world, policy)
         assert expected.keys() == texts.keys()
         for name, text in expected.items():
             assert text.tokens == texts[name]["token_id"], (policy, name)
@@ -136,7 +133,9 @@ def test_dumped_mismatches_give_the_rounds_of_a_real_draft_and_verify_loop(world
             begin, end = rows["pos"].min(), rows["pos"].max() + 1
             rounds = costs.speculative_rounds(rows["mismatch"].to_numpy(), np.zeros(len(rows), int), draft)
             models = (world.loaded[role] for role in ("small", "large"))
-            text, accepted = reference.speculate(*models, ids + large[name][:begin], draft, talk(world, name))
+            text, accepted = reference.speculate(
+                *models, ids + large[name][:begin], draft, conversation(world, name)
+            )
 
             assert text == large[name][begin:end]
             assert accepted == rounds.accepted_R.tolist()

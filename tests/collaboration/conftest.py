@@ -1,4 +1,4 @@
-"""The slow truth: one prompt, one full forward pass per model and step, no cache, no batch, no dump."""
+"""A slow reference implementation: one prompt at a time, a full forward pass a step, no cache, no batch."""
 
 import functools
 import math
@@ -8,15 +8,14 @@ import torch
 
 
 @dataclass
-class Told:
-    """A text as the reference wrote it; what is said of its tokens leaves out those that were given."""
+class ReferenceText:
+    """A text as the reference wrote it; `default` to `called` leave out the tokens that were given."""
 
     tokens: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     default: list[int] = field(default_factory=list)
     fused: list[int] = field(default_factory=list)
     called: list[bool] = field(default_factory=list)
-    entropy: list[float] = field(default_factory=list)
 
 
 def next_logits(loaded, ids: list[int]) -> torch.Tensor:
@@ -24,7 +23,7 @@ def next_logits(loaded, ids: list[int]) -> torch.Tensor:
     return _next_logits(loaded.name, loaded.network, loaded.vocabulary, tuple(ids))
 
 
-@functools.cache  # policies share prefixes; the answer to one is computed once
+@functools.cache  # policies share prefixes; each is computed once
 def _next_logits(name: str, network, vocabulary: int, ids: tuple[int, ...]) -> torch.Tensor:
     with torch.inference_mode():
         return network(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1, :vocabulary].float()
@@ -56,93 +55,99 @@ def fuse(rule: str, p: dict, large, small, tuned) -> int:
     return lowest_argmax(scores)
 
 
-def decide(gate, speaker: torch.Tensor, mismatch: bool, chance: float) -> bool:
-    """Whether the router calls, from the speaker's whole distribution."""
-    p = torch.softmax(speaker.double(), -1)
+def decide(router, distribution: torch.Tensor, mismatch: bool, uniform: float) -> bool:
+    """Whether a calibrated router calls the large model, from the logits of the model that would write."""
+    p = torch.softmax(distribution.double(), -1)
     first, second = p.topk(2).values.tolist()
-    if gate.rule == "threshold":
-        return first < gate.threshold
-    if gate.rule == "margin":
-        return first - second < gate.threshold
-    if gate.rule == "entropy":
-        return -(p * p.log()).nan_to_num().sum().item() > gate.threshold
-    if gate.rule in ("logistic", "svm"):
-        return chance_of_mismatch(gate.rule, gate.weights, p) > gate.threshold
-    if gate.rule == "random":
-        return chance < gate.threshold
-    if gate.rule == "perfect":
-        return mismatch and (gate.threshold is None or chance < gate.threshold)
-    return {"always": True, "never": False}[gate.rule]
+    if router.rule == "threshold":
+        return first < router.threshold
+    if router.rule == "margin":
+        return first - second < router.threshold
+    if router.rule == "entropy":
+        return entropy(p) > router.threshold
+    if router.rule in ("logistic", "svm"):
+        return mismatch_probability(router.rule, router.weights, p) > router.threshold
+    if router.rule == "random":
+        return uniform < router.threshold
+    if router.rule == "perfect":
+        return mismatch and (router.threshold is None or uniform < router.threshold)
+    return {"always": True, "never": False}[router.rule]
 
 
-def chance_of_mismatch(rule: str, weights: dict, p: torch.Tensor) -> float:
-    """What a learned router says of a distribution, feature by feature."""
+def entropy(p: torch.Tensor) -> float:
+    """Entropy of a distribution, nats."""
+    return -(p * p.log()).nan_to_num().sum().item()
+
+
+def mismatch_probability(rule: str, weights: dict, p: torch.Tensor) -> float:
+    """P(mismatch) of a learned router on a distribution, feature by feature."""
     mean, scale = weights["mean"].tolist(), weights["scale"].tolist()
-    entropy = -(p * p.log()).nan_to_num().sum().item()
-    told = [*p.topk(len(mean) - 1).values.tolist(), entropy]
-    x = [(value - m) / s for value, m, s in zip(told, mean, scale, strict=True)]
+    features = [*p.topk(len(mean) - 1).values.tolist(), entropy(p)]
+    x = [(value - m) / s for value, m, s in zip(features, mean, scale, strict=True)]
     if rule == "logistic":
         line = sum(w * v for w, v in zip(weights["coefficients"].tolist(), x, strict=True))
         return 1 / (1 + math.exp(-(line + float(weights["intercept"]))))
-    total = float(weights["intercept"])
+    decision = float(weights["intercept"])
     for vector, dual in zip(weights["support"].tolist(), weights["dual"].tolist(), strict=True):
         square = sum((a - b) ** 2 for a, b in zip(x, vector, strict=True))
-        total += dual * math.exp(-float(weights["gamma"]) * square)
-    return 1 / (1 + math.exp(-(float(weights["slope"]) * total + float(weights["offset"]))))
+        decision += dual * math.exp(-float(weights["gamma"]) * square)
+    return 1 / (1 + math.exp(-(float(weights["slope"]) * decision + float(weights["offset"]))))
 
 
-class Talk:
-    """The rule of a conversation: turns of `limit` tokens or up to a stop, with `bridges` between them.
+class Conversation:
+    """Turns of `limit` tokens or up to a stop id, with `bridges` given between them.
 
-    A turn that ends with the first token of a bridge has said that one already.
+    Where a turn ends with the first token of a bridge, that token is not given again.
     """
 
     def __init__(self, stop_ids, limit: int, bridges: list[list[int]]):
         self.stop_ids, self.limit, self.bridges = stop_ids, limit, [*bridges]
-        self.own: list[int] = []
+        self.turn: list[int] = []
         self.is_over = False
 
-    def hear(self, token: int) -> list[int]:
-        """Take the next token of the turn; the tokens given before the one after it."""
-        self.own.append(token)
-        if token not in self.stop_ids and len(self.own) < self.limit:
+    def append(self, token: int) -> list[int]:
+        """Add the next token of the turn; returns the tokens that are given after it."""
+        self.turn.append(token)
+        if token not in self.stop_ids and len(self.turn) < self.limit:
             return []
-        self.own, self.is_over = [], not self.bridges
+        self.turn, self.is_over = [], not self.bridges
         if self.is_over:
             return []
         bridge = self.bridges.pop(0)
         return bridge[1:] if token == bridge[0] else bridge
 
 
-def write_alone(loaded, prompt: list[int], talk: Talk) -> list[int]:
-    """A model's own greedy text."""
+def write_alone(loaded, prompt: list[int], conversation: Conversation) -> list[int]:
+    """The greedy text of one model."""
     tokens: list[int] = []
-    while not talk.is_over:
+    while not conversation.is_over:
         tokens.append(lowest_argmax(next_logits(loaded, prompt + tokens).tolist()))
-        tokens += talk.hear(tokens[-1])
+        tokens += conversation.append(tokens[-1])
     return tokens
 
 
-def write(models: dict, method, gate, prompt: list[int], talk: Talk, chances) -> Told:
-    """One policy's own text; `chances[pos]` is the position's uniform draw."""
-    told = Told()
-    while not talk.is_over:
-        logits = {role: next_logits(loaded, prompt + told.tokens) for role, loaded in models.items()}
-        speaker = logits["tuned"] if method.rule == "proxy" else logits["small"]
-        default = lowest_argmax(speaker.tolist())
+def write(models: dict, method, router, prompt: list[int], conversation, uniforms) -> ReferenceText:
+    """The text of one policy; `uniforms[pos]` is the random draw of a position."""
+    text = ReferenceText()
+    while not conversation.is_over:
+        logits = {role: next_logits(loaded, prompt + text.tokens) for role, loaded in models.items()}
+        writer = logits["tuned"] if method.rule == "proxy" else logits["small"]
+        default = lowest_argmax(writer.tolist())
         fused = fuse(method.rule, method.parameters, logits["large"], logits["small"], logits.get("tuned"))
-        called = decide(gate, speaker, fused != default, chances[len(told.tokens)])
-        told.default.append(default)
-        told.fused.append(fused)
-        told.called.append(called)
-        given = talk.hear(fused if called else default)
-        told.tokens += [fused if called else default, *given]
-        told.forced += [False] + [True] * len(given)
-    return told
+        called = decide(router, writer, fused != default, uniforms[len(text.tokens)])
+        text.default.append(default)
+        text.fused.append(fused)
+        text.called.append(called)
+        given = conversation.append(fused if called else default)
+        text.tokens += [fused if called else default, *given]
+        text.forced += [False] + [True] * len(given)
+    return text
 
 
-def speculate(small, large, prompt: list[int], draft: int, talk: Talk) -> tuple[list[int], list[int]]:
-    """Greedy draft-and-verify of one turn; returns the text and the accepted length of every round.
+def speculate(
+    small, large, prompt: list[int], draft: int, conversation: Conversation
+) -> tuple[list[int], list[int]]:
+    """Greedy drafting and verification of one turn; returns the text and the accepted length of every round.
 
     The drafter goes on past its own end tokens; what the text never reaches is not counted.
     """
@@ -152,14 +157,12 @@ def speculate(small, large, prompt: list[int], draft: int, talk: Talk) -> tuple[
         drafted: list[int] = []
         while len(drafted) < draft:
             drafted.append(lowest_argmax(next_logits(small, prompt + text + drafted).tolist()))
-        taken = 0
+        accepted.append(0)
         for token in [*drafted, None]:
-            said = lowest_argmax(next_logits(large, prompt + text).tolist())
-            text.append(said)
-            taken += said == token
-            ended = said in talk.stop_ids or len(text) == talk.limit
-            if said != token or ended:
+            verified = lowest_argmax(next_logits(large, prompt + text).tolist())
+            text.append(verified)
+            accepted[-1] += verified == token
+            if verified in conversation.stop_ids or len(text) == conversation.limit:
+                return text, accepted
+            if verified != token:
                 break
-        accepted.append(taken)
-        if ended:
-            return text, accepted
