@@ -5,51 +5,58 @@ import re
 import subprocess
 from importlib import metadata
 
-from fsgen.config.schema import ModelConfig, Settings
-from fsgen.execution.hardware import describe_machine
-from fsgen.models import description, loading
+from fsgen.config.schema import ComputeConfig, ModelConfig, Settings
+from fsgen.models import description
 
 
 def describe(settings: Settings) -> dict:
     """Commit, versions of what fsgen depends on, machine, and models: source, digests, device, dtype.
 
-    Of the machine that asks, which is the one that ran the stages unless their outputs were carried.
+    The machine is the one that runs this, which ran the stages too unless their outputs were copied here.
     """
+    from fsgen.execution.hardware import describe_machine  # torch
+
     return {
         "commit": _commit(),
         "versions": _versions(),
         "machine": describe_machine(),
-        "models": {name: _model(settings, name, model) for name, model in settings.models.items()},
+        "models": {name: _model(name, model, settings.compute) for name, model in settings.models.items()},
     }
 
 
 def _commit() -> str | None:
     """The commit that is checked out, `+changes` if code differs from it; None outside git."""
-    asked = ["git", "describe", "--always", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False)
-    if found.returncode:
+    commit = _git("describe", "--always", "--abbrev=40", "--exclude=*")
+    if commit is None:
         return None
-    code = ["git", "status", "--porcelain", "--", "fsgen", "stages", "dvc.yaml", "queries"]
-    changed = subprocess.run(code, capture_output=True, text=True, check=False).stdout.strip()
-    return found.stdout.strip() + ("+changes" if changed else "")
+    changes = _git("status", "--porcelain", "--", "fsgen", "stages", "dvc.yaml", "queries")
+    return commit + ("+changes" if changes else "")
+
+
+def _git(*words: str) -> str | None:
+    """What a git command prints; None where it fails."""
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return None if done.returncode else done.stdout.strip()
 
 
 def _versions() -> dict[str, str]:
-    """Python's, and those of the distributions that fsgen itself asks for."""
-    wanted = [line for line in metadata.requires("fsgen") or [] if "extra ==" not in line]
-    names = [re.match(r"[\w.-]+", line).group() for line in wanted]
+    """Versions of Python and of the distributions that fsgen requires without an extra."""
+    required = [line for line in metadata.requires("fsgen") or [] if "extra ==" not in line]
+    names = [re.match(r"[\w.-]+", line).group() for line in required]
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in sorted(names)}
 
 
-def _model(settings: Settings, name: str, model: ModelConfig) -> dict:
-    about = description.read_description(name)
-    device, dtype = loading.placement(settings.compute, model.dtype)
-    source = model.path or model.family or f"{model.hub}@{model.revision}"
+def _model(name: str, model: ModelConfig, compute: ComputeConfig) -> dict:
+    """Source, placement, prompt format, sizes and file digests of a model."""
+    from fsgen.models.loading import placement  # torch
+
+    described = description.read_description(name)
+    device, dtype = placement(compute, model.dtype)
     return {
-        "source": source,
+        "source": model.path or model.family or f"{model.hub}@{model.revision}",
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "prompt": model.prompt,
-        "parameters": about["parameters"],
-        "files": about["files"],
+        "parameters": described["parameters"],
+        "files": described["files"],
     }

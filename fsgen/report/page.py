@@ -1,4 +1,4 @@
-"""plots/report.html: one self-contained page that tells the story of a run, and its token explorer."""
+"""plots/report.html: one self-contained page with a run's headline, figures and token explorer."""
 
 import base64
 import gzip
@@ -6,6 +6,7 @@ import json
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 from fsgen.report import headline
 from fsgen.report.figures import gallery
@@ -14,29 +15,38 @@ ASSETS = Path(__file__).parent / "assets"
 LIMIT = 5_000_000  # bytes of a page that a phone still opens at once
 
 
-def build(numbers: dict[str, dict], figures: list[tuple[str, str | None, Path]], explored: dict) -> str:
+class SavedFigure(NamedTuple):
+    """A figure of the gallery that was drawn."""
+
+    name: str
+    dataset: str | None
+    """None for a figure of all datasets."""
+    svg: Path
+
+
+def build(metrics: dict[str, dict], figures: list[SavedFigure], explored: dict) -> str:
     """The page as HTML, the same for the same content.
 
-    `numbers` maps datasets to what their metrics files hold, `figures` are names in the gallery with
-    their dataset and their SVG file, `explored` is what `explorer.explore` returned. Prompts of the
-    explorer are left out, last ones first, until the page is smaller than LIMIT; it says how many.
+    `metrics` are contents of metrics files by dataset, `explored` is what `explorer.explore` returned. Its
+    prompts are removed, last ones first, until the page is smaller than LIMIT; the page says how many it
+    shows.
     """
     template = Template((ASSETS / "page.html").read_text())
     fixed = {
         "style": (ASSETS / "page.css").read_text(),
         "script": (ASSETS / "explorer.js").read_text(),
-        "headlines": "\n".join(_headline(dataset, content) for dataset, content in numbers.items()),
-        "figures": "\n".join(_figure(*figure) for figure in figures),
+        "headlines": "\n".join(_headline(dataset, content) for dataset, content in metrics.items()),
+        "figures": "\n".join(_figure(figure) for figure in figures),
     }
     while True:
-        told = json.dumps(explored, separators=(",", ":"), ensure_ascii=False)
-        page = template.substitute(fixed, explorer=_packed(told), shown=_shown(explored))
-        if len(page.encode()) < LIMIT or not _drop_a_prompt(explored):
+        data = json.dumps(explored, separators=(",", ":"), ensure_ascii=False)
+        page = template.substitute(fixed, explorer=_pack(data), shown=_shown_prompts(explored))
+        if len(page.encode()) < LIMIT or not _remove_prompt(explored):
             return page
 
 
-def _drop_a_prompt(explored: dict) -> bool:
-    """Leave out the last prompt of the dataset that shows most; False where each shows one."""
+def _remove_prompt(explored: dict) -> bool:
+    """Remove the last prompt of the dataset that shows most; False where each shows one."""
     largest = max(explored["datasets"].values(), key=lambda entry: len(entry["prompts"]), default=None)
     if largest is None or len(largest["prompts"]) < 2:
         return False
@@ -46,38 +56,44 @@ def _drop_a_prompt(explored: dict) -> bool:
     return True
 
 
-def _shown(explored: dict) -> str:
+def _shown_prompts(explored: dict) -> str:
     counts = [f"{len(entry['prompts'])} test prompts of {n}" for n, entry in explored["datasets"].items()]
     return escape(", ".join(counts))
 
 
 def _headline(dataset: str, content: dict) -> str:
+    """A dataset's headline table and sentences."""
     head, rows = headline.table(content)
     cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in row[1:])}</tr>'
-        for row in rows
-    )
-    told = "".join(f"<li>{escape(sentence)}</li>" for sentence in headline.sentences(content))
+    body = "".join(_table_row(row) for row in rows)
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in headline.sentences(content))
     return (
         f"<h3>{escape(dataset)}</h3><p>{escape(headline.CAPTION)}</p>"
         f'<div class="wide" tabindex="0" role="region" aria-label="headline of {escape(dataset)}">'
         f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
-        + (f"<ul>{told}</ul>" if told else "")
+        + (f"<ul>{items}</ul>" if items else "")
     )
 
 
-def _figure(name: str, dataset: str | None, file: Path) -> str:
-    about = gallery.FIGURES[name].about
-    title = f"{about} ({dataset})" if dataset else about
+def _table_row(row: list[str]) -> str:
+    """A table row whose first cell is its head."""
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+    return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>'
+
+
+def _figure(figure: SavedFigure) -> str:
+    """A figure with its caption; explorer.js unpacks its image."""
+    about = gallery.FIGURES[figure.name].about
+    title = f"{about} ({figure.dataset})" if figure.dataset else about
+    anchor = "-".join(filter(None, (figure.name, figure.dataset)))
     return (
-        f'<figure id="figure-{escape("-".join(filter(None, (name, dataset))))}">'
-        f'<img alt="{escape(title)}" data-packed="{_packed(file.read_text())}">'
+        f'<figure id="figure-{escape(anchor)}">'
+        f'<img alt="{escape(title)}" data-packed="{_pack(figure.svg.read_text())}">'
         f"<figcaption>{escape(title[0].upper() + title[1:])}. "
-        f"Drawn from <code>queries/figures/{name}.sql</code>.</figcaption></figure>"
+        f"Drawn from <code>queries/figures/{figure.name}.sql</code>.</figcaption></figure>"
     )
 
 
-def _packed(text: str) -> str:
-    """gzip, then base64, without a clock: the page unpacks it, so that it stays small without a network."""
+def _pack(text: str) -> str:
+    """The text in gzip and base64, which the page unpacks; no time stamp, so the bytes depend on it alone."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

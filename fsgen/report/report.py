@@ -1,4 +1,4 @@
-"""plots/: every figure of the gallery, and the page."""
+"""The `report` stage: plots/ with every figure of the gallery, and the page."""
 
 from pathlib import Path
 
@@ -6,36 +6,33 @@ from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.report import explorer, headline, page
 from fsgen.report.figures import gallery
-from fsgen.tables import files, lake
+from fsgen.tables import files, lake, paths
 
 PLOTS = Path("plots")
 
 
 def write_report(settings: Settings) -> None:
     """Draw all figures whose query finds something, write the page, and print the headline."""
+    metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
     with files.atomic_folder(PLOTS) as folder:
-        numbers = {
-            name: files.read_metrics(Path(headline.EVALUATED.format(name))) for name in settings.datasets
-        }
-        drawn = _draw(settings, folder)
-        figures = [(name, dataset, place.with_suffix(".svg")) for name, dataset, place in drawn]
-        text = page.build(numbers, figures, explorer.explore(settings))
+        figures = _draw_figures(settings, folder)
+        text = page.build(metrics, figures, explorer.explore(settings))
         (folder / "report.html").write_text(text)
-    headline.print_headline(settings, headline.EVALUATED)
-    console.done(
-        f"{PLOTS}/: {len(drawn)} figures, each as SVG and PNG; report.html, {len(text.encode()) / 1e6:.1f} MB"
-    )
+    headline.print_headline(metrics)
+    size = len(text.encode()) / 1e6
+    console.done(f"{PLOTS}/: {len(figures)} figures, each as SVG and PNG; report.html, {size:.1f} MB")
 
 
-def _draw(settings: Settings, folder: Path) -> list[tuple[str, str | None, Path]]:
-    """Name, dataset and place of every figure drawn."""
-    tables, drawn = lake.connect(), []
+def _draw_figures(settings: Settings, folder: Path) -> list[page.SavedFigure]:
+    """Draw the figures of all datasets in params.yaml into the folder."""
+    connection = lake.connect()
+    figures = []
     for name, entry in gallery.FIGURES.items():
-        frame = tables.sql(gallery.query(name)).pl()
+        frame = connection.sql(gallery.query(name)).pl()
         parts = frame.partition_by("dataset", as_dict=True) if entry.by_dataset else {(): frame}
-        for key, part in parts.items():
-            if len(part) and set(key) <= settings.datasets.keys():
-                place = folder.joinpath(name, *key)
-                gallery.save(name, part, place)
-                drawn.append((name, key[0] if key else None, place))
-    return drawn
+        for key, rows in parts.items():
+            if len(rows) and set(key) <= settings.datasets.keys():
+                stem = folder.joinpath(name, *key)
+                gallery.save(name, rows, stem)
+                figures.append(page.SavedFigure(name, key[0] if key else None, stem.with_suffix(".svg")))
+    return figures

@@ -1,4 +1,4 @@
-"""One prompt down to the token, for a terminal: what was asked, what everyone wrote, where they part."""
+"""One prompt down to the token, for a terminal: the prompt, all texts on it, and where models differ."""
 
 import polars as pl
 from rich.console import Group, RenderableType
@@ -16,31 +16,35 @@ LEGEND = (
 
 
 def show_prompt(pair: str, prompt_id: str) -> Group:
-    """The prompt, its gold answer, both models' own texts, and what every policy made of it.
+    """The prompt, its gold answer, both models' own texts, and the results of every policy on it.
 
-    Raises Complaint where the pair has nothing on such a prompt.
+    Raises UserError where there is no such prompt, and where the pair has no text on it.
     """
     chosen = {"pair": pair, "prompt_id": prompt_id}
-    asked = lake.query(
+    return Group(*_prompt(chosen), *_solo_texts(chosen), *_policy_results(chosen))
+
+
+def _prompt(chosen: dict[str, str]) -> list[RenderableType]:
+    """The prompt with its gold answer."""
+    prompts = lake.query(
         "select dataset, split, plain, gold from prompts where prompt_id = getvariable('prompt_id')",
         values=chosen,
     )
-    if not len(asked):
+    if not len(prompts):
         raise UserError(
-            f"There is no prompt '{prompt_id}'; see 'fsgen sql \"select prompt_id from prompts\"'."
+            f"There is no prompt '{chosen['prompt_id']}'; see 'fsgen sql \"select prompt_id from prompts\"'."
         )
-    row = asked.row(0, named=True)
-    head = [
-        Text(f"{prompt_id} ({row['dataset']}, {row['split']})", style="bold"),
+    row = prompts.row(0, named=True)
+    return [
+        Text(f"{chosen['prompt_id']} ({row['dataset']}, {row['split']})", style="bold"),
         Text(row["plain"]),
         Text(f"gold: {row['gold']}\n", style="dim"),
     ]
-    return Group(*head, *_alone(chosen), *_made_of_it(chosen))
 
 
-def _alone(chosen: dict[str, str]) -> list[RenderableType]:
-    """What each model of the pair wrote by itself, with the verdict."""
-    alone = lake.query(
+def _solo_texts(chosen: dict[str, str]) -> list[RenderableType]:
+    """What each model of the pair wrote alone, with the verdict."""
+    texts = lake.query(
         """select p.role, p.model, t.turn, t.text, g.verdict, g.extracted
         from solo_texts t join pairs p using (model, dataset)
         left join graded_solo g using (model, dataset, prompt_id, turn)
@@ -48,18 +52,18 @@ def _alone(chosen: dict[str, str]) -> list[RenderableType]:
         order by p.role desc, t.turn""",
         values=chosen,
     )
-    if not len(alone):
+    if not len(texts):
         pair, prompt_id = chosen["pair"], chosen["prompt_id"]
         raise UserError(f"The pair '{pair}' has no text on '{prompt_id}'; see 'fsgen sql \"from pairs\"'.")
     parts = []
-    for told in alone.iter_rows(named=True):
-        title = f"{told['role']} ({told['model']}) alone: {told['verdict']}, {told['extracted']}"
-        parts += [Text(title, "bold"), Text(told["text"] + "\n")]
+    for row in texts.iter_rows(named=True):
+        title = f"{row['role']} ({row['model']}) alone: {row['verdict']}, {row['extracted']}"
+        parts += [Text(title, "bold"), Text(row["text"] + "\n")]
     return parts
 
 
-def _made_of_it(chosen: dict[str, str]) -> list[RenderableType]:
-    """What every policy made of a test prompt; nothing of one for calibration."""
+def _policy_results(chosen: dict[str, str]) -> list[RenderableType]:
+    """Counts and verdict of every policy on a test prompt; nothing for a calibration prompt."""
     policies = lake.query(
         """select policy, calls, interventions, tokens, verdict from tallies
         where pair = getvariable('pair') and prompt_id = getvariable('prompt_id') order by policy""",
@@ -69,9 +73,9 @@ def _made_of_it(chosen: dict[str, str]) -> list[RenderableType]:
 
 
 def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
-    """A policy's text with its tokens marked, and every position at which the two models part or met.
+    """A policy's text with its tokens marked, and every position with a call or a mismatch.
 
-    Raises Complaint where that policy wrote nothing on that prompt.
+    Raises UserError where that policy wrote nothing on that prompt.
     """
     chosen = {"pair": pair, "prompt_id": prompt_id, "policy": policy}
     rows = lake.query(
@@ -86,58 +90,72 @@ def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
             f"'{policy}' wrote nothing on '{prompt_id}' with '{pair}'; policies write on test prompts, "
             "and speculative ones write the large model's text."
         )
-    parts = rows.filter(pl.col("called").fill_null(False) | pl.col("mismatch").fill_null(False))
-    # pieces of word-level tokenizers hold no blanks
-    gap = "" if rows["piece"].str.contains(" ").any() else " "
+    is_notable = pl.col("called").fill_null(False) | pl.col("mismatch").fill_null(False)
+    # pieces of word-level tokenizers hold no spaces
+    separator = "" if rows["piece"].str.contains(" ").any() else " "
     return Group(
         Text(f"{policy} on {prompt_id}: {rows['verdict'][0]}, {rows['called'].sum()} calls", style="bold"),
-        mark(rows.to_dicts(), gap),
+        mark(rows.to_dicts(), separator),
         Text(LEGEND + "\n", style="dim"),
-        _table(parts.drop("verdict"), "where it called, or would have had to"),
+        _table(rows.filter(is_notable).drop("verdict"), "where it called, or would have had to"),
     )
 
 
 def show_token(pair: str, prompt_id: str, policy: str, pos: int) -> Group:
     """Every model's ten likeliest tokens at a position of a policy's text, and what was decided there.
 
-    Raises Complaint where the position is beyond the text, and where no model looked that closely:
-    `report.prompts` says on how many prompts they do.
+    Raises UserError where the position is beyond the text, and where no records of the models are stored:
+    `report.prompts` says on how many prompts they are.
     """
     chosen = {"pair": pair, "prompt_id": prompt_id, "policy": policy, "pos": str(pos)}
-    decided = lake.query(
+    decision = _decision(chosen)
+    lists = _top_lists(chosen)
+    grid = Table.grid(padding=(0, 3))
+    readers = [role for role in ("small", "tuned", "large") if role in lists["reader"]]
+    grid.add_row(*(_top_table(lists.filter(reader=reader), reader) for reader in readers))
+    return Group(_table(decision, f"token {pos} of {policy} on {prompt_id}"), grid)
+
+
+def _decision(chosen: dict[str, str]) -> pl.DataFrame:
+    """The row of the token that a policy wrote at a position."""
+    rows = lake.query(
         """select piece as written, default_piece as without_large, fused_piece as fused, called, mismatch,
         entropy, score from spelt where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
         and policy = getvariable('policy') and pos = getvariable('pos')::int""",
         values=chosen,
     )
-    if not len(decided):
+    if not len(rows):
         raise UserError(
-            f"'{policy}' wrote no token {pos} on '{prompt_id}' with '{pair}'; choose a smaller one."
+            f"'{chosen['policy']}' wrote no token {chosen['pos']} on '{chosen['prompt_id']}' with "
+            f"'{chosen['pair']}'; choose a smaller one."
         )
-    lists = lake.query(
+    return rows
+
+
+def _top_lists(chosen: dict[str, str]) -> pl.DataFrame:
+    """The likeliest tokens of every model at a position of a policy's text, a row a token."""
+    rows = lake.query(
         """with seen as (
-            select reader, entropy, logsumexp, unnest(top_ids) as token_id, unnest(top_logits) as logit,
+            select dataset, reader, entropy, logsumexp, unnest(top_ids) as token_id, unnest(top_logits) as logit,
                    unnest(range(1, len(top_ids) + 1)) as place
             from closeups where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
             and pos = getvariable('pos')::int and list_contains(policies, getvariable('policy'))
         )
         select reader, entropy, place, piece, exp(logit - logsumexp) as probability from seen
-        join vocabulary v using (token_id) join pairs p on p.model = v.model
+        join vocabulary v using (token_id) join pairs p using (dataset, model)
         where p.pair = getvariable('pair') and p.role = 'large' order by reader desc, place""",
         values=chosen,
     )
-    if not len(lists):
+    if not len(rows):
         raise UserError(
-            f"No model looked closely at '{prompt_id}'; raise report.prompts and run 'dvc repro' to see it."
+            f"No model looked closely at '{chosen['prompt_id']}'; raise report.prompts and run 'dvc repro' "
+            "to see it."
         )
-    tables = Table.grid(padding=(0, 3))
-    readers = [role for role in ("small", "tuned", "large") if role in lists["reader"]]
-    tables.add_row(*(_top_ten(lists.filter(reader=reader), reader) for reader in readers))
-    return Group(_table(decided, f"token {pos} of {policy} on {prompt_id}"), tables)
+    return rows
 
 
-def mark(rows: list[dict], gap: str) -> Text:
-    """Tokens as one text with `gap` between them, each marked by who chose it, in colour and in brackets.
+def mark(rows: list[dict], separator: str) -> Text:
+    """Tokens as one text, each followed by `separator` and marked by who chose it, in colour and brackets.
 
     A row holds piece, called and mismatch.
     """
@@ -147,11 +165,12 @@ def mark(rows: list[dict], gap: str) -> Text:
         kind = ("changed" if differs else "agreed") if called else "missed" if differs else "small"
         left, right = BRACKETS[kind]
         text.append(f"{left}{row['piece'] or ''}{right}", STYLES[kind])
-        text.append(gap)
+        text.append(separator)
     return text
 
 
-def _top_ten(rows: pl.DataFrame, reader: str) -> Table:
+def _top_table(rows: pl.DataFrame, reader: str) -> Table:
+    """A reader's likeliest tokens with their probabilities, below its entropy."""
     table = Table(title=f"{reader}, {rows['entropy'][0]:.3f} nats", box=None, show_header=False)
     for row in rows.iter_rows(named=True):
         table.add_row(repr(row["piece"]), f"{row['probability']:.2%}")

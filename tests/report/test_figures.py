@@ -34,13 +34,20 @@ def test_every_view_answers(frames):
 
 def test_every_query_feeds_a_figure_and_says_what_it_answers():
     """No figure without its SQL, no SQL without a figure; the first line is a question."""
-    paths = sorted(gallery.QUERIES.glob("*.sql"))
+    paths = sorted((ROOT / gallery.QUERIES).glob("*.sql"))
 
     assert {path.stem for path in paths} == set(gallery.FIGURES)
     for path in paths:
         first = path.read_text().splitlines()[0]
         assert first.startswith("-- ")
         assert first.endswith("?")
+
+
+def test_outside_the_project_folder_there_is_no_query(tmp_path, monkeypatch):
+    """Queries are found by the current folder, as all data is."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"queries/figures/cof\.sql; run from the project's folder"):
+        gallery.query("cof")
 
 
 @pytest.mark.parametrize("name", gallery.FIGURES)
@@ -194,7 +201,7 @@ def test_many_pairs_are_thinned_from_the_closest_to_the_most_distant():
 def test_an_interval_that_is_not_known_is_not_drawn():
     """Published points have none; known ones keep theirs."""
     axes = style.panels(1, 1)[1][0]
-    drawn = style.points(axes, [1, 2], [0.5, 0.6], [np.nan, 0.4], [np.nan, 0.9], colour="k", fmt="o")
+    drawn = style.draw_points(axes, [1, 2], [0.5, 0.6], [np.nan, 0.4], [np.nan, 0.9], colour="k", fmt="o")
     lengths = [np.ptp(segment[:, 1]) for segment in drawn.lines[2][0].get_segments()]
 
     assert lengths == pytest.approx([0.0, 0.5])

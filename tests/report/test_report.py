@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 
 from fsgen.report import explorer, headline, page, report
-from fsgen.report.explorer import _ids
 from fsgen.report.figures import gallery
 from fsgen.tables import files, lake, parquet
 from tests.report import conftest as chromium
@@ -85,7 +84,7 @@ def test_every_id_is_spelt(explored):
     """No token of the page without its words."""
     spelt = explored["pieces"]["large"]
     for tree in explored["datasets"]["toy"]["pairs"]["duo"]["texts"].values():
-        assert set(_ids(tree)) <= spelt.keys()
+        assert set(explorer.token_ids(tree)) <= spelt.keys()
 
 
 def test_texts_are_read_once(finished):

@@ -8,10 +8,11 @@ import matplotlib as mpl
 import polars as pl
 from matplotlib.figure import Figure
 
+from fsgen.errors import UserError
 from fsgen.report.figures import drafting, frontiers, off_policy, scaling, token_strips, uncertainty
 from fsgen.report.figures.style import STYLE
 
-QUERIES = Path(__file__).parents[3] / "queries" / "figures"
+QUERIES = Path("queries/figures")
 
 
 class Entry(NamedTuple):
@@ -19,7 +20,7 @@ class Entry(NamedTuple):
 
     draw: Callable[[pl.DataFrame], Figure]
     by_dataset: bool
-    """Whether there is one a dataset, else one for all."""
+    """Whether there is one for each dataset, else one for all."""
     about: str
     """Its caption."""
 
@@ -43,25 +44,29 @@ FIGURES = {
     "token_strips": Entry(token_strips.token_strips, True, "two answers token by token"),
     "speculative": Entry(drafting.speculative, True, "drafting: accepted lengths, acceptance, speed-up"),
 }
+FORMATS = {"svg": {"Date": None}, "png": {"Software": None}}  # with metadata that must not be written
 
 
 def query(name: str) -> str:
-    """The SQL that feeds a figure."""
-    return (QUERIES / f"{name}.sql").read_text()
+    """The SQL that feeds a figure; raises UserError where its file is not in the project's folder."""
+    file = QUERIES / f"{name}.sql"
+    if not file.is_file():
+        raise UserError(f"There is no query at {file}; run from the project's folder.")
+    return file.read_text()
 
 
 def draw(name: str, frame: pl.DataFrame) -> Figure:
-    """The figure of this result, in the house's style. Raises Complaint where there is nothing to draw."""
+    """The figure of this result, in the common style; raises UserError where there is nothing to draw."""
     with mpl.rc_context(STYLE):
         return FIGURES[name].draw(frame)
 
 
-def save(name: str, frame: pl.DataFrame, place: Path) -> None:
-    """Write `place`.svg and `place`.png, each whole or not at all, the same bytes for the same rows."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+def save(name: str, frame: pl.DataFrame, stem: Path) -> None:
+    """Write `stem`.svg and `stem`.png, each whole or not at all, the same bytes for the same rows."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         figure = FIGURES[name].draw(frame)
-        for kind, metadata in {"svg": {"Date": None}, "png": {"Software": None}}.items():
-            part = place.with_name(f"{place.name}.{kind}.part")
+        for kind, metadata in FORMATS.items():
+            part = stem.with_name(f"{stem.name}.{kind}.part")
             figure.savefig(part, format=kind, dpi=110, metadata=metadata)
-            part.replace(place.with_name(f"{place.name}.{kind}"))
+            part.replace(stem.with_name(f"{stem.name}.{kind}"))
