@@ -1,4 +1,4 @@
-"""A pair's models look closely at texts that its policies wrote.
+"""Record all models of a pair on texts that its policies wrote.
 
 python stages/close_up.py --pair arith-23k-451k
 """

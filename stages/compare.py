@@ -1,4 +1,4 @@
-"""Compare the policies of every pair: frontiers, duels, estimates beside rollouts, departures, drafting.
+"""Compare the policies of every pair: frontiers, duels, off-policy estimates, divergences, drafting.
 
 python stages/compare.py
 """

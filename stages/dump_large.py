@@ -1,4 +1,4 @@
-"""A pair's large model reads what the default speakers wrote.
+"""Record a pair's large model on the texts of its small and tuned ones.
 
 python stages/dump_large.py --pair arith-23k-451k
 """

@@ -1,4 +1,4 @@
-"""A pair's small and tuned models read the large model's text and their own.
+"""Record a pair's small and tuned models on the large model's texts and their own.
 
 python stages/dump_small.py --pair arith-23k-451k
 """

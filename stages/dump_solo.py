@@ -1,4 +1,4 @@
-"""One model answers every prompt and leaves its logits.
+"""Let one model answer every prompt, with a record of each token.
 
 python stages/dump_solo.py --model arith-23k
 """

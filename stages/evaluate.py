@@ -1,4 +1,4 @@
-"""Count everything per prompt, then report it with intervals.
+"""Count a dataset's policies prompt by prompt, and write the counts as metrics with intervals.
 
 python stages/evaluate.py --dataset arith
 """

@@ -1,4 +1,4 @@
-"""Every method's token at every dumped position of a pair.
+"""Fuse the dumps of a pair: every method's token at every position.
 
 python stages/fuse.py --pair arith-23k-451k
 """

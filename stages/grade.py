@@ -1,4 +1,4 @@
-"""Grade what a pair's policies wrote.
+"""Grade the texts of a pair's policies.
 
 python stages/grade.py --pair arith-23k-451k
 """

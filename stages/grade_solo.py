@@ -1,4 +1,4 @@
-"""Grade what one model wrote alone.
+"""Grade the texts of one model alone.
 
 python stages/grade_solo.py --model arith-23k
 """

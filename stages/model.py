@@ -1,4 +1,4 @@
-"""Describe one model: files, tokenizer, sizes, vocabulary; refuse a pair that cannot be fused.
+"""Describe one model (files, tokenizer, sizes, vocabulary), and refuse a pair that cannot be fused.
 
 python stages/model.py --model arith-23k
 """
@@ -9,9 +9,9 @@ from fsgen.models import description, vocabulary
 
 
 def main(model: str) -> None:
-    loaded = load_settings()
-    description.write_description(loaded, model)
-    vocabulary.write_vocabulary(loaded, model)
+    settings = load_settings()
+    description.write_description(settings, model)
+    vocabulary.write_vocabulary(settings, model)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A pair's policies write their own texts.
+"""Let a pair's policies write their own texts.
 
 python stages/rollout.py --pair arith-23k-451k
 """

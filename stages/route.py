@@ -1,4 +1,4 @@
-"""A pair's routers are calibrated and simulated on the dumps.
+"""Calibrate a pair's routers and simulate its policies on the dumps.
 
 python stages/route.py --pair arith-23k-451k
 """

@@ -1,4 +1,4 @@
-"""Ask how well the small model's uncertainty tells mismatches from matches.
+"""Measure how well the small model's uncertainty tells mismatches from matches.
 
 python stages/uncertainty.py
 """

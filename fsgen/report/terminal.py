@@ -136,8 +136,8 @@ def _top_lists(chosen: dict[str, str]) -> pl.DataFrame:
     """The likeliest tokens of every model at a position of a policy's text, a row a token."""
     rows = lake.query(
         """with seen as (
-            select dataset, reader, entropy, logsumexp, unnest(top_ids) as token_id, unnest(top_logits) as logit,
-                   unnest(range(1, len(top_ids) + 1)) as place
+            select dataset, reader, entropy, logsumexp, unnest(top_ids) as token_id,
+                   unnest(top_logits) as logit, unnest(range(1, len(top_ids) + 1)) as place
             from closeups where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
             and pos = getvariable('pos')::int and list_contains(policies, getvariable('policy'))
         )
