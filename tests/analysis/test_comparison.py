@@ -1,4 +1,4 @@
-"""Claims about fsgen.analysis.comparison: duels, survival, reunions and drafting equal their slow definitions."""
+"""Claims about the comparisons: duels, survival, reunions and drafting equal their slow definitions."""
 
 import numpy as np
 import polars as pl
@@ -107,9 +107,8 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
 
 def test_a_duel_turned_around_is_its_own_mirror():
     """Differences change sign, ends change places, probabilities add up to one."""
-    rows = {
-        (d["router"], d["budget"]): d for d in frontiers.router_comparison_rows(counts_of(), KNOWN, FIXED, seed=1)
-    }
+    duels = frontiers.router_comparison_rows(counts_of(), KNOWN, FIXED, seed=1)
+    rows = {(duel["router"], duel["budget"]): duel for duel in duels}
 
     for budget in (0.1, 0.3):
         one, other = rows["entropy", budget], rows["random", budget]
@@ -149,9 +148,8 @@ def test_beyond_its_ends_a_frontier_says_nothing():
     most = max(own["calls"].sum() / own["tokens"].sum() for _, own in called.group_by("policy"))
 
     assert (0.1 in budgets) == (most <= 0.1)
-    assert not [
-        *frontiers.router_comparison_rows(counts.with_columns(verdict=pl.lit(None, pl.String)), KNOWN, FIXED, seed=1)
-    ]
+    rated = counts.with_columns(verdict=pl.lit(None, pl.String))
+    assert not [*frontiers.router_comparison_rows(rated, KNOWN, FIXED, seed=1)]
 
 
 def product_limit(kept_P, is_left_P, pos):

@@ -1,4 +1,4 @@
-"""Claims about fsgen.tables.parquet: what is written can be read, is the same every time, and is whole or absent.
+"""Claims about parquet.py: what is written can be read, is the same every time, and is whole or absent.
 
 Shape legend: N rows, K ids of the longest list.
 """
@@ -89,7 +89,7 @@ def test_the_same_table_gives_the_same_bytes():
 
 
 def test_the_file_carries_names_and_types_and_its_version_and_no_sentence():
-    """In the order of the schema, with its types, readable without this project; sentences stay in the code."""
+    """In the order of the schema, with its types, readable without this project."""
     parquet.write(Path("t.parquet"), TABLE, COLUMNS)
 
     schema = pq.read_schema("t.parquet")
