@@ -6,7 +6,7 @@ from estimates where quantity = 'call_ratio'
 union all by name
 select 'survival' as kind, dataset, pair, method, router, policy, pos, survival, low, high
 from survival join (
-    select dataset, arg_max(pair, (large_b / small_b, pair)) as pair from points where basis = 'dumps' group by dataset
+    select dataset, arg_max(pair, (size_ratio, pair)) as pair from pairs group by dataset
 ) using (dataset, pair)
 where method = 'oracle' and router = 'entropy'
 order by kind, dataset, pair, policy, pos

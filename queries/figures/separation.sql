@@ -1,6 +1,6 @@
 -- How well do scores of the small model tell its mismatches with the large one from matches, on its own text?
 with ratios as (
-    select distinct dataset, pair, large_b / small_b as ratio from points where basis = 'dumps'
+    select dataset, pair, size_ratio as ratio from pairs where role = 'large'
 ), widest as (select dataset, arg_max(pair, (ratio, pair)) as pair from ratios group by dataset)
 select 'auroc' as kind, dataset, pair, ratio, score, null::double as x, value, low, high
 from discrimination join ratios using (dataset, pair)

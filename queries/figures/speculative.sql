@@ -1,6 +1,6 @@
 -- How many drafted tokens does the large model accept, and what speed-up may be expected of drafting?
 with ratios as (
-    select distinct dataset, pair, large_b / small_b as ratio from points where basis = 'dumps'
+    select dataset, pair, size_ratio as ratio from pairs where role = 'large'
 )
 select 'draft' as kind, dataset, pair, ratio, draft, accepted as value, low, high,
        null::varchar as quantity, null::double as value_high, null::double as cost_ratio,

@@ -1,7 +1,7 @@
 -- What did the large model write, how unsure was the small one at each token, and what would it have said?
 with chosen as (
-    select dataset, arg_max(pair, (large_b / small_b, pair)) as pair, arg_max(small, (large_b / small_b, pair)) as model
-    from points where basis = 'dumps' group by dataset
+    select dataset, arg_max(pair, (size_ratio, pair)) as pair, arg_max(model, (size_ratio, pair)) as model
+    from pairs where role = 'small' group by dataset
 ), asked as (
     select dataset, prompt_id from prompts where split = 'test'
     qualify row_number() over (partition by dataset order by "order") <= 2
