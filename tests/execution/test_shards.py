@@ -12,8 +12,8 @@ from fsgen.collaboration import fuse, route
 from fsgen.decoding import dump_rollouts
 from fsgen.decoding.dump_teacher_forced import _digest_rows
 from fsgen.decoding.rollout import prefix_tree, rollout
-from fsgen.decoding.rollout.tables import ROLLED
 from fsgen.tables import files, parquet
+from fsgen.tables.schemas.dumps import ROLLED
 from fsgen.tasks import prompts
 from tests.conftest import (
     PARAMS,
@@ -106,7 +106,7 @@ def test_a_changed_router_rolls_its_own_policies(pair, grown):
 
 
 def test_a_changed_method_rolls_its_own_policies(pair, grown):
-    """Its trunks and its rule are no other method's."""
+    """Its dumped texts and its rule are no other method's."""
     changed = params_of(BEFORE, methods={"contrastive": {"rule": "li2022", "tau": 0.9}})
     loaded = write_params(changed)
     fuse.fuse_pair(loaded, "duo")
