@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 import types
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from fsgen.collaboration.calibration import read_calibration
 from fsgen.config import policies, registry, validation
 from fsgen.config.load import load_settings
 from fsgen.config.schema import DatasetConfig
+from fsgen.decoding import dump_solo
+from fsgen.execution import executors
 from fsgen.tables import parquet
 from fsgen.tasks import grade, prompts
 from fsgen.tasks import registry as task_registry
@@ -122,7 +126,7 @@ def test_a_method(registries, tiny_world):
 
 def test_a_law(registries):
     """Known parameters are found again, with an interval around them."""
-    exec(example("fsgen/laws.py"), vars(laws))
+    exec(example("fsgen/analysis/scaling/laws.py"), vars(laws))
     small_P = np.array([0.5, 0.5, 1.8, 1.8, 4.0, 7.0, 14.0])
     large_P = np.array([7.0, 72.0, 7.0, 72.0, 72.0, 72.0, 32.0])
     cof_P = 0.02 + 0.13 * (1 - small_P / large_P)
@@ -146,3 +150,55 @@ def test_a_rule_that_the_proof_does_not_know_is_uncertain(registries, monkeypatc
     fused_N, proven_N = fusion.fuse(method, lists)
     assert fused_N.tolist() == [3]
     assert proven_N.tolist() == [False]
+
+
+def module(file: str, monkeypatch) -> types.ModuleType:
+    """The page's file as a module that others can import."""
+    name = file.removesuffix(".py").replace("/", ".")
+    made = types.ModuleType(name)
+    exec(example(file), vars(made))
+    monkeypatch.setitem(sys.modules, name, made)
+    package, _, attribute = name.rpartition(".")
+    if package in sys.modules:
+        monkeypatch.setattr(sys.modules[package], attribute, made, raising=False)
+    return made
+
+
+def test_an_executor(registries, tiny_world, monkeypatch):
+    """The shards are those of the local executor, to the byte, made in its own order."""
+    executor = module("fsgen/execution/shortest_first.py", monkeypatch)
+    add("fsgen/execution/shortest_first.py", executor, registry.EXECUTORS)
+    written = {}
+    for engine in ("local", "shortest_first"):
+        loaded = write_params(PARAMS | {"compute": PARAMS["compute"] | {"engine": engine}})
+        shutil.rmtree("scratch", ignore_errors=True)
+        dump_solo.dump_solo(loaded, "small")
+        files = sorted(Path("data/dumps/small/toy").glob("*.parquet"))
+        written[engine] = {file.name: file.read_bytes() for file in files}
+    assert len(written["local"]) > 2
+    assert written["shortest_first"] == written["local"]
+
+    counts = [5, 2, 3]
+    with executor.SHORTEST_FIRST.open(loaded, None) as execute:
+        monkeypatch.setattr(executors.Worker, "make", lambda worker, shard, *_: shard.texts)
+        shards = [types.SimpleNamespace(texts=count, bring=lambda shard: None) for count in counts]
+        assert [made for _, made in execute(shards, None)] == sorted(counts)
+
+
+def test_a_stage_and_a_command(finished, monkeypatch, capsys):
+    """The script writes the metrics, the command prints them; both are named in the ways the page says."""
+    module("fsgen/analysis/lengths.py", monkeypatch)
+    command = module("fsgen/cli/lengths.py", monkeypatch)
+    assert "COMMANDS += (lengths.lengths,)" in example("fsgen/cli/__main__.py")
+    (entry,) = re.findall(r"```yaml\n(  lengths:\n.*?)```", PAGE, flags=re.S)
+    assert yaml.safe_load(entry)["lengths"]["cmd"] == "python stages/lengths.py"
+    script = {"__name__": "lengths"}
+    exec(example("stages/lengths.py"), script)
+    script["main"]()
+    command.lengths()
+    written = Path("metrics/lengths.json")
+    lengths = json.loads(written.read_text())["toy"]
+    written.unlink()
+    solo = parquet.read("data/dumps/small/toy/tokens-*.parquet").filter("in_answer")
+    assert lengths["small"] == pytest.approx(len(solo) / solo["prompt_id"].n_unique())
+    assert f"toy small {lengths['small']:.1f}\n" in capsys.readouterr().out
