@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from fsgen.analysis.scaling import laws, scaling, series
+from fsgen.config.policies import method_table
 from fsgen.errors import UserError
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.schemas.scaling import TABLES
@@ -199,7 +200,8 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     parquet.write(tmp_path / "data/prompts/arith.parquet", prompts, parquet.schema(about))
     known = scaling.pool({"arith": THREE})
     parquet.write(tmp_path / paths.laws("published") / "points.parquet", known, TABLES["points"])
-    scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, pairs=pairs))
+    methods = method_table({"oracle": {}, "proxy": {}, "speculative": {}})
+    scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, pairs=pairs, methods=methods))
     told = files.read_metrics(Path("metrics/scaling.json"))["arith"]
     tables = {path.stem: parquet.read(path) for path in (tmp_path / paths.laws("dumps")).iterdir()}
 
@@ -234,4 +236,4 @@ def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):
     """With the command that makes its numbers."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no data/evaluated/arith/metrics\.json; run 'dvc repro'"):
-        scaling.write_scaling(SimpleNamespace(datasets={"arith": None}))
+        scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, methods={}))

@@ -31,13 +31,14 @@ def write_scaling(settings: Settings) -> None:
     """Write metrics/scaling.json and data/laws/dumps/ from every evaluated dataset."""
     metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
     points = pool(metrics, small_entropies(settings))
+    drafting = [name for name, method in settings.methods.items() if method.definition.drafts]
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
     rows = {
         "points": points.to_dicts(),
         "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
         "foretold": compare_with_measured(parquet.read(paths.laws("published") / "points.parquet"), points),
-        # speculative decoding has the oracle's own CoF, which must not count twice
-        "claims": series.claims(points.filter(pl.col("method") != "speculative")),
+        # drafting has the oracle's own CoF, which must not count twice
+        "claims": series.claims(points.filter(~pl.col("method").is_in(drafting))),
         **series.tables(points, described),
     }
     out = paths.laws("dumps")

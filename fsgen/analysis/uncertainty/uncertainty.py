@@ -38,8 +38,8 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
     """Rows of every table but their pair, each with the table's name; one method and text at a time."""
     scores = parquet.scan(paths.routes(pair, dataset) / "scores-*.parquet").filter("in_answer")
     members, methods = settings.pairs[pair].roles(), settings.methods_of(pair)
-    rules = {name: method.rule for name, method in methods.items() if not method.definition.drafts}
-    speaks = {name: methods[name].definition.default_role for name in rules}
+    rules = {name: method.definition for name, method in methods.items() if not method.definition.drafts}
+    speaks = {name: rule.default_role for name, rule in rules.items()}
     places = {writer: _places(members[writer], dataset) for writer in {"large", *speaks.values()}}
     for method in sorted(rules):
         for writer in sorted(("large", speaks[method])):
@@ -48,7 +48,7 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
             about = {"method": method, "writer": writer}
             for table, row in describe(placed, settings.seed):
                 yield table, about | row
-    method = min(rules, key=lambda name: rules[name] != "oracle")
+    method = min(rules, key=lambda name: rules[name].inputs != ("large",))  # the oracle, where there is one
     writer = speaks[method]
     own = scores.filter(method=method, writer=writer).select(*KEY, "mismatch").collect()
     for row in _embed(settings, members[writer], dataset, own):
