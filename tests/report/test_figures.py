@@ -1,4 +1,4 @@
-"""Claims about fsgen.figures: each comes out of its query over a finished lake, labelled, the same bytes."""
+"""Claims about fsgen.report.figures: each is drawn from its query, labelled, the same bytes each time."""
 
 from pathlib import Path
 
