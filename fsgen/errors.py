@@ -1,4 +1,4 @@
-"""Errors a user can act on, each one sentence."""
+"""Errors that a user can act on, each one sentence."""
 
 import difflib
 import errno
@@ -6,20 +6,25 @@ import typing
 
 
 class UserError(Exception):
-    """Something a person can mend, said in one sentence: the thing, the expected, the got, the remedy."""
+    """An error that the user can fix, in one sentence: the thing, what was expected and got, the remedy."""
 
 
 def lookup_or_suggest(table: typing.Mapping, name: object, where: str) -> typing.Any:
-    """What the table holds under the name, or a Complaint that offers the nearest."""
+    """The entry of that name; raises UserError where there is none, with the nearest name.
+
+    `where` says what was searched, as in "the methods" or "the keys of dump".
+    """
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(str(name), [str(key) for key in table], n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(map(str, table)) or 'none'}."
+    nearest = difflib.get_close_matches(str(name), [str(key) for key in table], n=1)
+    hint = (
+        f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(map(str, table)) or 'none'}."
+    )
     raise UserError(f"'{name}' is not among {where}; {hint}")
 
 
 def refuse_full_disk(error: Exception, thing: str) -> None:
-    """Complaint where the error is that of a disk without room for the thing; nothing otherwise."""
+    """Raise UserError if the error is that of a full disk; `thing` is what was to be written."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         raise UserError(
             f"The disk is full: {thing} got no more room; "
