@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from fsgen.cli.stage_work import (
     ASSUMED_PROMPT_TOKENS,
-    PROMPT_TOKENS,
     TREE_STEP_SHARE,
     StageWork,
     count_prompts,
@@ -171,7 +170,7 @@ def _assumptions(settings: Settings) -> list[str]:
         f"{name}: the task '{entry.task}' has no figures here, so one turn and {ASSUMED_PROMPT_TOKENS} "
         f"tokens a prompt are assumed; {_explain_count(name, entry)}"
         for name, entry in settings.datasets.items()
-        if entry.task not in PROMPT_TOKENS
+        if entry.definition.prompt_tokens is None
     ]
 
 

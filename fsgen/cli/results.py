@@ -25,7 +25,9 @@ def grade(
     lookup_or_suggest(TASKS, task, "the tasks")
     if not file.is_file():
         raise UserError(f"There is no file at {file}; name one with a JSON object a line.")
-    for row in grade_rows(Grader(load_settings()), task, read_file(file)):
+    settings = load_settings()
+    grader = Grader(settings.allow_code_execution, settings.sandbox)
+    for row in grade_rows(grader, task, read_file(file)):
         print(json.dumps(row))
 
 

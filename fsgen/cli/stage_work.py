@@ -10,29 +10,8 @@ from dataclasses import dataclass
 from fsgen.config.schema import DatasetConfig, Settings
 from fsgen.tables import parquet, paths
 
-# Prompts of a benchmark's test split, for a dataset without limit.
-PROMPTS = {
-    "gsm8k": 1319,
-    "mbpp": 500,
-    "mmlu_stem": 3018,
-    "math500": 500,
-    "bbh": 6511,
-    "mtbench": 80,
-    "arith": 200,
-}
-# Tokens of a zero-shot prompt: means of the first 300 in the tokenizer of Qwen2.5, without a chat template.
-PROMPT_TOKENS = {
-    "gsm8k": 66,
-    "mbpp": 118,
-    "mmlu_stem": 82,
-    "math500": 73,
-    "bbh": 108,
-    "mtbench": 72,
-    "arith": 40,
-}
-ASSUMED_PROMPT_TOKENS = 100  # of a prompt of a task that PROMPT_TOKENS does not name
+ASSUMED_PROMPT_TOKENS = 100  # of a prompt of a task that does not state its own
 EXAMPLE_TOKENS = 150  # of a worked example
-TURNS = {"mtbench": 2}
 # Steps of a prefix tree over steps of one run per policy: 21 policies of a real pair on GSM8K. 33 policies on
 # five benchmarks took 0.37 (results/qwen-coder), the embedded default takes 0.13.
 TREE_STEP_SHARE = 0.43
@@ -70,19 +49,20 @@ def dataset_volumes(settings: Settings) -> list[DatasetVolume]:
 
 
 def _volume(name: str, entry: DatasetConfig) -> DatasetVolume:
+    task = entry.definition
     prompts = count_prompts(name, entry) or 0
     return DatasetVolume(
         prompts=prompts,
         test_prompts=math.ceil(prompts * (1 - entry.calibration)),
-        prompt_tokens=PROMPT_TOKENS.get(entry.task, ASSUMED_PROMPT_TOKENS) + EXAMPLE_TOKENS * entry.shots,
-        text_tokens=TURNS.get(entry.task, 1) * entry.max_new_tokens,
+        prompt_tokens=(task.prompt_tokens or ASSUMED_PROMPT_TOKENS) + EXAMPLE_TOKENS * entry.shots,
+        text_tokens=task.turns * entry.max_new_tokens,
     )
 
 
 def count_prompts(name: str, entry: DatasetConfig) -> int | None:
     """Prompts by the limit, else the task's figure, else the stored table; None without any of them."""
-    if entry.limit or entry.task in PROMPTS:
-        return entry.limit or PROMPTS[entry.task]
+    if entry.limit or entry.definition.test_prompts:
+        return entry.limit or entry.definition.test_prompts
     table = paths.prompts(name)
     return len(parquet.read(table, ["prompt_id"])) if table.is_file() else None
 

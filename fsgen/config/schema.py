@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fsgen.config.policies import Method, Policy, RouterConfig
-from fsgen.config.registry import EXECUTORS, resolve
+from fsgen.config.registry import EXECUTORS, TASKS, resolve
 from fsgen.errors import lookup_or_suggest
 
 
@@ -13,7 +13,7 @@ class DatasetConfig:
     """A benchmark, and how it is asked."""
 
     task: str
-    """Name of the benchmark, a key of `fsgen.benchmarks.TASKS`."""
+    """Name of the benchmark, a key of `fsgen.config.registry.TASKS`."""
     max_new_tokens: int
     """Longest turn a model may write, in tokens."""
     path: str | None = None
@@ -26,6 +26,11 @@ class DatasetConfig:
     """Worked examples before the question."""
     calibration: float = 0.25
     """Share of the prompts on which routers are calibrated and which no result counts."""
+
+    @property
+    def definition(self) -> Any:
+        """The `Task` that the registry names."""
+        return resolve(TASKS, self.task, "the tasks that a dataset can name")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,6 @@ from fsgen.config import registry
 from fsgen.config.schema import DatasetConfig, ModelConfig, Settings
 from fsgen.errors import UserError, lookup_or_suggest
 
-TASK_NAMES = ("arith", "gsm8k", "mmlu_stem", "mbpp", "math500", "bbh", "mtbench")
-CODE_TASKS = ("mbpp",)  # their grading runs what a model wrote
 RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
 ENTRIES = {  # how an entry is written in a section that a command cannot go without
     "datasets": "gsm8k: {task: gsm8k, max_new_tokens: 256}",
@@ -110,8 +108,8 @@ def _check_dataset(name: str, entry: DatasetConfig) -> None:
 
 
 def _check_task(name: str, entry: DatasetConfig, allow_code_execution: bool) -> None:
-    lookup_or_suggest(dict.fromkeys(TASK_NAMES), entry.task, f"the tasks that datasets.{name} can name")
-    if entry.task in CODE_TASKS and not allow_code_execution:
+    task = registry.resolve(registry.TASKS, entry.task, f"the tasks that datasets.{name} can name")
+    if task.runs_code and not allow_code_execution:
         raise UserError(
             f"datasets.{name} is graded by running code that models wrote; "
             "set 'allow_code_execution: true' in params.yaml, or give 'fsgen run' the flag "

@@ -9,13 +9,11 @@ A problem is held out for evaluation if a hash of its question says so; training
 import hashlib
 import random
 import re
+from typing import NamedTuple
 
 from fsgen.config.schema import DatasetConfig
-from fsgen.tasks.protocol import Judgement, Prompt, Verdict, prefer_strict, refuse_shots
+from fsgen.tasks.protocol import Prompt, Task, Verdict, judge_answers, refuse_shots
 
-GOLD = ("answer",)
-STOPS = ()
-STOP_TOKENS = ()
 ANSWER = r"#### \d+"
 POOL = 2000  # held-out problems that a dataset can draw on
 POOL_SEED = 20240618
@@ -28,43 +26,50 @@ ASIDES = ("{other} owns {n} {thing}", "{other} is {n} years old", "the shop has 
 LARGEST = 999
 
 
-def make_problem(chance: random.Random) -> tuple[str, list[str], int]:
-    """A question, its worked steps and its answer.
+class Problem(NamedTuple):
+    """A word problem."""
 
-    Amounts have at most two digits, totals at most three, and none falls below 0.
-    """
-    name, *others = chance.sample(NAMES, 3)
-    thing, other_thing = chance.sample(THINGS, 2)
-    total = chance.randrange(2, 100)
-    said, steps = [f"{name} has {total} {thing}"], []
-    for _ in range(chance.randrange(1, 6)):
-        if chance.random() < 0.2:
-            said.append(_aside(chance, others[0], other_thing))
-        sentence, step, total = _take_step(chance, name, others[1], total)
-        said.append(sentence)
+    question: str
+    steps: list[str]
+    """The worked steps, such as `48 + 24 = 72`."""
+    answer: int
+
+
+def make_problem(rng: random.Random) -> Problem:
+    """A random problem: amounts have at most two digits, totals at most three, and none falls below 0."""
+    name, *others = rng.sample(NAMES, 3)
+    thing, other_thing = rng.sample(THINGS, 2)
+    total = rng.randrange(2, 100)
+    sentences, steps = [f"{name} has {total} {thing}"], []
+    for _ in range(rng.randrange(1, 6)):
+        if rng.random() < 0.2:
+            sentences.append(_make_aside(rng, others[0], other_thing))
+        sentence, step, total = _take_step(rng, name, others[1], total)
+        sentences.append(sentence)
         steps.append(step)
-    question = " . ".join([*said, f"how many {thing} has {name} ?"])
-    return question, steps, total
+    question = " . ".join([*sentences, f"how many {thing} has {name} ?"])
+    return Problem(question, steps, total)
 
 
-def _aside(chance: random.Random, other: str, thing: str) -> str:
-    """A sentence with a number that plays no part."""
-    return chance.choice(ASIDES).format(other=other, thing=thing, n=chance.randrange(2, 100))
+def _make_aside(rng: random.Random, other: str, thing: str) -> str:
+    """A sentence with a number that the answer does not depend on."""
+    return rng.choice(ASIDES).format(other=other, thing=thing, n=rng.randrange(2, 100))
 
 
-def _take_step(chance: random.Random, name: str, other: str, total: int) -> tuple[str, str, int]:
-    """A sentence that changes the total, the step that works it out, and the new total."""
-    kind = chance.choices("+-*", weights=(0.4, 0.4, 0.2))[0]
-    if kind == "*" and total < 50:
-        n = chance.randint(2, 4)
-        phrase, after = chance.choice(GROWTHS), total * n
-    elif (kind == "-" and total >= 4) or total > LARGEST - 2:
-        kind, n = "-", chance.randrange(2, min(total, 50))
-        phrase, after = chance.choice(LOSSES), total - n
+def _take_step(rng: random.Random, name: str, other: str, total: int) -> tuple[str, str, int]:
+    """A sentence that changes the total, the step that computes it, and the new total."""
+    operator = rng.choices("+-*", weights=(0.4, 0.4, 0.2))[0]
+    if operator == "*" and total < 50:
+        n = rng.randint(2, 4)
+        phrase, new_total = rng.choice(GROWTHS), total * n
+    elif (operator == "-" and total >= 4) or total > LARGEST - 2:
+        operator, n = "-", rng.randrange(2, min(total, 50))
+        phrase, new_total = rng.choice(LOSSES), total - n
     else:
-        kind, n = "+", chance.randint(2, min(49, LARGEST - total))
-        phrase, after = chance.choice(GAINS), total + n
-    return f"{name} {phrase.format(n=n, other=other)}", f"{total} {kind} {n} = {after}", after
+        operator, n = "+", rng.randint(2, min(49, LARGEST - total))
+        phrase, new_total = rng.choice(GAINS), total + n
+    sentence = f"{name} {phrase.format(n=n, other=other)}"
+    return sentence, f"{total} {operator} {n} = {new_total}", new_total
 
 
 def is_held_out(question: str) -> bool:
@@ -72,14 +77,14 @@ def is_held_out(question: str) -> bool:
     return hashlib.sha256(question.encode()).digest()[0] < 16
 
 
-def training_problems(chance: random.Random, count: int) -> list[tuple[str, list[str], int]]:
-    """Problems that no evaluation holds."""
-    made = []
-    while len(made) < count:
-        problem = make_problem(chance)
-        if not is_held_out(problem[0]):
-            made.append(problem)
-    return made
+def training_problems(rng: random.Random, count: int) -> list[Problem]:
+    """Problems that are not held out for evaluation."""
+    problems = []
+    while len(problems) < count:
+        problem = make_problem(rng)
+        if not is_held_out(problem.question):
+            problems.append(problem)
+    return problems
 
 
 def write_answer(steps: list[str], answer: int) -> str:
@@ -88,29 +93,33 @@ def write_answer(steps: list[str], answer: int) -> str:
 
 
 def prompts(dataset: DatasetConfig) -> list[Prompt]:
-    """The held-out pool; nothing is shown, since the family was trained on the format."""
+    """The held-out pool. No examples are shown, since the embedded family is trained on the format."""
     refuse_shots("arith", dataset)
-    chance, found = random.Random(POOL_SEED), {}
-    while len(found) < POOL:
-        question, steps, answer = make_problem(chance)
-        if is_held_out(question) and question not in found:
-            found[question] = write_answer(steps, answer)
-    return [
-        Prompt(f"arith-{i:05d}", [{"role": "user", "content": question}], question, {"answer": answer})
-        for i, (question, answer) in enumerate(found.items())
-    ]
+    return [_prompt(f"arith-{i:05d}", *item) for i, item in enumerate(_held_out_answers().items())]
+
+
+def _prompt(prompt_id: str, question: str, answer: str) -> Prompt:
+    return Prompt(prompt_id, [{"role": "user", "content": question}], question, {"answer": answer})
+
+
+def _held_out_answers() -> dict[str, str]:
+    """POOL distinct held-out questions, each with its worked answer."""
+    rng = random.Random(POOL_SEED)
+    answers: dict[str, str] = {}
+    while len(answers) < POOL:
+        problem = make_problem(rng)
+        if is_held_out(problem.question) and problem.question not in answers:
+            answers[problem.question] = write_answer(problem.steps, problem.answer)
+    return answers
 
 
 def grade(text: str, gold: dict) -> Verdict:
     """Strict: the number after the last `####`. Flexible: the last number. Strict counts if it finds one."""
-    expected = re.search(r"#### (\d+)", gold["answer"]).group(1)
-    strict = re.findall(r"####\s*(\d+)", text)[-1:]
-    flexible = re.findall(r"\d+", text)[-1:]
-    judged = _compare(strict, expected), _compare(flexible, expected)
-    return Verdict(prefer_strict(*judged), (strict or flexible or [None])[0], *judged)
+    expected = int(re.search(r"#### (\d+)", gold["answer"]).group(1))
+    marked = re.findall(r"####\s*(\d+)", text)
+    numbers = re.findall(r"\d+", text)
+    strict, flexible = (matches[-1] if matches else None for matches in (marked, numbers))
+    return judge_answers(strict, flexible, lambda answer: int(answer) == expected)
 
 
-def _compare(said: list[str], gold: str) -> Judgement:
-    if not said:
-        return "unknown"
-    return "right" if int(said[0]) == int(gold) else "wrong"
+TASK = Task(prompts=prompts, grade=grade, gold=("answer",), answer=ANSWER, test_prompts=200, prompt_tokens=40)

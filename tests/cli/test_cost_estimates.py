@@ -17,6 +17,7 @@ from fsgen.config.schema import Settings
 from fsgen.errors import UserError
 from fsgen.models import description
 from fsgen.tables import parquet
+from fsgen.tasks import arith, gsm8k
 from tests.conftest import PARAMS, make_model, write_prompts
 
 ROOT = Path(__file__).parents[2]
@@ -128,14 +129,13 @@ def test_it_is_never_less_than_what_happened(finished):
     tests = len(parquet.read("data/prompts/toy.parquet").filter(split="test"))
     alone = dict(steps.group_by("role").agg(pl.col("alone").sum()).iter_rows())
     for role in ("small", "tuned", "large"):
-        prompts = tests * stage_work.PROMPT_TOKENS["arith"]
+        prompts = tests * arith.TASK.prompt_tokens
         assert (work["rollout", role].positions - prompts) / stage_work.TREE_STEP_SHARE >= alone[role] > 0
 
 
 def test_a_task_without_figures_is_counted_by_its_limit_its_table_or_not_at_all(plan, monkeypatch):
     """And the estimate says which; a run of a benchmark that somebody added is no fault of ours."""
-    for figures in (stage_work.PROMPTS, stage_work.PROMPT_TOKENS):
-        monkeypatch.delitem(figures, "gsm8k")
+    monkeypatch.setattr(gsm8k, "TASK", replace(gsm8k.TASK, test_prompts=None, prompt_tokens=None))
 
     def told(limit: int | None) -> tuple[str, int]:
         plan["datasets"]["g"]["limit"] = limit
@@ -216,7 +216,7 @@ def test_a_cache_is_counted_where_the_checkpoint_is_at_hand(plan, tmp_path):
     config = json.loads((tmp_path / "here/config.json").read_text())
     shared = config["num_key_value_heads"] / config["num_attention_heads"]
     total = cost_estimates.model_sizes(loaded)["small"]
-    volume = max(e.max_new_tokens + stage_work.PROMPT_TOKENS[e.task] for e in loaded.datasets.values())
+    volume = max(e.max_new_tokens + e.definition.prompt_tokens for e in loaded.datasets.values())
 
     assert cost_estimates.cached_values(loaded, "small", total) == 2 * 2 * 24 * shared
     held = 2 * 2 * (total + loaded.compute.rows * volume * 2 * 2 * 24 * shared)

@@ -216,7 +216,7 @@ def test_a_judged_task_has_ratings_for_accuracies_and_neither_without_a_judge(ta
     run_pair(talk)
     numbers = []
     for found in (None, SimpleNamespace(rate=rate_by_length)):
-        monkeypatch.setattr(judge, "configured", lambda found=found: found)
+        monkeypatch.setattr(judge, "judge_from_environment", lambda found=found: found)
         for name in talk.models:
             grade.grade_models(talk, name)
         grade.grade_pair(talk, "duo")

@@ -114,7 +114,7 @@ def test_a_text_gives_the_answer_a_reader_would_take(text, gold, extracted, stri
 @pytest.fixture
 def school(tmp_path) -> Path:
     """A folder with two rows of every task."""
-    for task in bbh.TASKS:
+    for task in bbh.SUBTASKS:
         rows = [{"input": f"{task} {i}?", "target": "(A)"} for i in range(2)]
         (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
@@ -129,7 +129,7 @@ def test_every_task_shows_examples_of_its_own(school):
     shown = json.loads(bbh.EXEMPLARS.read_text())
     found = bbh.prompts(dataset(school, shots=2))
 
-    assert len(bbh.TASKS) == len(shown) == 27
+    assert len(bbh.SUBTASKS) == len(shown) == 27
     assert len(found) == 54
     for prompt in found:
         _, task, number = prompt.prompt_id.split("-")

@@ -1,6 +1,7 @@
 """Every text gets its verdict: cut first, graded once, the same whatever the number of processes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,17 +12,17 @@ import pytest
 from fsgen.cli import __main__
 from fsgen.errors import UserError
 from fsgen.tables import parquet
-from fsgen.tasks import grade, gsm8k, math500, protocol
-from fsgen.tasks.grade import Grader
+from fsgen.tasks import grade, gsm8k, math500, mbpp, mtbench, protocol
+from fsgen.tasks.grade import Answer, Grader
 from fsgen.tasks.graders import judge
 from fsgen.tasks.graders.judge import Rating
 
 GOLD = json.dumps({"answer": "#### 18"})
 
 
-def grader(jobs: int = 1, **given) -> Grader:
-    """One whose settings hold what grading looks at."""
-    return Grader(SimpleNamespace(**{"allow_code_execution": False, "sandbox": "strict"} | given), jobs)
+def grader(workers: int = 1, allow_code_execution: bool = False, sandbox_mode: str = "strict") -> Grader:
+    """One that may not run code unless told so."""
+    return Grader(allow_code_execution, sandbox_mode, workers)
 
 
 PROBLEMS = pl.DataFrame(
@@ -40,7 +41,7 @@ TEXTS = [
 
 def test_texts_are_cut_at_the_stop_string_before_they_are_graded():
     """A base model that runs on into the next question is judged by its own answer."""
-    assert grader().grade("gsm8k", [(TEXTS[1]["text"], GOLD)])[0].verdict == "right"
+    assert grader().grade(gsm8k.TASK, [Answer(TEXTS[1]["text"], GOLD)])[0].verdict == "right"
     assert gsm8k.grade(TEXTS[1]["text"], {"answer": "#### 18"}).verdict == "wrong"
 
 
@@ -53,7 +54,7 @@ def test_the_first_of_several_stop_strings_cuts():
 
 def test_every_text_gets_a_verdict_even_one_without_an_answer():
     """Sorted by prompt; an answer that is not there is unknown, not a missing row."""
-    graded = grade.grade_texts(grader(), "gsm8k", PROBLEMS, pl.DataFrame(TEXTS))
+    graded = grade.grade_texts(grader(), gsm8k.TASK, PROBLEMS, pl.DataFrame(TEXTS))
 
     assert graded.rows() == [
         ("a", 1, "test", "right", "18", "right", "right", None, None, None),
@@ -67,70 +68,72 @@ def test_policies_are_kept_and_sorted_first():
     """Two policies on the same prompts give two rows a prompt, whatever the order they came in."""
     texts = pl.DataFrame([row | {"policy": policy} for row in TEXTS for policy in ("y", "x")])
 
-    graded = grade.grade_texts(grader(), "gsm8k", PROBLEMS, texts)
+    graded = grade.grade_texts(grader(), gsm8k.TASK, PROBLEMS, texts)
 
     assert graded.columns == grade.POLICY_GRADES.names
     assert graded["policy"].to_list() == ["x"] * 3 + ["y"] * 3
-    assert graded.equals(grade.grade_texts(grader(), "gsm8k", PROBLEMS, texts.reverse()))
+    assert graded.equals(grade.grade_texts(grader(), gsm8k.TASK, PROBLEMS, texts.reverse()))
 
 
 def test_a_text_without_a_prompt_is_an_error():
     """It would otherwise leave the accuracy without a word."""
     with pytest.raises(UserError, match="answers 'c', which is none of the 2 prompts"):
-        grade.grade_texts(grader(), "gsm8k", PROBLEMS[:2], pl.DataFrame(TEXTS))
+        grade.grade_texts(grader(), gsm8k.TASK, PROBLEMS[:2], pl.DataFrame(TEXTS))
 
 
 def test_texts_of_a_model_that_wrote_nothing_give_an_empty_table():
     """No rows, but every column with its type."""
-    graded = grade.grade_texts(grader(), "gsm8k", PROBLEMS, pl.DataFrame(TEXTS)[:0])
+    graded = grade.grade_texts(grader(), gsm8k.TASK, PROBLEMS, pl.DataFrame(TEXTS)[:0])
 
     assert graded.columns == grade.MODEL_GRADES.names
     assert set(graded.drop("turn", "rating").dtypes) == {pl.String}
 
 
-SUMS = [(f"So \\boxed{{{i}}}", json.dumps({"answer": str(i % 5)})) for i in range(12)]
+SUMS = [Answer(f"So \\boxed{{{i}}}", json.dumps({"answer": str(i % 5)})) for i in range(12)]
 TESTED = json.dumps({"test_list": ["assert add(1) == 3"], "test_setup_code": ""})
-CODE = [(f"```python\ndef add(a):\n    return a + {i}\n```", TESTED) for i in (1, 2, 3, 2)]
+CODE = [Answer(f"```python\ndef add(a):\n    return a + {i}\n```", TESTED) for i in (1, 2, 3, 2)]
 
 
 def test_the_number_of_processes_changes_no_verdict():
     """Formulas and programs, in the order of the texts, by one worker and by three."""
-    leave = {"allow_code_execution": True, "sandbox": "weak"}
-    for task, given in (("math500", SUMS), ("mbpp", CODE)):
-        alone, together = (grader(jobs, **leave).grade(task, given) for jobs in (1, 3))
+    for task, answers in ((math500.TASK, SUMS), (mbpp.TASK, CODE)):
+        alone, together = (
+            grader(workers, allow_code_execution=True, sandbox_mode="weak").grade(task, answers)
+            for workers in (1, 3)
+        )
 
         assert alone == together
         assert {verdict.verdict for verdict in alone} == {"right", "wrong"}
     assert [verdict.outcome for verdict in alone] == ["fail", "pass", "fail", "pass"]
 
 
-def test_a_text_that_takes_too_long_is_unknown_and_the_others_are_graded(monkeypatch):
+def test_a_text_that_takes_too_long_is_unknown_and_the_others_are_graded():
     """Its worker is ended and replaced; the reason is told."""
-    monkeypatch.setattr(math500, "LIMIT_S", 2)
-    slow = ("\\boxed{9^{9^{9^{9}}}}", json.dumps({"answer": "1"}))
+    task = replace(math500.TASK, limit_s=2)
+    slow = Answer("\\boxed{9^{9^{9^{9}}}}", json.dumps({"answer": "1"}))
 
-    found = grader(1).grade("math500", [SUMS[0], slow, SUMS[1]])
+    found = grader(1).grade(task, [SUMS[0], slow, SUMS[1]])
 
     assert [verdict.verdict for verdict in found] == ["right", "unknown", "right"]
     assert found[1].detail == "grading took longer than 2 s"
 
 
-def test_equal_texts_are_graded_once(monkeypatch):
+def test_equal_texts_are_graded_once():
     """Policies often write the same; each gets its verdict all the same."""
     asked = []
-    monkeypatch.setattr(gsm8k, "grade", lambda text, gold: asked.append(text))
+    task = replace(gsm8k.TASK, grade=lambda text, gold: asked.append(text))
 
-    assert grader().grade("gsm8k", [("a", GOLD), ("b", GOLD), ("a", GOLD)]) == [None] * 3
+    assert grader().grade(task, [Answer(text, GOLD) for text in "aba"]) == [None] * 3
     assert asked == ["a", "b"]
 
 
 def test_code_runs_by_leave_alone(capsys):
     """Refused in one sentence; where it is allowed, the protections in force are said once."""
     with pytest.raises(UserError, match=r"set 'allow_code_execution: true' in params\.yaml"):
-        grader().grade("mbpp", CODE)
-    allowed = grader(allow_code_execution=True, sandbox="weak")
+        grader().grade(mbpp.TASK, CODE)
+    allowed = grader(allow_code_execution=True, sandbox_mode="weak")
     for _ in range(2):
-        allowed.grade("mbpp", CODE[:1])
+        allowed.grade(mbpp.TASK, CODE[:1])
 
     assert capsys.readouterr().err.count("fsgen: sandbox in force: own session, limits on CPU time") == 1
 
@@ -143,7 +146,7 @@ ASKED = pl.DataFrame({"prompt_id": ["q"], "split": ["test"], "gold": [TALK]})
 def test_without_a_judge_there_is_no_rating_and_no_verdict(monkeypatch):
     """Absent, which is neither wrong nor zero."""
     monkeypatch.delenv("FSGEN_JUDGE_MODEL", raising=False)
-    graded = grade.grade_texts(grader(), "mtbench", ASKED, TALKS)
+    graded = grade.grade_texts(grader(), mtbench.TASK, ASKED, TALKS)
 
     assert graded.rows() == [("q", turn, "test", *[None] * 7) for turn in (1, 2)]
     assert grade.grade_rows(grader(), "mtbench", [json.loads(TALK) | {"text": ["4", "16"]}]) == [
@@ -160,8 +163,8 @@ def test_a_judges_words_are_kept_and_a_reply_without_a_rating_is_counted(monkeyp
         asked.extend(requests)
         return replies
 
-    monkeypatch.setattr(judge, "configured", lambda: SimpleNamespace(rate=rate))
-    graded = grade.grade_texts(grader(), "mtbench", ASKED, TALKS)
+    monkeypatch.setattr(judge, "judge_from_environment", lambda: SimpleNamespace(rate=rate))
+    graded = grade.grade_texts(grader(), mtbench.TASK, ASKED, TALKS)
 
     assert [request.answers for request in asked] == [("4",), ("4", "16")]
     assert graded.select("extracted", "outcome", "detail", "rating").rows() == [

@@ -228,8 +228,8 @@ def test_a_run_on_plain_text_meets_the_stop_string_and_an_answer_does_not(school
     """What follows a prompt's own blocks is the next question; the answers themselves hold no stop."""
     (prompt,) = gsm8k.prompts(dataset(school, shots=2))
 
-    assert prompt.plain.count(gsm8k.STOPS[0]) == 2
-    assert not any(stop in row["answer"] for row in TRAIN + TEST for stop in gsm8k.STOPS)
+    assert prompt.plain.count(gsm8k.TASK.stops[0]) == 2
+    assert not any(stop in row["answer"] for row in TRAIN + TEST for stop in gsm8k.TASK.stops)
 
 
 def test_the_hub_is_asked_by_id_and_configuration(monkeypatch):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fsgen.errors import UserError
 from fsgen.tasks.graders import judge
-from fsgen.tasks.graders.judge import Judge, Pacer, Rating, Request, configured, messages, parse
+from fsgen.tasks.graders.judge import Judge, Pacer, Rating, Request, judge_from_environment, messages, parse
 
 SOON = {"retry-after-ms": "1"}  # so that the client's own back-off takes no time
 VARIABLES = ("FSGEN_JUDGE_MODEL", "FSGEN_JUDGE_RPM", "OPENAI_BASE_URL", "OPENAI_API_KEY")
@@ -547,10 +547,10 @@ def test_not_configured(monkeypatch):
     """Without a model there is no judge, whatever else is set."""
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
     monkeypatch.setenv("FSGEN_JUDGE_RPM", "many")
-    assert configured() is None
+    assert judge_from_environment() is None
 
     monkeypatch.setenv("FSGEN_JUDGE_MODEL", " ")
-    assert configured() is None
+    assert judge_from_environment() is None
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ def test_configured(monkeypatch, set_to, expected):
     for name, value in {"FSGEN_JUDGE_MODEL": "umpire", **set_to}.items():
         monkeypatch.setenv(name, value)
 
-    assert configured() == expected
+    assert judge_from_environment() == expected
 
 
 @pytest.mark.parametrize(
@@ -599,7 +599,7 @@ def test_malformed_variables_are_complaints(monkeypatch, name, value):
         monkeypatch.setenv(known, good)
 
     with pytest.raises(UserError) as caught:
-        configured()
+        judge_from_environment()
     assert name in str(caught.value)
     assert (repr(value) in str(caught.value)) == (name != "OPENAI_API_KEY")
 

@@ -93,7 +93,7 @@ def test_a_text_is_judged_by_the_code_that_a_reader_would_run(
 
 def test_a_text_that_runs_on_is_cut_before_the_next_question():
     """What FS-GEN ran with the answer, and so failed, is the stop string here."""
-    assert mbpp.STOPS == ("\nQuestion:", "\n[DONE]")
+    assert mbpp.TASK.stops == ("\nQuestion:", "\n[DONE]")
 
 
 def test_setup_code_comes_after_the_solution(granted):
@@ -184,4 +184,4 @@ def test_the_real_rows_become_prompts():
 
     assert len(prompts) == 500
     assert {len(prompt.gold["test_list"]) for prompt in prompts} == {3}
-    assert not any(stop in row["code"] for row in rows for stop in mbpp.STOPS)
+    assert not any(stop in row["code"] for row in rows for stop in mbpp.TASK.stops)

@@ -34,7 +34,7 @@ def test_the_second_question_follows_the_answer(school):
     assert first.messages == [{"role": "user", "content": "Write a post."}]
     assert first.plain == "Question: Write a post.\nAnswer:"
     assert follow_up == ("Now without the letter e.", "\nQuestion: Now without the letter e.\nAnswer:")
-    assert follow_up.plain.startswith(mtbench.STOPS[0])
+    assert follow_up.plain.startswith(mtbench.TASK.stops[0])
 
 
 def test_a_judge_sees_the_conversation_up_to_the_answer_that_it_rates(school):

@@ -1,7 +1,14 @@
 """Prompts keep their places and their splits, and every text gets its verdict."""
 
+import ast
+import importlib
 import json
-from types import SimpleNamespace
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import hypothesis
@@ -9,36 +16,97 @@ import polars as pl
 import pytest
 from hypothesis import strategies as st
 
-from fsgen.config import validation
+import fsgen
+from fsgen.config import registry
 from fsgen.config.schema import DatasetConfig
 from fsgen.errors import UserError
 from fsgen.tables import parquet
-from fsgen.tasks import grade, prompts, registry
-from fsgen.tasks.protocol import Prompt
+from fsgen.tasks import grade, prompts
+from fsgen.tasks.protocol import Prompt, Task
+
+PACKAGE = Path(fsgen.__file__).parent
 
 
-def fake(count: int) -> SimpleNamespace:
+def fake(count: int) -> Task:
     """A task of `count` rows whose right answer is the row's own name."""
-    return SimpleNamespace(
+    return Task(
         prompts=lambda dataset: [
             Prompt(f"fake-{i:03d}", [{"role": "user", "content": f"{i}"}], f"{i}:", {"name": f"{i}"})
             for i in range(count)
         ],
-        STOPS=("\nStop",),
-        STOP_TOKENS=("<end>",),
-        ANSWER="is .*",
+        gold=("name",),
+        stops=("\nStop",),
+        stop_tokens=("<end>",),
+        answer="is .*",
     )
+
+
+@contextmanager
+def registered(task: Task):
+    """The registry with one more task, `fake`."""
+    module = ModuleType("fake_task")
+    module.TASK = task
+    with (
+        mock.patch.dict(sys.modules, {"fake_task": module}),
+        mock.patch.dict(registry.TASKS, {"fake": "fake_task:TASK"}),
+    ):
+        yield
 
 
 def build(count: int, seed: int = 1, **given) -> pl.DataFrame:
     entry = DatasetConfig(task="fake", max_new_tokens=8, **given)
-    with mock.patch.dict(registry.TASKS, {"fake": fake(count)}):
+    with registered(fake(count)):
         return prompts.build_prompts("toy", entry, seed)
 
 
-def test_settings_and_benchmarks_know_the_same_tasks():
-    """A name that params.yaml may hold is a name that can be run."""
-    assert set(registry.TASKS) == set(validation.TASK_NAMES)
+@pytest.mark.parametrize("name", registry.TASKS)
+def test_a_name_that_params_yaml_may_hold_is_a_task_that_can_be_run(name):
+    """It has prompts, gold columns, and either a function or a judge for verdicts."""
+    task = DatasetConfig(task=name, max_new_tokens=8).definition
+
+    assert isinstance(task, Task)
+    assert callable(task.prompts)
+    assert task.gold
+    assert (task.grade is None) == task.is_judged == callable(task.requests)
+    assert not (task.runs_code and task.is_judged)
+
+
+def test_resolving_every_task_imports_no_grader_of_formulas_no_torch_and_no_hub_client():
+    """Settings resolve the tasks that they name; only grading, models and the hub need those packages."""
+    code = (
+        "import sys\n"
+        "from fsgen.config.registry import TASKS, resolve\n"
+        "for name in TASKS:\n    resolve(TASKS, name, 'the tasks')\n"
+        "print({'sympy', 'math_verify', 'latex2sympy2_extended', 'torch', 'datasets', 'openai', 'pebble'}"
+        " & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_no_module_but_a_tasks_own_names_it():
+    """A string that is a task's name stands in the task's module and in the registry, nowhere else."""
+    named = {}
+    for path in PACKAGE.rglob("*.py"):
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        own = {path.stem} if path.parent == PACKAGE / "tasks" else set()
+        named[str(path.relative_to(PACKAGE))] = (strings & registry.TASKS.keys()) - own
+
+    assert {path for path, names in named.items() if names} <= {"config/registry.py"}
+
+
+@pytest.mark.parametrize("name", registry.TASKS)
+def test_a_registry_line_leads_to_the_module_of_that_name(name):
+    """So that a reader finds the task's one file by the name in params.yaml."""
+    module, _, attribute = registry.TASKS[name].partition(":")
+
+    assert module == f"fsgen.tasks.{name}"
+    assert isinstance(getattr(importlib.import_module(module), attribute), Task)
 
 
 @hypothesis.settings(deadline=None)
@@ -121,12 +189,8 @@ def test_a_split_without_prompts_is_refused(share, counts):
 
 def test_two_rows_of_one_name_are_refused():
     """Joins by prompt_id would count them twice."""
-    twice = fake(3)
-    twice.prompts = lambda dataset: [Prompt("fake-000", [], "0", {"name": "0"})] * 2
-    with (
-        mock.patch.dict(registry.TASKS, {"fake": twice}),
-        pytest.raises(UserError, match="got 'fake-000' twice"),
-    ):
+    twice = replace(fake(3), prompts=lambda dataset: [Prompt("fake-000", [], "0", {"name": "0"})] * 2)
+    with registered(twice), pytest.raises(UserError, match="got 'fake-000' twice"):
         prompts.build_prompts("toy", DatasetConfig(task="fake", max_new_tokens=8), 1)
 
 

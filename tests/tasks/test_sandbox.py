@@ -15,7 +15,7 @@ import pytest
 
 from fsgen.errors import UserError
 from fsgen.tasks.graders import sandbox, sandbox_runner
-from fsgen.tasks.graders.sandbox import Limits, Protections, Ran
+from fsgen.tasks.graders.sandbox import Limits, ProgramResult, Protections
 
 QUICK = Limits(cpu_s=1, wall_s=3, memory_mb=128)
 LATE_S = 1.0  # how much later than its limit a program may end
@@ -32,7 +32,7 @@ def granted() -> Protections:
         pytest.skip(f"no sandbox here: {refused}")
 
 
-def ran(program: str, tests: list[str], granted: Protections, limits: Limits = QUICK) -> Ran:
+def ran(program: str, tests: list[str], granted: Protections, limits: Limits = QUICK) -> ProgramResult:
     """The outcome, which has to come within the limit and a second."""
     begun = time.monotonic()
     found = sandbox.run(program, tests, limits, granted)
@@ -223,7 +223,7 @@ def test_it_sees_nothing_of_the_graders_environment(granted, monkeypatch):
         "assert not any(b'FSGEN_SECRET' in leak for leak in leaks)",
     ]
 
-    assert ran(program, tests, granted) == Ran("pass", None)
+    assert ran(program, tests, granted) == ProgramResult("pass", None)
 
 
 def test_a_program_does_the_same_every_time(granted):
@@ -242,7 +242,7 @@ def bounded(granted) -> Protections:
         "    try:\n        pid = os.fork()\n    except OSError:\n        break\n"
         "    if not pid:\n        signal.pause()\n    made += 1\n"
     )
-    assert ran(program, [f"assert made == {QUICK.processes - 1}"], granted) == Ran("pass", None)
+    assert ran(program, [f"assert made == {QUICK.processes - 1}"], granted) == ProgramResult("pass", None)
     return granted
 
 
@@ -307,7 +307,7 @@ def test_programs_side_by_side_do_not_count_as_each_others_processes(granted):
     with ThreadPoolExecutor(4) as pool:
         found = [*pool.map(lambda _: sandbox.run(program, [], Limits(2, 8), granted), range(4))]
 
-    assert found == [Ran("pass", None)] * 4
+    assert found == [ProgramResult("pass", None)] * 4
 
 
 def test_the_protections_say_what_is_in_force_and_travel_to_workers(granted):
@@ -336,7 +336,7 @@ def test_a_sandbox_that_cannot_be_set_up_is_refused_and_weak_goes_on(monkeypatch
 
     assert not weak.isolated
     assert "own user and pid namespace" in weak.missing()
-    assert real(RIGHT, TESTS, QUICK, weak) == Ran("pass", None)
+    assert real(RIGHT, TESTS, QUICK, weak) == ProgramResult("pass", None)
     assert real("while True: pass", TESTS, QUICK, weak).outcome == "timeout"
     assert real("x = [0] * 10**10", TESTS, QUICK, weak).outcome == "memory"
     assert real("import os\nos._exit(0)", TESTS, QUICK, weak).outcome == "killed"
@@ -347,8 +347,8 @@ def test_an_ordinary_user_gets_the_same_sandbox(granted):
     """By a user namespace of its own; needs neither root nor a helper program."""
     code = (
         "import os, sys, json\n"
-        "from fsgen import sandbox\n"
-        "from fsgen.sandbox import Limits\n"
+        "from fsgen.tasks.graders import sandbox\n"
+        "from fsgen.tasks.graders.sandbox import Limits\n"
         "os.setgroups([]); os.setresgid(65533, 65533, 65533); os.setresuid(65533, 65533, 65533)\n"
         "p = sandbox.protections(weak=False)\n"
         "print(p.missing(), sandbox.run('x = 1', ['assert x == 1'], Limits(1, 2), p).outcome)\n"
@@ -366,7 +366,7 @@ def test_all_reference_solutions_of_mbpp_pass_their_own_tests(granted):
     lines = Path(os.environ["FSGEN_DATA"], "mbpp", "mbpp.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
 
-    def solve(row: dict) -> Ran:
+    def solve(row: dict) -> ProgramResult:
         return sandbox.run(f"{row['code']}\n{row['test_setup_code']}", row["test_list"], Limits(), granted)
 
     with ThreadPoolExecutor(2) as pool:

@@ -194,7 +194,7 @@ class Pacer:
             self._next = self._clock() + self._interval
 
 
-def configured() -> Judge | None:
+def judge_from_environment() -> Judge | None:
     """The judge that the environment names, or None where it names none.
 
     Raises Complaint where a variable is malformed, or the key that OpenAI wants is not set.

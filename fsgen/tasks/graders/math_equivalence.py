@@ -6,7 +6,7 @@ from collections.abc import Iterator
 STEP_S = 5  # for each step of Math-Verify, in whole seconds
 
 
-def agree(said: str, gold: str) -> bool:
+def is_equivalent(said: str, gold: str) -> bool:
     """Whether two answers in LaTeX are the same.
 
     Lists have no order, tuples have; brackets, bases and every digit count; units need not stand there.

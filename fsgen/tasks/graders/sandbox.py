@@ -37,7 +37,7 @@ class Limits(NamedTuple):
     """Processes and threads at once."""
 
 
-class Ran(NamedTuple):
+class ProgramResult(NamedTuple):
     """How a program with its tests ended."""
 
     outcome: Outcome
@@ -78,7 +78,7 @@ class Protections(NamedTuple):
         ]
 
 
-def run(program: str, tests: list[str], limits: Limits, protections: Protections) -> Ran:
+def run(program: str, tests: list[str], limits: Limits, protections: Protections) -> ProgramResult:
     """Run the program and then its tests, each a statement, in a sandbox of its own.
 
     What it prints is dropped, however much that is. Raises Complaint where the sandbox cannot be set
@@ -112,8 +112,10 @@ def run(program: str, tests: list[str], limits: Limits, protections: Protections
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
             os.close(result_r)
-    late = Ran("timeout", f"wall time above {limits.wall_s:g} s")
-    return _understand(said, token) or (late if is_late else Ran("killed", "ended without a result"))
+    late = ProgramResult("timeout", f"wall time above {limits.wall_s:g} s")
+    return _understand(said, token) or (
+        late if is_late else ProgramResult("killed", "ended without a result")
+    )
 
 
 def protections(weak: bool) -> Protections:
@@ -203,7 +205,7 @@ def _read(fd: int, deadline: float) -> tuple[bytes, bool]:
     return said, True
 
 
-def _understand(said: bytes, token: str) -> Ran | None:
+def _understand(said: bytes, token: str) -> ProgramResult | None:
     """The first outcome that was told; a pass counts only with the token. None where none was."""
     lines = [told for line in said.splitlines() if (told := _parse(line))]
     if lines[:1] and "refused" in lines[0]:
@@ -211,7 +213,7 @@ def _understand(said: bytes, token: str) -> Ran | None:
     for told in lines:
         outcome, detail = told.get("outcome"), told.get("detail")
         if outcome in OUTCOMES and (outcome != "pass" or told.get("token") == token):
-            return Ran(outcome, None if detail is None else str(detail)[:DETAIL])
+            return ProgramResult(outcome, None if detail is None else str(detail)[:DETAIL])
     return None
 
 
