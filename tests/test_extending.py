@@ -16,14 +16,13 @@ from fsgen.analysis.scaling import law_intervals, laws
 from fsgen.cli import cost_estimates, stage_work
 from fsgen.collaboration import fusion, routers
 from fsgen.collaboration.calibration import read_calibration
-from fsgen.config import policies, registry, validation
+from fsgen.config import policies, registry
 from fsgen.config.load import load_settings
 from fsgen.config.schema import DatasetConfig
 from fsgen.decoding import dump_solo
 from fsgen.execution import executors
 from fsgen.tables import parquet
 from fsgen.tasks import grade, prompts
-from fsgen.tasks import registry as task_registry
 from tests.conftest import PARAMS, run_pair, write_params
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
@@ -55,12 +54,12 @@ def registries():
         table.update(kept)
 
 
-def test_a_task(finished, monkeypatch, tmp_path):
-    """Rows become prompts in both splits, a text is graded as `fsgen grade` does it, costs are estimated."""
-    task = types.ModuleType("letters")
-    exec(example("fsgen/tasks/letters.py"), vars(task))
-    monkeypatch.setitem(task_registry.TASKS, "letters", task)
-    monkeypatch.setattr(validation, "TASK_NAMES", (*validation.TASK_NAMES, "letters"))
+def test_a_task(registries, finished, monkeypatch, tmp_path):
+    """With its file and its line alone: rows become prompts in both splits, a text is graded as `fsgen grade`
+    does it, settings may name it, costs are estimated."""
+    module = types.ModuleType("fsgen.tasks.letters")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    add("fsgen/tasks/letters.py", module, registry.TASKS)
 
     dataset = DatasetConfig(task="letters", max_new_tokens=8, calibration=0.4)
     table = prompts.build_prompts("letters", dataset, seed=1)
@@ -71,8 +70,9 @@ def test_a_task(finished, monkeypatch, tmp_path):
 
     said = {"It has 2.\nAnswer: 4": "right", "3, no, 4": "right", "Answer: 3": "wrong", "many": "unknown"}
     rows = [{"count": "4", "text": text} for text in said]
-    found = grade.grade_rows(grade.Grader(finished), "letters", rows)
-    assert [row["verdict"] for row in found] == list(said.values())
+    grader = grade.Grader(finished.allow_code_execution, finished.sandbox)
+    grades = grade.grade_rows(grader, "letters", rows)
+    assert [row["verdict"] for row in grades] == list(said.values())
 
     entry = {"task": "letters", "max_new_tokens": 8, "limit": 20}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PARAMS | {"datasets": {"letters": entry}}))
