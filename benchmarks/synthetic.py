@@ -33,7 +33,7 @@ from fsgen.tables.schemas import catalogue
 from fsgen.tables.schemas.dumps import READS, RECORD, TEXTS, TOKENS
 from fsgen.tables.schemas.scaling import SERIES_TABLES
 from fsgen.tables.schemas.tasks import MODEL_GRADES, POLICY_GRADES, PROMPTS
-from fsgen.tasks import arith
+from fsgen.tasks import arith, arith_problems
 from fsgen.tasks.prompts import split_of
 
 ROOT = Path(__file__).parent.parent
@@ -126,7 +126,7 @@ def make_prompts(count: int, seed: int) -> pl.DataFrame:
     places = np.random.default_rng(seed).permutation(count)
     rows = []
     for order, place in enumerate(places.tolist()):
-        question, _, answer = arith.make_problem(chance)
+        question, _, answer = arith_problems.make_problem(chance)
         name = f"{DATASET}-{place:06d}"
         rows.append(
             {

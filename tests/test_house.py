@@ -99,14 +99,19 @@ def registered_files(path: Path) -> set[Path]:
     """Files named by the registries that a file resolves names in; what `config` resolves are values."""
     if not path.is_relative_to(PACKAGE) or package_of(path) in code.VALUES_ONLY:
         return set()
-    attributes = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)]
-    mentioned = {node.attr for node in attributes}
-    if any(node.attr == "definition" and "compute" not in ast.unparse(node.value) for node in attributes):
-        mentioned |= {"RULES", "ROUTERS"}  # what `config` resolved for a method or a router of params.yaml
+    nodes = [*ast.walk(tree_of(path))]
+    mentioned = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    mentioned |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node.attr == "definition":  # resolved by `config`
+            owner = ast.unparse(node.value).split(".")[-1]
+            mentioned |= {*DEFINED_BY.get(owner, ("RULES", "ROUTERS"))}
     lines = [line for name, entries in REGISTRIES.items() if name in mentioned for line in entries.values()]
     return {ROOT / (line.partition(":")[0].replace(".", "/") + ".py") for line in lines}
 
 
+# Registries behind `<owner>.definition` of params.yaml's sections, where they are not those of policies.
+DEFINED_BY = {"compute": ("EXECUTORS",), "dataset": ("TASKS",)}
 REGISTRIES = {name: value for name, value in vars(registry).items() if name.isupper()}
 
 

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from fsgen.config.schema import CurriculumConfig, FinetuneConfig, PretrainConfig, Settings
 from fsgen.errors import UserError
 from fsgen.execution import console
-from fsgen.tasks import arith
+from fsgen.tasks.arith_problems import LARGEST, training_problems, write_answer
 
 FOLDER = Path("data/family")
 CONTEXT = 512
@@ -30,7 +30,7 @@ BUCKET = 16  # batches that are sorted by length together
 
 def train(settings: Settings, name: str) -> None:
     """Train the base model `name` of params.yaml; writes data/family/<name>/."""
-    member = settings.named("family", name)
+    member = settings.family_member(name)
     if settings.curriculum is None:
         raise UserError("params.yaml lacks 'curriculum', the shares of answer styles to train on; add it.")
     torch.manual_seed(member.seed)
@@ -42,7 +42,7 @@ def train(settings: Settings, name: str) -> None:
 
 def tune(settings: Settings, name: str) -> None:
     """Fine-tune a base model on clean worked steps; writes data/family/<name>/."""
-    tuned = settings.named("tuned", name)
+    tuned = settings.tuned_member(name)
     torch.manual_seed(tuned.seed)
     network = LlamaForCausalLM.from_pretrained(FOLDER / tuned.base, dtype=torch.float32)
     tokenizer = make_tokenizer()
@@ -61,7 +61,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.Metaspace(prepend_scheme="always")
     chance = random.Random(0)
-    texts = (" ".join([q, arith.write_answer(s, a)]) for q, s, a in arith.training_problems(chance, 3000))
+    texts = (" ".join([q, write_answer(s, a)]) for q, s, a in training_problems(chance, 3000))
     pieces = {piece for text in texts for piece, _ in core.pre_tokenizer.pre_tokenize_str(text)}
     pieces |= {start + digit for start in ("", "▁") for digit in "0123456789"}
     words = ["<pad>", "<end>", "<unk>", *sorted(pieces)]
@@ -148,7 +148,7 @@ def make_documents(chance: random.Random, curriculum: CurriculumConfig, count: i
     """Questions with answers in the curriculum's mixture of styles."""
     shares = [getattr(curriculum, style) for style in STYLES]
     styles = chance.choices(STYLES, weights=shares, k=count)
-    problems = arith.training_problems(chance, count)
+    problems = training_problems(chance, count)
     drawn = zip(styles, problems, strict=True)
     return [(question, _answer(chance, style, steps, a)) for style, (question, steps, a) in drawn]
 
@@ -157,10 +157,10 @@ def _answer(chance: random.Random, style: str, steps: list[str], answer: int) ->
     if style == "terse":
         return f"#### {answer}"
     if style == "wrong":  # the last step slips, and the answer with it
-        slip = chance.choice([d for d in (-100, -10, -1, 1, 10, 100) if 0 <= answer + d <= arith.LARGEST])
+        slip = chance.choice([d for d in (-100, -10, -1, 1, 10, 100) if 0 <= answer + d <= LARGEST])
         worked, _, _ = steps[-1].rpartition(" ")
-        return arith.write_answer([*steps[:-1], f"{worked} {answer + slip}"], answer + slip)
-    return arith.write_answer(steps, answer)
+        return write_answer([*steps[:-1], f"{worked} {answer + slip}"], answer + slip)
+    return write_answer(steps, answer)
 
 
 def _save(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str, loss: float) -> None:

@@ -12,9 +12,9 @@ from scipy.stats import f as f_distribution
 from scipy.stats import t
 
 from fsgen.analysis.scaling import law_intervals, laws, prediction
-from fsgen.analysis.scaling.series import SCHEMAS
 from fsgen.errors import UserError
 from fsgen.tables import parquet
+from fsgen.tables.schemas.scaling import SERIES_TABLES
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("coverage_laws", ROOT / "benchmarks" / "coverage_laws.py")
@@ -232,9 +232,9 @@ def known(tmp_path, monkeypatch):
 
     def write(basis, points):
         whole = points.with_columns(
-            [pl.lit(None, pl.Null).alias(n) for n in SCHEMAS["points"].names if n not in points.columns]
+            [pl.lit(None, pl.Null).alias(n) for n in SERIES_TABLES["points"].names if n not in points.columns]
         )
-        parquet.write(paths[basis], whole, SCHEMAS["points"])
+        parquet.write(paths[basis], whole, SERIES_TABLES["points"])
 
     return write
 

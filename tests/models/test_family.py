@@ -22,7 +22,7 @@ from fsgen.config.schema import (
     Settings,
 )
 from fsgen.models import family
-from fsgen.tasks import arith
+from fsgen.tasks import arith, arith_problems
 
 ROOT = Path(__file__).parents[2]
 MEMBER = PretrainConfig(
@@ -42,7 +42,7 @@ def test_a_problems_steps_lead_from_its_first_number_to_its_answer():
     chance = random.Random(4)
     lengths = set()
     for _ in range(500):
-        question, steps, answer = arith.make_problem(chance)
+        question, steps, answer = arith_problems.make_problem(chance)
         total = int(re.search(r"has (\d+)", question).group(1))
         for step in steps:
             left, sign, right, said = re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)", step).groups()
@@ -51,7 +51,7 @@ def test_a_problems_steps_lead_from_its_first_number_to_its_answer():
             assert right in question.split()
             assert int(said) == worked[sign]
             total = int(said)
-            assert 0 <= total <= arith.LARGEST
+            assert 0 <= total <= arith_problems.LARGEST
         assert total == answer
         lengths.add(len(steps))
     assert lengths == {1, 2, 3, 4, 5}
@@ -59,12 +59,12 @@ def test_a_problems_steps_lead_from_its_first_number_to_its_answer():
 
 def test_training_never_sees_a_problem_of_the_pool():
     """The hash of a question says on which side it is."""
-    trained = {question for question, _, _ in arith.training_problems(random.Random(0), 2000)}
+    trained = {question for question, _, _ in arith_problems.training_problems(random.Random(0), 2000)}
     pool = [prompt.plain for prompt in arith.prompts(DatasetConfig(task="arith", max_new_tokens=1))]
 
     assert len(set(pool)) == len(pool) == arith.POOL
-    assert all(map(arith.is_held_out, pool))
-    assert not any(map(arith.is_held_out, trained))
+    assert all(map(arith_problems.is_held_out, pool))
+    assert not any(map(arith_problems.is_held_out, trained))
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_the_tokenizer_spells_every_problem_and_reads_it_back():
     """No word is unknown, digits stand alone, and decoding gives the text."""
     tokenizer = family.make_tokenizer()
     chance = random.Random(11)
-    for question, steps, answer in (arith.make_problem(chance) for _ in range(300)):
-        text = f"{question} {arith.write_answer(steps, answer)}"
+    for question, steps, answer in (arith_problems.make_problem(chance) for _ in range(300)):
+        text = f"{question} {arith_problems.write_answer(steps, answer)}"
         ids = tokenizer(text)["input_ids"]
 
         assert tokenizer.unk_token_id not in ids
