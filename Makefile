@@ -1,4 +1,4 @@
-# `make repro` rebuilds every result, `make test` runs the whole suite, `make test-fast` what runs no model.
+# `make repro` rebuilds every result, `make test` runs the whole suite, `make test-fast` what is done in a minute.
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export TOKENIZERS_PARALLELISM := false
@@ -14,7 +14,7 @@ test: $(VENV)/installed
 	pytest -n auto --dist loadfile
 
 test-fast: $(VENV)/installed
-	pytest -n auto --dist loadfile -m "not models"
+	pytest -n auto --dist loadfile -m "not models and not long"
 
 lint: $(VENV)/installed
 	ruff check .

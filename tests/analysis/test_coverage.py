@@ -23,6 +23,7 @@ def stated(name: str) -> dict:
     return {(row["kind"], row["size"]): row for row in rows}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REPLICATES)
 def test_a_fresh_simulation_finds_what_is_stated(name):
     """Other samples, the same coverage up to four standard errors, for every kind and number of prompts."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fsgen.analysis.uncertainty import positions, projections
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.data())
 def test_bins_of_either_scale_hold_every_token_once(lengths, data):

@@ -13,6 +13,7 @@ from fsgen.tables import parquet, paths
 
 TABLE = Path(__file__).parents[2] / "data/published/cof.csv"
 ABOVE = {"oracle": (74, 6), "contrastive": (46, 5), "proxy": (48, 19)}
+pytestmark = pytest.mark.long  # every law is fitted with its intervals
 
 
 @pytest.fixture(scope="module")

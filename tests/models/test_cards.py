@@ -15,6 +15,7 @@ from fsgen.errors import UserError
 from fsgen.models import loading
 from tests.conftest import NOISE, PARAMS, describe_all, make_model, write_params, write_prompts
 
+pytestmark = pytest.mark.models
 CARDS = Path(__file__).with_name("cards.py")
 POLICIES = ["oracle+entropy@20", "contrastive+always", "proxy+random@30"]
 LAYER = 5_808 * 4  # bytes

@@ -116,6 +116,7 @@ def test_answers_mix_the_styles_in_the_curriculums_shares():
     assert wrong / len(documents) == pytest.approx(0.25, abs=0.04)
 
 
+@pytest.mark.models
 def test_loss_falls_on_answers_alone():
     """Labels are the answer's ids and the end; questions and padding bear none."""
     tokenizer = family.make_tokenizer()
@@ -129,6 +130,7 @@ def test_loss_falls_on_answers_alone():
             assert ids[bears][-1] == tokenizer.eos_token_id
 
 
+@pytest.mark.models
 def test_training_is_the_same_twice_and_its_seed_matters(tmp_path, monkeypatch):
     """Same parameters, same bytes on this machine; tuning starts from its base."""
     monkeypatch.chdir(tmp_path)
