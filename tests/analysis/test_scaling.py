@@ -164,7 +164,7 @@ def test_the_error_without_a_small_model_keeps_pairs_that_it_is_the_large_one_of
     assert "`small_out_rmse`: from the pairs with another small model" in page
 
 
-def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path):
+def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path, monkeypatch):
     """Calibration prompts, tokens past the answer, forced ones and models without a dump stay out."""
     text, yes, number = (pl.String, pl.Boolean, pl.Float32)
     tokens = pl.DataFrame(
@@ -176,11 +176,12 @@ def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path):
     prompts = pl.DataFrame({"prompt_id": ["t", "c"], "split": ["test", "calibration"]})
     for path, frame in (("prompts/a", prompts), ("dumps/s/a/tokens-0", tokens)):
         about = [(f.name, f.type, "a column") for f in frame.to_arrow().schema]
-        parquet.write(tmp_path / f"{path}.parquet", frame, parquet.schema(about))
+        parquet.write(tmp_path / f"data/{path}.parquet", frame, parquet.schema(about))
     pairs = {"p": SimpleNamespace(small="s"), "q": SimpleNamespace(small="absent")}
     settings = SimpleNamespace(datasets={"a": None}, pairs=pairs)
+    monkeypatch.chdir(tmp_path)
 
-    assert scaling.small_entropies(settings, tmp_path) == {("a", "s"): 1.5}
+    assert scaling.small_entropies(settings) == {("a", "s"): 1.5}
 
 
 def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):

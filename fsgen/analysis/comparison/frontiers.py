@@ -1,7 +1,7 @@
 """What accuracy a call ratio buys: frontiers of routers, and routers against each other at equal budget.
 
-Shape legend: P prompts, B replicates, A policies (columns of a table of counts), G budgets, R routers, X counts that
-add up over prompts.
+Shape legend: P prompts, B replicates, A policies (columns of a table of counts), G budgets, R routers,
+X counts that add up over prompts.
 """
 
 from collections.abc import Iterator, Mapping

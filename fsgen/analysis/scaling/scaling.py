@@ -4,7 +4,6 @@ Shape legend: P pairs, X regressors.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -31,13 +30,14 @@ def write_scaling(settings: Settings) -> None:
     """Write metrics/scaling.json and data/laws/dumps/ from every evaluated dataset."""
     metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
     points = pool(metrics, small_entropies(settings))
-    drafting = [name for name, method in settings.methods.items() if method.definition.drafts]
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
+    published = parquet.read(paths.laws("published") / "points.parquet")
+    drafting = [name for name, method in settings.methods.items() if method.definition.drafts]
     rows = {
         "points": points.to_dicts(),
-        "covariates": [row for key in series.series_of(points) for row in covariates(*key)],
-        "foretold": compare_with_measured(parquet.read(paths.laws("published") / "points.parquet"), points),
-        # drafting has the oracle's own CoF, which must not count twice
+        "covariates": [row for one in series.series_of(points) for row in covariates(*one)],
+        "foretold": compare_with_measured(published, points),
+        # a method that drafts has the CoF of the oracle, which must not count twice
         "claims": series.claims(points.filter(~pl.col("method").is_in(drafting))),
         **series.tables(points, described),
     }
@@ -47,26 +47,30 @@ def write_scaling(settings: Settings) -> None:
     console.done(f"{path} and {out}/: {len(LAWS)} laws for {len(described)} series")
 
 
-def small_entropies(settings: Settings, data: Path = Path("data")) -> dict[tuple[str, str], float]:
+def small_entropies(settings: Settings) -> dict[tuple[str, str], float]:
     """Mean entropy in nats of (dataset, model) over the answers it wrote to test prompts, per token.
 
     A model without a dump on a dataset, or without a token there, is left out.
     """
-    found = {}
-    for dataset in settings.datasets:
-        prompts = parquet.read(data / f"prompts/{dataset}.parquet", ["prompt_id", "split"])
-        tested = prompts.filter(split="test")["prompt_id"]
-        for model in sorted({pair.small for pair in settings.pairs.values()}):
-            folder = data / f"dumps/{model}/{dataset}"
-            if not any(folder.glob("tokens-*.parquet")):
-                continue
-            tokens = parquet.scan(folder / "tokens-*.parquet").filter(
-                pl.col("in_answer"), ~pl.col("forced"), pl.col("prompt_id").is_in(tested.implode())
-            )
-            entropy_N = tokens.select("entropy").collect()["entropy"].to_numpy()
-            if len(entropy_N):
-                found[dataset, model] = float(entropy_N.astype(np.float64).mean())
-    return found
+    models = sorted({pair.small for pair in settings.pairs.values()})
+    means = {
+        (dataset, model): _mean_entropy(dataset, model) for dataset in settings.datasets for model in models
+    }
+    return {key: mean for key, mean in means.items() if mean is not None}
+
+
+def _mean_entropy(dataset: str, model: str) -> float | None:
+    """Of the tokens that a model chose in its answers to test prompts; None without any."""
+    folder = paths.dumps(model, dataset)
+    if not any(folder.glob("tokens-*.parquet")):
+        return None
+    prompts = parquet.read(paths.prompts(dataset), ["prompt_id", "split"])
+    tested = prompts.filter(split="test")["prompt_id"]
+    tokens = parquet.scan(folder / "tokens-*.parquet").filter(
+        pl.col("in_answer"), ~pl.col("forced"), pl.col("prompt_id").is_in(tested.implode())
+    )
+    entropy_N = tokens.select("entropy").collect()["entropy"].to_numpy()
+    return float(entropy_N.astype(np.float64).mean()) if len(entropy_N) else None
 
 
 def pool(
@@ -75,40 +79,49 @@ def pool(
     """The points of every dataset, method and pair, as points.parquet holds them.
 
     `metrics` maps datasets to what metrics/<dataset>.json holds. Sizes that laws use are non-embedding.
-    Raises Complaint on a pair whose models' parameters are not told.
+    Raises UserError on a pair whose models' parameters are missing.
     """
-    rows = [
-        _point(dataset, content, pair, method)
-        | {"small_entropy": (entropies or {}).get((dataset, told["small"]))}
-        for dataset, content in metrics.items()
-        for pair, told in content["pairs"].items()
-        for method in told["cof"]
-    ]
+    rows = []
+    for dataset, content in metrics.items():
+        for name, pair in content["pairs"].items():
+            sizes = _sizes(dataset, content["models"], name, pair)
+            entropy = (entropies or {}).get((dataset, pair["small"]))
+            rows += [_point(dataset, name, pair, method, sizes, entropy) for method in pair["cof"]]
     points = pl.from_arrow(pa.Table.from_pylist(rows, schema=TABLES["points"]))
     return points.sort("method", "dataset", "pair")
 
 
-def _point(dataset: str, content: Mapping, name: str, method: str) -> dict:
-    pair, cof = content["pairs"][name], content["pairs"][name]["cof"][method]
+def _point(
+    dataset: str, name: str, pair: Mapping, method: str, sizes: dict[str, float], entropy: float | None
+) -> dict:
+    """A row of points: one pair's CoF by one method; `pair` is its object in the metrics."""
+    cof = pair["cof"][method]
+    return {
+        "method": method,
+        "dataset": dataset,
+        "pair": name,
+        "small": pair["small"],
+        "large": pair["large"],
+        **sizes,
+        "small_entropy": entropy,
+        "cof": cof["value"],
+        **{key: cof[key] for key in ("low", "high", "tokens", "prompts")},
+    }
+
+
+def _sizes(dataset: str, models: Mapping[str, Mapping], name: str, pair: Mapping) -> dict[str, float]:
+    """Both models' parameters in billions, as columns of points."""
     sizes = {}
     for role in ("small", "large"):
         for key, column in (("parameters", f"{role}_b"), ("total_parameters", f"{role}_total_b")):
-            parameters = content["models"].get(pair[role], {}).get(key)
+            parameters = models.get(pair[role], {}).get(key)
             if not parameters:
                 raise UserError(
                     f"metrics/{dataset}.json should give the {key} of '{pair[role]}', the {role} "
                     f"model of {name}, got {parameters}; rerun the stages 'model' and 'evaluate'."
                 )
             sizes[column] = parameters / 1e9
-    names = {
-        "method": method,
-        "dataset": dataset,
-        "pair": name,
-        "small": pair["small"],
-        "large": pair["large"],
-    }
-    held = {key: cof[key] for key in ("low", "high", "tokens", "prompts")}
-    return names | sizes | held | {"cof": cof["value"]}
+    return sizes
 
 
 def scaling_table(
@@ -116,27 +129,36 @@ def scaling_table(
 ) -> dict:
     """Points and laws of every dataset and method, as metrics/scaling.json holds them.
 
-    `identified` says whether at least six distinct models stand behind the points; below that a law
-    describes them and no others. `rows` holds those of the tables covariates and foretold.
+    `rows` holds those of the tables covariates and foretold.
     """
     table: dict[str, dict] = {dataset: {} for dataset in sorted(metrics)}
     for method, dataset, group in series.series_of(points):
-        models = series.count_models(group)
-        weighed, foretold = (
-            [row for row in rows[name] if (row["method"], row["dataset"]) == (method, dataset)]
+        of_series = {
+            name: [row for row in rows[name] if (row["method"], row["dataset"]) == (method, dataset)]
             for name in ("covariates", "foretold")
-        )
-        shown = group.select("pair", "cof", "low", "high", small="small_b", large="large_b")
-        table[dataset][method] = {
-            "n": len(group),
-            "distinct_models": models,
-            "identified": models >= IDENTIFIED_FROM,
-            "points": shown.to_dicts(),
-            "laws": described[method, dataset],
-            "covariates": {row["predictor"]: row for row in weighed},
-            "foretold": foretold,
         }
+        table[dataset][method] = _series_json(group, described[method, dataset], **of_series)
     return table
+
+
+def _series_json(
+    points: pl.DataFrame, laws: dict[str, dict], covariates: list[dict], foretold: list[dict]
+) -> dict:
+    """What one method gave on one dataset.
+
+    `identified` says whether enough distinct models stand behind the points; below that a law
+    describes them and no others.
+    """
+    models = series.count_models(points)
+    return {
+        "n": len(points),
+        "distinct_models": models,
+        "identified": models >= IDENTIFIED_FROM,
+        "points": points.select("pair", "cof", "low", "high", small="small_b", large="large_b").to_dicts(),
+        "laws": laws,
+        "covariates": {row["predictor"]: row for row in covariates},
+        "foretold": foretold,
+    }
 
 
 def covariates(method: str, dataset: str, points: pl.DataFrame) -> list[dict]:
@@ -146,15 +168,16 @@ def covariates(method: str, dataset: str, points: pl.DataFrame) -> list[dict]:
     is not determined, or no entropy is known.
     """
     cof_P, small_P = points["cof"].to_numpy(), points["small"].to_numpy()
+    without_pair_PP, without_small_PP = series.others(np.arange(len(cof_P))), series.others(small_P)
     rows = []
     for predictor, names in PREDICTORS.items():
-        errors = {"loo_rmse": None, "small_out_rmse": None}
+        row = {"method": method, "dataset": dataset, "predictor": predictor, "n": len(points)}
+        row |= {"loo_rmse": None, "small_out_rmse": None}
         if not points.select(names).null_count().sum_horizontal().item():
             regressors_PX = _regressors(points, names)
-            for key, out_P in (("loo_rmse", np.arange(len(cof_P))), ("small_out_rmse", small_P)):
-                errors[key] = rmse(_left_out(regressors_PX, cof_P, series.others(out_P)), cof_P)
-        key = {"method": method, "dataset": dataset, "predictor": predictor, "n": len(points)}
-        rows.append(key | errors)
+            row["loo_rmse"] = rmse(_held_out(regressors_PX, cof_P, without_pair_PP), cof_P)
+            row["small_out_rmse"] = rmse(_held_out(regressors_PX, cof_P, without_small_PP), cof_P)
+        rows.append(row)
     return rows
 
 
@@ -164,7 +187,8 @@ def _regressors(points: pl.DataFrame, names: tuple[str, ...]) -> np.ndarray:
     return np.column_stack([np.ones(len(points)), *columns])
 
 
-def _left_out(regressors_PX: np.ndarray, cof_P: np.ndarray, kept_PP: np.ndarray) -> np.ndarray | None:
+def _held_out(regressors_PX: np.ndarray, cof_P: np.ndarray, kept_PP: np.ndarray) -> np.ndarray | None:
+    """Each pair's CoF [P] by a linear fit to the pairs that its row of `kept_PP` keeps; None if one fails."""
     predicted_P = np.empty(len(cof_P))
     for out, kept_P in enumerate(kept_PP):
         kept_KX = regressors_PX[kept_P]

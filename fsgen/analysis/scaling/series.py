@@ -52,40 +52,41 @@ def count_models(points: pl.DataFrame) -> int:
 
 
 def describe(points: pl.DataFrame) -> dict[str, dict]:
-    """Every law of one series: fit, errors left out, and its parameters' intervals over pairs and models."""
+    """Every law of one series: fit, held-out errors, and its parameters' intervals over pairs and models."""
+    return {law: _describe_law(law, points) for law in LAWS}
+
+
+def _describe_law(law: str, points: pl.DataFrame) -> dict:
     data, small_P = columns(points), points["small"].to_numpy()
-    names_P2 = points.select("small", "large").to_numpy()
-    return {
-        law: fit(law, *data)._asdict()
-        | {
-            "small_out_rmse": rmse(held_out_predictions(law, *data, others(small_P)), data.cof_P),
-            "intervals": {name: list(ends) for name, ends in profile(law, *data).items()},
-            "model_intervals": {name: list(ends) for name, ends in jackknife(law, *data, names_P2).items()},
-        }
-        for law in LAWS
-    }
+    models_P2 = points.select("small", "large").to_numpy()
+    numbers = fit(law, *data)._asdict()
+    numbers["small_out_rmse"] = rmse(held_out_predictions(law, *data, others(small_P)), data.cof_P)
+    numbers["intervals"] = {name: list(ends) for name, ends in profile(law, *data).items()}
+    of_models = jackknife(law, *data, models_P2)
+    numbers["model_intervals"] = {name: list(ends) for name, ends in of_models.items()}
+    return numbers
 
 
 def tables(points: pl.DataFrame, described: dict[tuple[str, str], dict[str, dict]]) -> dict[str, list[dict]]:
-    """Rows of fits, parameters, errors and curves of all series."""
+    """Rows of fits, parameters, errors and curves of all series; `described` as by `describe`."""
     rows: dict[str, list[dict]] = {name: [] for name in ("fits", "parameters", "errors", "curves")}
     for method, dataset, group in series_of(points):
         models = count_models(group)
         counts = {"n": len(group), "distinct_models": models, "identified": models >= IDENTIFIED_FROM}
-        for law, told in described[method, dataset].items():
+        for law, numbers in described[method, dataset].items():
             key = {"method": method, "dataset": dataset, "law": law}
-            rows["fits"].append(key | counts | told)
-            if told["params"] is None:
-                continue
-            rows["parameters"] += [key | row for row in _parameters(told)]
-            rows["errors"] += [key | row for row in _errors(law, group)]
-            rows["curves"] += [key | row for row in _curves(law, group, told["params"])]
+            rows["fits"].append(key | counts | numbers)
+            if numbers["params"] is not None:
+                rows["parameters"] += [key | row for row in _parameter_rows(numbers)]
+                rows["errors"] += [key | row for row in _error_rows(law, group)]
+                rows["curves"] += [key | row for row in _curve_rows(law, group, numbers["params"])]
     return rows
 
 
-def _parameters(told: dict) -> Iterator[dict]:
-    for name, value in told["params"].items():
-        (low, high), (model_low, model_high) = told["intervals"][name], told["model_intervals"][name]
+def _parameter_rows(numbers: dict) -> Iterator[dict]:
+    for name, value in numbers["params"].items():
+        low, high = numbers["intervals"][name]
+        model_low, model_high = numbers["model_intervals"][name]
         yield {
             "parameter": name,
             "value": value,
@@ -96,17 +97,17 @@ def _parameters(told: dict) -> Iterator[dict]:
         }
 
 
-def _errors(law: str, points: pl.DataFrame) -> Iterator[dict]:
-    for left, column in (("pair", "pair"), ("small", "small")):
+def _error_rows(law: str, points: pl.DataFrame) -> Iterator[dict]:
+    for column in ("pair", "small"):
         predicted_P = held_out_predictions(law, *columns(points), others(points[column].to_numpy()))
         if predicted_P is None:
             continue
         rows = points.select("pair", "small_b", "large_b", "cof").to_dicts()
         for row, predicted in zip(rows, predicted_P.tolist(), strict=True):
-            yield row | {"left_out": left, "predicted": predicted}
+            yield row | {"left_out": column, "predicted": predicted}
 
 
-def _curves(law: str, points: pl.DataFrame, params: dict[str, float]) -> Iterator[dict]:
+def _curve_rows(law: str, points: pl.DataFrame, params: dict[str, float]) -> Iterator[dict]:
     """The law for every small model of the series, from the nearest to the farthest large size fitted."""
     nearest, furthest = points["large_b"].min(), points["large_b"].max()
     for small_b in points["small_b"].unique().sort():
