@@ -133,9 +133,12 @@ def test_sql_without_a_query_lists_the_questions(fsgen, monkeypatch):
 
 
 def test_init_prints_what_another_shell_can_read(finished, fsgen):
-    """Absolute paths, one statement a view."""
+    """Absolute paths, one statement a line: the views, then their comments."""
     _, out, _ = fsgen("sql", "--init")
-    assert out.count("create or replace view") == len(out.splitlines()) > 30
+    statements = [line.partition(" view ")[0].partition(" column ")[0] for line in out.splitlines()]
+    views = statements.count("create or replace")
+    assert out.count("create or replace view") == views > 30
+    assert statements.count("comment on") == len(statements) - views > views
     assert str(Path("data").resolve()) in out
 
 
