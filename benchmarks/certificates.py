@@ -46,7 +46,7 @@ def main(project: str, *pairs: str) -> None:
 
 def measure(loaded: Settings, pair: str) -> dict:
     """Shares over the first texts of the first dataset."""
-    members = loaded.pairs[pair].members()
+    members = loaded.pairs[pair].roles()
     held = {role: loading.load_model(loaded, name) for role, name in members.items()}
     parts = [part for text in texts_of(loaded, pair, held["large"]) for part in shares(held, *text)]
     rows = []
@@ -76,10 +76,10 @@ def shares(held: dict[str, loaded_model.LoadedModel], prompt: list[int], ids: li
     """For each stretch of a text, every cell of the grid with what is proven at its positions."""
     whole = torch.tensor([(prompt + ids)[:-1]])
     hidden = {
-        role: model.hidden(whole, use_cache=False)[0, len(prompt) - 1 :] for role, model in held.items()
+        role: model.hidden_states(whole, use_cache=False)[0, len(prompt) - 1 :] for role, model in held.items()
     }
     parts = []
-    for span in held["large"].spans(len(ids)):
+    for span in held["large"].row_chunks(len(ids)):
         logits = {role: model.logits(hidden[role][span]) for role, model in held.items()}
         parts.append([prove(logits, dump) for dump in GRID])
     return parts

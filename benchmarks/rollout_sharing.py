@@ -130,14 +130,14 @@ def roll_together(loaded: Settings, prompts: dict[str, list[int]], counted: list
 @contextlib.contextmanager
 def counting(prompts: list[list[int]]) -> Iterator[list[int]]:
     """While it lasts, every call of a model notes the generated positions that it processes."""
-    whole, positions = loaded_model.LoadedModel.hidden, []
+    whole, positions = loaded_model.LoadedModel.hidden_states, []
 
     def hidden(self, ids_BL: torch.Tensor, **where) -> torch.Tensor:
         rows = zip(ids_BL.tolist(), where["position_ids"].expand_as(ids_BL).tolist(), strict=True)
         positions.append(sum(count_generated(ids, places, prompts) for ids, places in rows))
         return whole(self, ids_BL, **where)
 
-    with mock.patch.object(loaded_model.LoadedModel, "hidden", hidden):
+    with mock.patch.object(loaded_model.LoadedModel, "hidden_states", hidden):
         yield positions
 
 

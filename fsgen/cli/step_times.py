@@ -106,15 +106,15 @@ def _time_along(
     """
     caches = {id(kind.loaded): RaggedKVCache(kind.loaded, budget) for kind in kinds}
     for cache in caches.values():
-        cache.enter([prompt])
+        cache.prefill([prompt])
     for step in range(STEPS):
         for kind in kinds:
             cache = caches[id(kind.loaded)]
             tokens = np.take(text, range(step, step + kind.tokens), mode="wrap").tolist()
             start = perf_counter()
-            int(kind.loaded.logits(cache.extend([tokens])).argmax(-1)[-1])  # waits for the device too
+            int(kind.loaded.logits(cache.append([tokens])).argmax(-1)[-1])  # waits for the device too
             seconds[kind.name].append(perf_counter() - start)
-            cache.select(np.array([0]), np.array([len(prompt)]))
+            cache.reorder(np.array([0]), np.array([len(prompt)]))
 
 
 def speed_ups(settings: Settings, pair: str, dataset: str, times: StepTimes) -> dict[int, Interval]:

@@ -13,7 +13,7 @@ from fsgen.decoding import greedy
 from fsgen.decoding.texts import TokenSequence, stop_rule
 from fsgen.execution import console
 from fsgen.models import loading, spec
-from fsgen.models.records import Records
+from fsgen.models.records import TokenRecords
 from fsgen.tables import parquet, paths
 
 
@@ -43,7 +43,7 @@ class Comparison(NamedTuple):
 def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparison:
     """Write the first `count` prompts of a dataset at batch 1 and at batch `count`."""
     loaded = loading.load_model(settings, name)
-    entry = settings.named("datasets", dataset)
+    entry = settings.dataset(dataset)
     prompts = parquet.read(paths.prompts(dataset)).sort("order").head(count)
     ids = spec.prompt_ids(loaded, prompts, entry.max_new_tokens)
     until = stop_rule(loaded, prompts, entry.max_new_tokens)
@@ -55,7 +55,7 @@ def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparis
 
 
 def _compared(
-    names: pl.Series, alone: list[TokenSequence], one: Records, together: list[TokenSequence], other: Records
+    names: pl.Series, alone: list[TokenSequence], one: TokenRecords, together: list[TokenSequence], other: TokenRecords
 ) -> Comparison:
     shared, shift, found = 0, 0.0, []
     starts = [np.cumsum([0, *(len(text.ids) for text in texts)]) for texts in (alone, together)]

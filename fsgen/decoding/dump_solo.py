@@ -65,7 +65,7 @@ def _solo_shard(settings: Settings, model: ModelSpec, block: pl.DataFrame, until
 
 
 def tables(
-    until: StopRule, prompts: dict[str, list[int]], texts: list[TokenSequence], rows: records.Records
+    until: StopRule, prompts: dict[str, list[int]], texts: list[TokenSequence], rows: records.TokenRecords
 ) -> dict[str, pa.Table]:
     """The shard's two tables, `tokens` (TOKENS) and `texts` (TEXTS), sorted by prompt and position."""
     names = [*prompts]
@@ -78,10 +78,14 @@ def tables(
         "pos": np.concatenate([np.arange(lengths[i]) for i in order]).astype(np.int32),
         "token_id": np.concatenate([texts[i].ids for i in order]).astype(np.int32),
         **token_flags([texts[i] for i in order])._asdict(),
-        **rows.take(picked).columns(),
+        **_columns(rows.take(picked).to_table()),
     }
     whole = [row for i in order for row in text_rows(until, names[i], prompts[names[i]], texts[i])]
     return {
         "tokens": pa.table({name: tokens[name] for name in TOKENS.names}, schema=TOKENS),
         "texts": pa.Table.from_pylist(whole, schema=TEXTS),
     }
+
+
+def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(table.column_names, table.columns, strict=True))

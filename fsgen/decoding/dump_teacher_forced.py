@@ -194,7 +194,7 @@ def _table(part: _Part, readings: list[dict[str, TeacherForced]]) -> pa.Table:
             "writer": np.repeat(part.writer, len(part.rows)),
             "reader": np.repeat(reader, len(part.rows)),
             **shared,
-            **reading.records.columns(),
+            **dict(zip(reading.records.to_table().column_names, reading.records.to_table().columns, strict=True)),
             "at_logits": parquet.to_list_array(reading.at_logits_NK, held_NK),
             "max_tuned_gain": pa.array(reading.gain_N, mask=np.full(len(part.rows), not knows_gain)),
         }

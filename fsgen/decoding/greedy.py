@@ -22,7 +22,7 @@ def generate_greedy(
     settings: Settings,
     rows: int,
     bar: console.Bar,
-) -> tuple[list[TokenSequence], records.Records]:
+) -> tuple[list[TokenSequence], records.TokenRecords]:
     """Greedy texts of the prompts, and the records of their rows sorted by text and position.
 
     At most `rows` texts stand side by side. One that has ended leaves, and once a quarter of them
@@ -72,7 +72,7 @@ class _Batch:
         if not entering or len(entering) < min(waiting, max(1, self.rows // 4)):
             return
         last_B = np.cumsum([len(prompt) for prompt in entering]) - 1
-        hidden_BH = self.cursor.enter(entering)[last_B]
+        hidden_BH = self.cursor.prefill(entering)[last_B]
         self.hidden_BH = torch.cat([self.hidden_BH, hidden_BH]) if len(self.alive) else hidden_BH
         self.alive = np.append(self.alive, np.arange(self.begun, self.begun + len(entering)))
         self.begun += len(entering)
@@ -80,10 +80,10 @@ class _Batch:
     def go_on(self, stays: np.ndarray, fed: list[list[int]]) -> torch.Tensor:
         """Keep these texts and append these tokens; hidden states [N, H] that come before a text's last."""
         self.alive = self.alive[stays]
-        self.cursor.select(stays)
+        self.cursor.reorder(stays)
         if not fed:
             return torch.empty(0)
-        hidden_NH = self.cursor.extend(fed)
+        hidden_NH = self.cursor.append(fed)
         last_B = np.cumsum([len(ids) for ids in fed]) - 1
         is_last_N = np.zeros(len(hidden_NH), dtype=bool)
         is_last_N[last_B] = True
@@ -91,8 +91,8 @@ class _Batch:
         return hidden_NH[~is_last_N]
 
 
-def _record(loaded: LoadedModel, hidden_NH: torch.Tensor, dump: DumpConfig) -> records.Records:
-    spans = loaded.spans(len(hidden_NH))
+def _record(loaded: LoadedModel, hidden_NH: torch.Tensor, dump: DumpConfig) -> records.TokenRecords:
+    spans = loaded.row_chunks(len(hidden_NH))
     return records.join([records.record(loaded.logits(hidden_NH[span]), dump) for span in spans])
 
 

@@ -108,7 +108,7 @@ class _TextState:
             role: RaggedKVCache(model, session.max_batch_tokens) for role, model in session.loaded.items()
         }
         for cache in self.caches.values():
-            cache.enter([[]])
+            cache.prefill([[]])
 
     def decide(self) -> GeneratedToken:
         """The next token by router and fusion."""
@@ -182,8 +182,8 @@ class _TextState:
         """Let a model read what it has missed, the last token at least; hidden states [N, H] after each."""
         cache, ids = self.caches[role], self.ids + (drafted or [])
         held = min(int(cache.length_R[0]), len(ids) - 1)
-        cache.select(np.array([0]), np.array([held]))
-        return cache.extend([ids[held:]])
+        cache.reorder(np.array([0]), np.array([held]))
+        return cache.append([ids[held:]])
 
     def _count_pass(self, positions: int) -> None:
         self.usage.passes += 1
@@ -192,4 +192,4 @@ class _TextState:
     def _forget_after(self, length: int) -> None:
         """Drop what the models have read beyond so many tokens."""
         for cache in self.caches.values():
-            cache.select(np.array([0]), np.minimum(cache.length_R, length))
+            cache.reorder(np.array([0]), np.minimum(cache.length_R, length))

@@ -22,7 +22,7 @@ def router_input_from_hidden(
 ) -> tuple[np.ndarray, RouterInput]:
     """Top tokens [B] of a model and what routers see of it, equal to what a dump stores."""
     visible = replace(dump, k_max=dump.k_min)
-    chunks = [hidden_BH[span] for span in loaded.spans(len(hidden_BH))]
+    chunks = [hidden_BH[span] for span in loaded.row_chunks(len(hidden_BH))]
     stored = records.join([records.record(loaded.logits(chunk), visible) for chunk in chunks])
     seen = router_input.blank_router_input(len(hidden_BH), dump.k_min)
     seen.top_logits_NK[:, : stored.top_logits_NK.shape[1]] = stored.top_logits_NK

@@ -12,14 +12,15 @@ import torch
 
 from fsgen.config.schema import Settings
 from fsgen.models import records
-from fsgen.models.kv_cache import RaggedKVCache, pack_batches
+from fsgen.models.batching import pack_batches
+from fsgen.models.kv_cache import RaggedKVCache
 from fsgen.models.loaded_model import LoadedModel
 
 
 class TeacherForced(NamedTuple):
     """What one reader left at N rows."""
 
-    records: records.Records
+    records: records.TokenRecords
     at_logits_NK: np.ndarray
     gain_N: np.ndarray
     """Largest f - s outside the list; NaN but where this reader is the tuned model, beside the small one."""
@@ -90,7 +91,7 @@ def _read_batch(
 def _describe(loaded: dict[str, LoadedModel], hidden: dict[str, torch.Tensor], at_ids_NK, settings) -> dict:
     """Reader to its Reading of N rows; the logits of a stretch of rows are alive at once, never of all."""
     parts = []
-    for span in next(iter(loaded.values())).spans(len(at_ids_NK)):
+    for span in next(iter(loaded.values())).row_chunks(len(at_ids_NK)):
         at = at_ids_NK[span]
         logits = {role: loaded[role].logits(hidden_NH[span]) for role, hidden_NH in hidden.items()}
         gain_N = np.full(len(at), np.nan, dtype=np.float32)
@@ -129,7 +130,7 @@ def _hidden_whole(loaded: LoadedModel, texts: list[TextToRead]) -> list[torch.Te
     whole = [(text.prompt + text.ids)[:-1] for text in texts]
     width = max(map(len, whole))
     ids_BL = torch.tensor([ids + [0] * (width - len(ids)) for ids in whole], device=loaded.device)
-    hidden_BLH = loaded.hidden(ids_BL, use_cache=False)
+    hidden_BLH = loaded.hidden_states(ids_BL, use_cache=False)
     return [hidden_BLH[i, len(t.prompt) - 1 : t.length - 1] for i, t in enumerate(texts)]
 
 
@@ -137,9 +138,9 @@ def _hidden_shared(loaded: LoadedModel, groups: list[list[TextToRead]]) -> list[
     """Every prompt once, then the texts that continue it."""
     texts = [text for group in groups for text in group]
     reader = RaggedKVCache(loaded, sys.maxsize)
-    prompts = reader.enter([group[0].prompt for group in groups])
+    prompts = reader.prefill([group[0].prompt for group in groups])
     last_G = np.cumsum([len(group[0].prompt) for group in groups]) - 1
     owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    reader.select(owner)
-    rest = reader.extend([text.ids for text in texts]).split([len(text.ids) for text in texts])
+    reader.reorder(owner)
+    rest = reader.append([text.ids for text in texts]).split([len(text.ids) for text in texts])
     return [torch.cat([prompts[last_G[o], None], part[:-1]]) for o, part in zip(owner, rest, strict=True)]

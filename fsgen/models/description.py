@@ -56,9 +56,9 @@ def describe(name: str, model: ModelConfig) -> dict:
 
 def write_description(settings: Settings, name: str) -> None:
     """Write data/models/<name>.json, unless a pair of the model cannot be fused."""
-    model = settings.named("models", name)
+    model = settings.model(name)
     for pair, entry in settings.pairs.items():
-        if name in entry.members().values():
+        if name in entry.roles().values():
             check_tokenizers(settings, pair)
     path = DESCRIPTIONS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

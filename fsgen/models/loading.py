@@ -39,10 +39,10 @@ def load_checked(settings: Settings, model: ModelSpec) -> LoadedModel:
 def _try_pieces(loaded: LoadedModel) -> None:
     """Complaint unless the model reads in pieces as it reads in one."""
     ids = list(range(min(8, loaded.vocabulary)))
-    whole_LH = loaded.hidden(torch.tensor([ids], device=loaded.device))[0]
-    cursor = RaggedKVCache(loaded, budget=sys.maxsize)
-    first_NH = cursor.enter([ids[:3], ids[:5]])
-    second_NH = cursor.extend([ids[3:], ids[5:]])
+    whole_LH = loaded.hidden_states(torch.tensor([ids], device=loaded.device))[0]
+    cache = RaggedKVCache(loaded, max_batch_tokens=sys.maxsize)
+    first_NH = cache.prefill([ids[:3], ids[:5]])
+    second_NH = cache.append([ids[3:], ids[5:]])
     pieces_2LH = [
         torch.cat([first_NH[:3], second_NH[: len(ids) - 3]]),
         torch.cat([first_NH[3:], second_NH[len(ids) - 3 :]]),
@@ -129,7 +129,7 @@ def _check_head(loaded: LoadedModel) -> None:
     ids_BL = torch.tensor([[0, 1]], device=loaded.network.device)
     with torch.inference_mode():
         whole = loaded.network(input_ids=ids_BL).logits[0, :, : loaded.vocabulary].to(loaded.device).float()
-        ours = loaded.logits(loaded.hidden(ids_BL)[0])
+        ours = loaded.logits(loaded.hidden_states(ids_BL)[0])
     if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
         raise UserError(
             f"{loaded.name} does more than a linear head to its logits (soft cap or scale); "

@@ -29,7 +29,7 @@ class ModelSpec:
 
 def model_spec(settings: Settings, name: str) -> ModelSpec:
     """Outline of the model `name` of params.yaml; Complaint where it is not described or not supported."""
-    model = settings.named("models", name)
+    model = settings.model(name)
     about = description.read_description(name)
     window = _window(name, checkpoints.folder(name, model, weights=False))
     return ModelSpec(

@@ -53,7 +53,7 @@ def check_pair(settings: Settings, pair: str, described: dict[str, dict]) -> Non
 
     `described` maps role to what `describe` returned; only "tokenizer" and "stop_ids" are looked at.
     """
-    members = settings.pairs[pair].members()
+    members = settings.pairs[pair].roles()
     for role, about in described.items():
         for key, remedy in (
             ("tokenizer", "logits of different vocabularies cannot be fused; pair models of one family"),
@@ -69,7 +69,7 @@ def check_pair(settings: Settings, pair: str, described: dict[str, dict]) -> Non
 def check_tokenizers(settings: Settings, pair: str) -> None:
     """Complaint if the pair cannot be fused; opens tokenizers alone, so that it may come before all work."""
     described = {}
-    for role, name in settings.pairs[pair].members().items():
+    for role, name in settings.pairs[pair].roles().items():
         model = settings.models[name]
         tokenizer = load_tokenizer(name, model)
         described[role] = {

@@ -6,22 +6,37 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsgen.errors import UserError
+from fsgen.errors import UserError, refuse_full_disk
 from fsgen.tables.parquet import fingerprint
 
 SCRATCH = Path("scratch")
 
 
-def write_metrics(name: str, told: dict) -> Path:
-    """Write metrics/<name>.json, which people read and DVC compares; no nan, no infinity."""
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all; a file that stands there stays until then.
+
+    UserError where the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text)
+    except Exception as error:
+        part.unlink(missing_ok=True)
+        refuse_full_disk(error, str(path))
+        raise
+    part.replace(path)
+
+
+def write_metrics(name: str, metrics: dict) -> Path:
+    """Write metrics/<name>.json, which people read and DVC compares; ValueError on NaN and infinity."""
     path = Path("metrics") / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return path
 
 
 def read_metrics(path: Path) -> dict:
-    """What a metrics file holds; Complaint where there is none."""
+    """What a metrics file holds; UserError where there is none."""
     if not path.is_file():
         raise UserError(f"There is no {path}; run 'dvc repro'.")
     return json.loads(path.read_text())

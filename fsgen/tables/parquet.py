@@ -112,6 +112,16 @@ def _read_one(path: Path, columns: list[str] | None) -> pa.Table:
         return file.read(columns=columns)
 
 
+def check_key_order(rows: pl.DataFrame, what: str) -> None:
+    """ValueError unless the rows are sorted by KEY and no key occurs twice, which readers rely on."""
+    follows = pl.lit(False)
+    for name in reversed(KEY):
+        column, before = pl.col(name), pl.col(name).shift()
+        follows = (column > before) | ((column == before) & follows)
+    if not rows.select(follows.slice(1).all()).item():
+        raise ValueError(f"Rows of {what} are not sorted by {', '.join(KEY)}.")
+
+
 def fingerprint(facts: dict) -> str:
     """Twenty hex digits that name everything that determines a shard's bytes."""
     text = json.dumps({"format": FORMAT_VERSION, **facts}, sort_keys=True)

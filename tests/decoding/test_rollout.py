@@ -191,7 +191,7 @@ class Scarce:
     """Stands in for a model's forward pass where so many texts at once do not fit for a while."""
 
     def __init__(self, fits: int, error: Exception, times: float = 1):
-        self.fits, self.error, self.times, self.honest = fits, error, times, loaded_model.LoadedModel.hidden
+        self.fits, self.error, self.times, self.honest = fits, error, times, loaded_model.LoadedModel.hidden_states
 
     def run(self, loaded, ids_BL, **where):
         if len(ids_BL) > self.fits and self.times > 0:
@@ -200,7 +200,7 @@ class Scarce:
         return self.honest(loaded, ids_BL, **where)
 
     def installed(self, patch: pytest.MonkeyPatch):
-        patch.setattr(loaded_model.LoadedModel, "hidden", lambda *ids, **where: self.run(*ids, **where))
+        patch.setattr(loaded_model.LoadedModel, "hidden_states", lambda *ids, **where: self.run(*ids, **where))
 
 
 SHORTAGES = [
@@ -306,6 +306,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.models
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from /proc")
 def test_peak_memory_of_reading_does_not_grow_with_vocabulary_times_length():
     """Eight times the text takes less than a fifth more of what its logits alone would be."""

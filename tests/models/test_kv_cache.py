@@ -1,4 +1,4 @@
-"""Claims about fsgen.cursor: however texts enter, grow, split and leave, each is read as if alone."""
+"""Claims about kv_cache.py: however texts enter, grow, split and leave, each is read as if alone."""
 
 import itertools
 import math
@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fsgen.errors import UserError
-from fsgen.models import kv_cache, loaded_model, loading, spec
-from fsgen.models.kv_cache import RaggedKVCache, pack_batches
+from fsgen.models import loaded_model, loading, spec
+from fsgen.models.batching import PASS_OVERHEAD_TOKENS, pack_batches
+from fsgen.models.kv_cache import RaggedKVCache
 from fsgen.tables import parquet
 
 TOKENS = st.lists(st.integers(0, 29), min_size=1, max_size=9)
@@ -30,7 +31,7 @@ def loaded(tiny_world):
 def alone(loaded, ids: list[int]) -> torch.Tensor:
     """Hidden states of one text in one pass without a cache."""
     with torch.inference_mode():
-        return loaded.hidden(torch.tensor([ids]), use_cache=False)[0]
+        return loaded.hidden_states(torch.tensor([ids]), use_cache=False)[0]
 
 
 def assert_follows(loaded, held: list[list[int]], new: list[list[int]], hidden_NH: torch.Tensor) -> None:
@@ -44,43 +45,60 @@ def assert_follows(loaded, held: list[list[int]], new: list[list[int]], hidden_N
 def test_any_sequence_of_moves_leaves_what_one_pass_would(loaded, data):
     """Texts enter, are extended by different numbers of tokens, copied, cut and dropped, in any order."""
     texts: list[list[int]] = []
-    reader = RaggedKVCache(loaded, budget=data.draw(st.sampled_from([1, 20, 1000])))
+    reader = RaggedKVCache(loaded, max_batch_tokens=data.draw(st.sampled_from([1, 20, 1000])))
     with torch.inference_mode():
         for _ in range(data.draw(st.integers(1, 9))):
-            move = data.draw(st.sampled_from(["enter", "begin", "extend", "select"] if texts else ["enter"]))
-            if move in ("enter", "begin"):
+            move = data.draw(
+                st.sampled_from(["prefill", "prefill_shared", "append", "reorder"] if texts else ["prefill"])
+            )
+            if move in ("prefill", "prefill_shared"):
                 new = data.draw(st.lists(TOKENS, min_size=1, max_size=4))
-                if move == "enter":
-                    assert_follows(loaded, [[]] * len(new), new, reader.enter(new))
+                if move == "prefill":
+                    assert_follows(loaded, [[]] * len(new), new, reader.prefill(new))
                 else:
-                    reader.begin(new)
+                    reader.prefill_shared(new)
                 texts += new
-            elif move == "extend":
+            elif move == "append":
                 rows = data.draw(st.permutations(range(len(texts))))[: data.draw(st.integers(1, len(texts)))]
                 new = [data.draw(TOKENS) for _ in rows]
-                hidden_NH = reader.extend(new, np.array(rows))
+                hidden_NH = reader.append(new, np.array(rows))
                 assert_follows(loaded, [texts[r] for r in rows], new, hidden_NH)
                 for row, ids in zip(rows, new, strict=True):
                     texts[row] = texts[row] + ids
             else:
                 rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=6))
                 lengths = [data.draw(st.integers(0, len(texts[r]))) for r in rows]
-                reader.select(np.array(rows), np.array(lengths))
+                reader.reorder(np.array(rows), np.array(lengths))
                 texts = [texts[r][:length] for r, length in zip(rows, lengths, strict=True)]
         step = [[7]] * len(texts)
-        assert_follows(loaded, texts, step, reader.extend(step))
+        assert_follows(loaded, texts, step, reader.append(step))
     assert reader.length_R.tolist() == [len(ids) + 1 for ids in texts]
+
+
+def test_texts_stay_in_their_rows(loaded):
+    """The worked example of kv_cache.py: a text that ends or splits moves one row and not all."""
+    cache = RaggedKVCache(loaded, max_batch_tokens=100)
+    with torch.inference_mode():
+        cache.prefill([[1, 2], [3, 4, 5, 6], [7]])
+        cache.append([[8], [9], [10]])
+        assert (cache.length_R.tolist(), cache._row_R.tolist()) == ([3, 5, 2], [0, 1, 2])
+
+        cache.reorder(np.array([2, 2, 1]), np.array([2, 2, 3]))
+
+        assert (cache.length_R.tolist(), cache._row_R.tolist()) == ([2, 2, 3], [2, 0, 1])
+        held, step = [[7, 10], [7, 10], [3, 4, 5]], [[1], [2], [3]]
+        assert_follows(loaded, held, step, cache.append(step))
 
 
 def test_texts_that_others_begin_with_are_not_read_twice(loaded):
     """Four texts, two of them beginnings of a third and one empty, take the positions of two."""
     texts = [[1, 2, 3], [1, 2, 3, 4, 5], [1], [6, 7], []]
-    reader = RaggedKVCache(loaded, budget=100)
+    reader = RaggedKVCache(loaded, max_batch_tokens=100)
 
     with torch.inference_mode():
-        read = reader.begin(texts)
+        read = reader.prefill_shared(texts)
         step = [[9]] * len(texts)
-        assert_follows(loaded, texts, step, reader.extend(step))
+        assert_follows(loaded, texts, step, reader.append(step))
 
     assert sorted(read) == [1, 3]
     assert reader.positions == 7 + len(texts)
@@ -99,7 +117,7 @@ def cheapest(lengths: list[int], budget: int) -> float:
 
 def cost_of(batches: list[list[int]]) -> int:
     """What passes over texts of these lengths cost, in tokens."""
-    return sum(kv_cache.PASS_OVERHEAD_TOKENS + len(batch) * max(batch) for batch in batches)
+    return sum(PASS_OVERHEAD_TOKENS + len(batch) * max(batch) for batch in batches)
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.integers(1, 2000))
@@ -115,7 +133,7 @@ def test_passes_hold_every_text_once_within_the_budget_at_the_least_cost(lengths
 
 def test_a_model_whose_states_depend_on_more_than_its_tokens_is_refused(tiny_world, monkeypatch):
     """Positions counted from zero in every pass, say, as a model that ignores the cache would."""
-    honest = loaded_model.LoadedModel.hidden
+    honest = loaded_model.LoadedModel.hidden_states
 
     def forgetful(self, ids_BL, **where):
         if "position_ids" in where:
@@ -123,7 +141,7 @@ def test_a_model_whose_states_depend_on_more_than_its_tokens_is_refused(tiny_wor
         return honest(self, ids_BL, **where)
 
     loading.load_model(tiny_world, "large")
-    monkeypatch.setattr(loaded_model.LoadedModel, "hidden", forgetful)
+    monkeypatch.setattr(loaded_model.LoadedModel, "hidden_states", forgetful)
 
     with pytest.raises(UserError, match="large says something else when it reads in pieces"):
         loading.load_model(tiny_world, "large")

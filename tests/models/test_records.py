@@ -1,6 +1,7 @@
-"""Claims about fsgen.records: the stored list is a slow sort's, however many logits tie where it is cut."""
+"""Claims about records.py: the stored list is a slow sort's, however many logits tie where it is cut."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from fsgen.config.schema import DumpConfig
 from fsgen.models import records
+from fsgen.tables.schemas.dumps import RECORD
 
 
 def slow_list(logits_V, dump):
@@ -43,3 +45,32 @@ def test_scalars_are_those_of_float64(seed):
         assert found.logsumexp_N[row] == pytest.approx(total, rel=1e-5)
         assert found.entropy_N[row] == pytest.approx(-(chances * (logits - total)).sum(), abs=1e-5)
         assert (found.max_logit_N[row], found.min_logit_N[row]) == (logits.max(), logits.min())
+
+
+@pytest.mark.parametrize("k_max", [2, 30])
+def test_a_table_gives_the_records_back(k_max):
+    """To the bit, with lists that end at different lengths and with lists that hold the whole vocabulary."""
+    values = np.random.default_rng(0).normal(0, 2, (6, 30)).astype(np.float32)
+    original = records.record(torch.tensor(values), DumpConfig(depth=1.0, k_min=2, k_max=k_max, block=1))
+    width = (original.top_ids_NK >= 0).sum(axis=1).max()
+
+    table = original.to_table()
+    returned = records.TokenRecords.from_table(table)
+
+    assert table.column_names == [name for name, _, _ in RECORD]
+    assert [field.type for field in table.schema] == [kind for _, kind, _ in RECORD]
+    for name, array in returned._asdict().items():
+        expected = getattr(original, name)
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(array, expected[:, :width] if array.ndim == 2 else expected)
+
+
+def test_the_first_and_last_rows_of_a_table_are_the_records_of_parts():
+    """Records are row by row: those of two parts are those of the whole."""
+    values = torch.tensor(np.random.default_rng(1).normal(0, 2, (5, 30)).astype(np.float32))
+    dump = DumpConfig(depth=1.0, k_min=2, k_max=4, block=1)
+    parts = [records.record(values[:2], dump), records.record(values[2:], dump)]
+
+    joined = records.join(parts).to_table()
+
+    assert joined == pa.concat_tables([part.to_table() for part in parts]).combine_chunks()

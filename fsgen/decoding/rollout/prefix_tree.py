@@ -130,7 +130,7 @@ class PrefixTree:
         texts = [
             self.branches.sequence(b)[:-1] if needs_B[b] else [] for b in range(first, len(self.branches))
         ]
-        self.caches[role].begin(texts)
+        self.caches[role].prefill_shared(texts)
 
     def _methods_on_branches(self) -> np.ndarray:
         """Whether some run on a branch uses a method, bool [B, M]."""
@@ -173,7 +173,7 @@ class PrefixTree:
         """Let a model read what it has missed of these branches; hidden states after each token, [L, H]."""
         cache = self.caches[role]
         missed = [self.branches.sequence(b)[cache.length_R[b] :] for b in rows]
-        return list(cache.extend(missed, rows).split([len(tokens) for tokens in missed]))
+        return list(cache.append(missed, rows).split([len(tokens) for tokens in missed]))
 
     def _decide(self, step: _Step) -> np.ndarray:
         """The next token of every run, [R]: the fused one where its router calls, else the default one."""
@@ -252,7 +252,7 @@ class PrefixTree:
         counts = [len(self.branches[b].pending) for b in rows]
         pending = [node for b in rows for node in self.branches[b].pending]
         uses_NM = np.repeat(self._methods_on_branches()[rows], counts, axis=0)
-        for span in self.loaded["large"].spans(len(pending)):
+        for span in self.loaded["large"].row_chunks(len(pending)):
             fuse_nodes(self.loaded, self.methods, pending[span], uses_NM[span], self.nodes)
         for b in rows:
             self.branches[b].pending = []
@@ -263,5 +263,5 @@ class PrefixTree:
         finished = self.branches.replace(children)
         self.finished += finished
         for cache in self.caches.values():
-            cache.select(children.parent_C[~children.is_finished_C])
+            cache.reorder(children.parent_C[~children.is_finished_C])
         return len(finished)
