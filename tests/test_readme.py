@@ -28,7 +28,8 @@ def dictionary() -> str:
     parts = ["# The tables", "Views of `fsgen sql`, printed from their schemas."]
     for name, view in views.VIEWS.items():
         alike = [other for other in views_before(name) if views.VIEWS[other].schema is view.schema]
-        parts.append(f"**`{name}`**: {view.about}; also {', '.join(f'`{c}`' for c in view.path_columns)}.")
+        path_columns = ", ".join(f"`{column}`" for column in view.path_columns)
+        parts.append(f"**`{name}`**: {view.about}{'; also ' * bool(path_columns)}{path_columns}.")
         if alike:
             parts.append(f"The columns of `{alike[0]}`.")
         else:
