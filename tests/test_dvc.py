@@ -1,6 +1,7 @@
 """DVC runs what a change touches, and nothing else."""
 
 import copy
+import hashlib
 import os
 import re
 import shlex
@@ -76,6 +77,20 @@ def shell(home: Path, script: str) -> str:
 
 def ran(output: str) -> set[str]:
     return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def test_the_committed_checkpoints_are_not_stale():
+    """dvc.lock holds the code that trains as it is now, so `dvc repro` trains nothing.
+
+    After a change of words there, `dvc commit -f train tune` keeps the checkpoints.
+    """
+    locked = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    training = {name: stage for name, stage in locked.items() if name.startswith(("train@", "tune@"))}
+    assert len(training) == 7
+    for stage in training.values():
+        code = {dep["path"]: dep["md5"] for dep in stage["deps"] if dep["path"].endswith(".py")}
+        assert code == {path: hashlib.md5((ROOT / path).read_bytes()).hexdigest() for path in code}
+        assert len(code) == 3
 
 
 def test_status_is_clean_and_a_second_run_does_nothing(project):
