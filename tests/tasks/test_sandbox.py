@@ -321,7 +321,7 @@ def test_the_protections_say_what_is_in_force_and_travel_to_workers(granted):
 
 def test_a_sandbox_that_cannot_be_set_up_is_refused_and_weak_goes_on(monkeypatch):
     """Without namespaces code runs only where `sandbox: weak` says so, and then still within limits."""
-    monkeypatch.setitem(sandbox_runner.NEW, "user", 1 << 63)
+    monkeypatch.setitem(sandbox_runner.NAMESPACES, "user", 1 << 63)
     real = sandbox.run
 
     def run(program, tests, limits, protections):

@@ -1,4 +1,4 @@
-"""The sandbox: programs that models wrote run away from the machine, within limits that the kernel keeps."""
+"""The sandbox: runs programs that models wrote in isolation, within limits that the kernel enforces."""
 
 import ast
 import contextlib
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Literal, NamedTuple, get_args
 
 from fsgen.errors import UserError
@@ -20,21 +21,21 @@ from fsgen.tasks.graders import sandbox_runner
 
 Outcome = Literal["pass", "fail", "timeout", "memory", "error", "killed"]
 OUTCOMES = get_args(Outcome)
-# nothing of the grader's own; one order of sets, so that a program does the same every time
+# no variable of the grader; a fixed hash seed, so that sets have one order and a program repeats itself
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 PYTHON = (sys.executable, "-s", "-S", "-P", "-B")  # the standard library alone
-RESULT_BYTES = 1 << 16  # more than a result ever holds
-DETAIL = 500  # characters
+MAX_OUTPUT_BYTES = 1 << 16  # more than a result ever holds
+MAX_DETAIL_CHARACTERS = 500
 
 
 class Limits(NamedTuple):
-    """What a program may use."""
+    """The resources that a program may use."""
 
     cpu_s: float = 5
     wall_s: float = 10
     memory_mb: int = 512
     processes: int = 8
-    """Processes and threads at once."""
+    """Processes and threads at one time."""
 
 
 class ProgramResult(NamedTuple):
@@ -44,32 +45,32 @@ class ProgramResult(NamedTuple):
     """pass; fail: a test does not hold; error: an exception or exit; timeout: CPU or wall time; memory:
     the address space; killed: it ended without a result, by a signal or `os._exit`."""
     detail: str | None
-    """The first test that does not hold, the exception, or how it ended."""
+    """The first test that does not hold, the exception, or how the program ended."""
 
 
 class Protections(NamedTuple):
-    """What this machine grants a sandbox, as far as a program inside could not get around it."""
+    """The protections of a sandbox on this machine that a program inside cannot bypass."""
 
     isolated: bool
-    """Whether it runs in user, pid, mount and network namespaces of its own."""
+    """Whether it runs in its own user, pid, mount and network namespaces."""
     bounded: bool
-    """Whether the limit on processes binds."""
+    """Whether the limit on processes is enforced."""
     offline: bool
-    """Whether no connection leaves it."""
+    """Whether it has no network."""
     confined: bool
-    """Whether it can write nowhere but into its scratch folder."""
+    """Whether it can write only into its scratch folder."""
 
     def __str__(self) -> str:
-        kept = ["own session, limits on CPU time, wall time, memory and file size, minimal environment"]
-        kept += [said for holds, said in self._said() if holds]
-        lost = [said for holds, said in self._said() if not holds]
-        return ", ".join(kept) + (f"; NOT in force: {', '.join(lost)}" if lost else "")
+        in_force = ["own session, limits on CPU time, wall time, memory and file size, minimal environment"]
+        in_force += [words for holds, words in self._descriptions() if holds]
+        missing = self.missing()
+        return ", ".join(in_force) + (f"; NOT in force: {', '.join(missing)}" if missing else "")
 
     def missing(self) -> list[str]:
-        """What is not in force, in words."""
-        return [said for holds, said in self._said() if not holds]
+        """The protections that are not in force, in words."""
+        return [words for holds, words in self._descriptions() if not holds]
 
-    def _said(self) -> list[tuple[bool, str]]:
+    def _descriptions(self) -> list[tuple[bool, str]]:
         return [
             (self.isolated, "own user and pid namespace"),
             (self.bounded, "limit on processes"),
@@ -78,83 +79,108 @@ class Protections(NamedTuple):
         ]
 
 
-def run(program: str, tests: list[str], limits: Limits, protections: Protections) -> ProgramResult:
-    """Run the program and then its tests, each a statement, in a sandbox of its own.
+class _Output(NamedTuple):
+    """The bytes of the result pipe."""
 
-    What it prints is dropped, however much that is. Raises Complaint where the sandbox cannot be set
-    up as `protections` says it can.
+    content: bytes
+    is_late: bool
+    """Whether reading ended at the deadline."""
+
+
+def run(program: str, tests: list[str], limits: Limits, protections: Protections) -> ProgramResult:
+    """Run the program and then its tests, each a statement, in a new sandbox.
+
+    Anything that the program prints is dropped. Raises UserError if the sandbox cannot be set up with these
+    protections.
     """
     token = "t" + secrets.token_hex(16)
-    given = json.dumps({"tests": [(test, _guard(test, token)) for test in tests], "token": token})
+    guarded_tests = [(test, _guard(test, token)) for test in tests]
+    test_input = json.dumps({"tests": guarded_tests, "token": token})
+    output = _execute(program, test_input, limits, protections.isolated)
+    result = _parse_result(output.content, token)
+    if result is None and output.is_late:
+        return ProgramResult("timeout", f"wall time above {limits.wall_s:g} s")
+    return result or ProgramResult("killed", "ended without a result")
+
+
+def _execute(program: str, test_input: str, limits: Limits, isolated: bool) -> _Output:
+    """Start the runner, read its result until the wall time is over, and kill all that it started."""
     result_r, result_w = os.pipe()
-    files = [_in_memory(text) for text in (program, given)]
-    asked = limits._asdict() | {"isolated": protections.isolated}
-    # where it has no file system of its own, a folder on the disk has to do
-    home = contextlib.nullcontext("/") if protections.isolated else tempfile.TemporaryDirectory()
-    with home as scratch:
-        if os.getuid() == 0 and not protections.isolated:
-            os.chown(scratch, sandbox_runner.NOBODY, sandbox_runner.NOBODY)
-        started = subprocess.Popen(
-            [*PYTHON, sandbox_runner.__file__, *map(str, [*files, result_w]), json.dumps(asked)],
-            env=ENVIRONMENT,
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[*files, result_w],
-            start_new_session=True,
-        )
-        for fd in (*files, result_w):
+    inputs = [_in_memory(text) for text in (program, test_input)]
+    with _scratch_folder(isolated) as folder:
+        runner = _start_runner([*inputs, result_w], limits._asdict() | {"isolated": isolated}, folder)
+        for fd in (*inputs, result_w):
             os.close(fd)
         try:
-            said, is_late = _read(result_r, time.monotonic() + limits.wall_s)
+            return _read(result_r, time.monotonic() + limits.wall_s)
         finally:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+            os.killpg(runner.pid, signal.SIGKILL)
+            runner.wait()
             os.close(result_r)
-    late = ProgramResult("timeout", f"wall time above {limits.wall_s:g} s")
-    return _understand(said, token) or (
-        late if is_late else ProgramResult("killed", "ended without a result")
+
+
+@contextlib.contextmanager
+def _scratch_folder(isolated: bool) -> Iterator[str]:
+    """The working directory of the runner: without its own file system, a temporary folder on the disk."""
+    if isolated:
+        yield "/"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if os.getuid() == 0:
+            os.chown(folder, sandbox_runner.NOBODY, sandbox_runner.NOBODY)
+        yield folder
+
+
+def _start_runner(fds: list[int], limits: dict, folder: str) -> subprocess.Popen:
+    """Start sandbox_runner.py in its own session; `fds` are the program, its tests and the result."""
+    return subprocess.Popen(
+        [*PYTHON, sandbox_runner.__file__, *map(str, fds), json.dumps(limits)],
+        env=ENVIRONMENT,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=fds,
+        start_new_session=True,
     )
 
 
 def protections(weak: bool) -> Protections:
-    """What this machine grants, each part tried before it is claimed.
+    """The protections that this machine grants; each one is tried first.
 
-    Raises Complaint where something is not granted, unless `weak`.
+    Raises UserError if one is not granted, unless `weak`.
     """
-    hoped = Protections(True, True, True, True)
     try:
-        found = _try(hoped)
+        granted = _probe(isolated=True)
     except UserError as refused:
         if not weak:
             raise UserError(f"{refused}; set 'sandbox: weak' to run code without namespaces.") from None
-        found = _try(Protections(False, True, True, True))
-    if found.missing() and not weak:
+        granted = _probe(isolated=False)
+    if granted.missing() and not weak:
         raise UserError(
-            f"This machine should grant a sandbox {', '.join(found.missing())}, and does not; "
+            f"This machine should grant a sandbox {', '.join(granted.missing())}, and does not; "
             "set 'sandbox: weak' to run code without."
         )
-    return found
+    return granted
 
 
-def _try(hoped: Protections) -> Protections:
+def _probe(isolated: bool) -> Protections:
+    """The protections that stop a program which forks, connects or writes; UserError without a sandbox."""
     limits = Limits(cpu_s=2, wall_s=5, processes=8)
+    requested = Protections(isolated, bounded=True, offline=True, confined=True)
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         os.chmod(folder, 0o777)
         port = listener.getsockname()[1]
-        answers = [
-            run(program, [], limits, hoped).outcome == "error"
-            for program in (
-                FORKS.format(count=limits.processes + 4),
-                f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)",
-                f"open({folder + '/probe'!r}, 'w')",
-            )
-        ]
-    return Protections(hoped.isolated, *answers)
+        programs = (
+            FORKS.format(count=limits.processes + 4),
+            f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)",
+            f"open({folder + '/probe'!r}, 'w')",
+        )
+        is_stopped = [run(program, [], limits, requested).outcome == "error" for program in programs]
+    return Protections(isolated, *is_stopped)
 
 
-# a bounded loop: as many children as are allowed, and a few more, that only wait to be ended
+# a bounded loop: as many children as are allowed, and a few more, that only wait for a signal
 FORKS = """
 import os, signal
 for _ in range({count}):
@@ -165,14 +191,16 @@ os.killpg(0, signal.SIGKILL)
 
 
 def _guard(test: str, name: str) -> str:
-    """The test with every == asked of `name`, `harness.same`; as it is where it does not parse."""
+    """The test with every == as a call of `name` (`sandbox_runner.same`); unchanged if it does not parse."""
     try:
-        return ast.unparse(_Equal(name).visit(ast.parse(test)))
+        return ast.unparse(_EqualsToCall(name).visit(ast.parse(test)))
     except SyntaxError:
         return test
 
 
-class _Equal(ast.NodeTransformer):
+class _EqualsToCall(ast.NodeTransformer):
+    """Replaces `left == right` by `name(left, right)`."""
+
     def __init__(self, name: str):
         self.name = name
 
@@ -184,7 +212,7 @@ class _Equal(ast.NodeTransformer):
 
 
 def _in_memory(text: str) -> int:
-    """A file that no program can change."""
+    """File descriptor of a sealed file in memory, which no program can change."""
     fd = os.memfd_create("given", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(os.dup(fd), "wb") as file:
         file.write(text.encode(errors="surrogatepass"))
@@ -192,35 +220,35 @@ def _in_memory(text: str) -> int:
     return fd
 
 
-def _read(fd: int, deadline: float) -> tuple[bytes, bool]:
-    """What was said until the end or the deadline, or too much; whether it was the deadline."""
-    said, poll = b"", select.poll()
+def _read(fd: int, deadline: float) -> _Output:
+    """What the pipe holds until its end, the deadline, or too many bytes."""
+    content, poll = b"", select.poll()
     poll.register(fd, select.POLLIN)
     while (left := deadline - time.monotonic()) > 0:
         if poll.poll(1000 * left):
             part = os.read(fd, 1 << 12)
-            if not part or len(said) > RESULT_BYTES:
-                return said, False
-            said += part
-    return said, True
+            if not part or len(content) > MAX_OUTPUT_BYTES:
+                return _Output(content, is_late=False)
+            content += part
+    return _Output(content, is_late=True)
 
 
-def _understand(said: bytes, token: str) -> ProgramResult | None:
-    """The first outcome that was told; a pass counts only with the token. None where none was."""
-    lines = [told for line in said.splitlines() if (told := _parse(line))]
-    if lines[:1] and "refused" in lines[0]:
-        raise UserError(f"The sandbox could not be set up: {lines[0]['refused']}")
-    for told in lines:
-        outcome, detail = told.get("outcome"), told.get("detail")
-        if outcome in OUTCOMES and (outcome != "pass" or told.get("token") == token):
-            return ProgramResult(outcome, None if detail is None else str(detail)[:DETAIL])
+def _parse_result(output: bytes, token: str) -> ProgramResult | None:
+    """The first outcome in the output; a pass counts only with the token. None if there is none."""
+    reports = [report for line in output.splitlines() if (report := _parse_line(line))]
+    if reports and "refused" in reports[0]:
+        raise UserError(f"The sandbox could not be set up: {reports[0]['refused']}")
+    for report in reports:
+        outcome, detail = report.get("outcome"), report.get("detail")
+        if outcome in OUTCOMES and (outcome != "pass" or report.get("token") == token):
+            return ProgramResult(outcome, None if detail is None else str(detail)[:MAX_DETAIL_CHARACTERS])
     return None
 
 
-def _parse(line: bytes) -> dict | None:
-    """An object, if the line is one: a program can write what it likes where the result is read."""
+def _parse_line(line: bytes) -> dict | None:
+    """The JSON object of a line, if it is one: a program can write anything into the result pipe."""
     try:
-        told = json.loads(line)
+        report = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) else None
+    return report if isinstance(report, dict) else None

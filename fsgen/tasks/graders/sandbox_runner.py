@@ -1,12 +1,12 @@
-"""What runs inside the sandbox: a program that cannot be trusted, then its tests.
+"""The script that runs inside the sandbox: it executes a program that cannot be trusted, then its tests.
 
-Started by fsgen.sandbox as `python harness.py PROGRAM TESTS RESULT LIMITS`, the first three being file
-descriptors. It imports nothing of the project. The chain is: this process (which the grader can kill),
-a child in a user namespace of its own, the first process of a pid namespace, and below that the program.
-Whatever the program starts lives in that pid namespace and ends with it.
+`sandbox.run` starts it as `python sandbox_runner.py PROGRAM TESTS RESULT LIMITS`; the first three are file
+descriptors. It imports nothing of the project. The chain of processes is: this process (which the grader can
+kill), a child in its own user namespace, the first process of a pid namespace, and below that the program.
+Everything that the program starts is in that pid namespace and ends with it.
 
-The machine is protected from the program by the kernel. The verdict is protected from ordinary tricks
-alone: a program shares its process with its tests, and one that sets out to forge a pass can.
+The kernel protects the machine from the program. The verdict is protected from ordinary tricks only: a
+program shares its process with its tests, and one that is written to forge a pass can do so.
 """
 
 import ctypes
@@ -17,28 +17,49 @@ import signal
 import sys
 import types
 
-ROOM = "/mnt"  # exists everywhere and holds nothing that Python needs
-SCRATCH, LIBRARY = f"{ROOM}/scratch", f"{ROOM}/library"
+MOUNT_POINT = "/mnt"  # exists everywhere and holds nothing that Python needs
+SCRATCH, LIBRARY = f"{MOUNT_POINT}/scratch", f"{MOUNT_POINT}/library"
 NOBODY = 65534
 MODULE = "solution"
-HEAP_TYPE = 1 << 9  # a class made at run time, as all classes of a program are
-NEW = {"mount": 0x20000, "ipc": 0x8000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
+HEAP_TYPE = 1 << 9  # flag of a class made at run time, as all classes of a program are
+NAMESPACES = {"mount": 0x20000, "ipc": 0x8000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 1 << 14, 1 << 18
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
 AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, READ_ONLY = -100, 0x8000, 1, 4, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
-TOLD = 77  # exit status of a program's process that has left a result
+RESULT_WRITTEN = 77  # exit status of a program's process that has written a result
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> None:
-    """Set up what `limits` asks for, run the program below it and leave the result."""
+    """Set up the isolation that `limits` requests, run the program in it and write the result."""
     die_with_parent()
-    if not limits["isolated"]:
-        if os.getuid() == 0 and is_public(os.path.dirname(os.__file__)):
-            os.setgroups([])
-            become_nobody()
-        return supervise(program_fd, tests_fd, result_fd, limits)
+    if limits["isolated"]:
+        enter_namespaces()
+    elif os.getuid() == 0 and is_public(os.path.dirname(os.__file__)):
+        os.setgroups([])
+        become_nobody()
+    supervise(program_fd, tests_fd, result_fd, limits)
+
+
+def enter_namespaces() -> None:
+    """Return in the first process of new namespaces; the processes above it wait for its end and exit."""
+    enter_user_namespace()
+    unshare("pid", "mount", "net", "ipc")
+    library = take_library()
+    become_nobody()
+    die_with_parent()
+    first = os.fork()
+    if first:
+        os.waitpid(first, 0)
+        os._exit(0)
+    die_with_parent()
+    confine_files(library)
+    drop_capabilities()
+
+
+def enter_user_namespace() -> None:
+    """Return in a child with its own user namespace; this process maps its ids, waits for it and exits."""
     go_r, go_w = os.pipe()
     ready_r, ready_w = os.pipe()
     if os.getuid() == 0:
@@ -55,22 +76,10 @@ def main(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> None:
     unshare("user")
     os.write(ready_w, b"+")
     os.read(go_r, 1)
-    unshare("pid", "mount", "net", "ipc")
-    library = take_library()
-    become_nobody()
-    die_with_parent()
-    first = os.fork()
-    if first:
-        os.waitpid(first, 0)
-        os._exit(0)
-    die_with_parent()
-    confine_files(library)
-    drop_capabilities()
-    return supervise(program_fd, tests_fd, result_fd, limits)
 
 
 def check(result: int, what: str) -> None:
-    """OSError where a call to libc has failed."""
+    """OSError if a call to libc has failed."""
     if result < 0:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
@@ -81,12 +90,12 @@ def die_with_parent() -> None:
 
 
 def unshare(*kinds: str) -> None:
-    """Leave the namespaces of these kinds for new ones; OSError where the kernel refuses."""
-    check(libc.unshare(sum(NEW[kind] for kind in kinds)), f"a new {', '.join(kinds)} namespace")
+    """Move into new namespaces of these kinds; OSError if the kernel refuses."""
+    check(libc.unshare(sum(NAMESPACES[kind] for kind in kinds)), f"a new {', '.join(kinds)} namespace")
 
 
 def map_ids(child: int) -> None:
-    """Let the child be nobody: root's is the machine's nobody, another user's the user itself."""
+    """Map the child's id of nobody: to the machine's nobody for root, to the user itself for another user."""
     uid, gid = (NOBODY, NOBODY) if os.getuid() == 0 else (os.getuid(), os.getgid())
     for name, text in (
         ("setgroups", "deny"),
@@ -98,19 +107,19 @@ def map_ids(child: int) -> None:
 
 
 def become_nobody() -> None:
-    """Give up root for the user nobody, for good."""
+    """Switch to the user nobody, irrevocably."""
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def is_public(folder: str) -> bool:
-    """Whether everybody may look into a folder."""
+    """Whether every user may read a folder."""
     parents = (folder[:end] for end in range(1, len(folder) + 1) if folder[end : end + 1] in ("", "/"))
     return all(os.stat(path).st_mode & 1 for path in parents)
 
 
 def take_library() -> int:
-    """A handle of Python's library, which may lie where nobody may not look (a root's home)."""
+    """A handle of Python's library, which may lie in a folder that nobody cannot read (root's home)."""
     folder = os.path.dirname(os.__file__).encode()
     handle = libc.syscall(OPEN_TREE, AT_FDCWD, folder, OPEN_TREE_CLONE | AT_RECURSIVE)
     check(handle, "a handle of Python's library")
@@ -118,9 +127,9 @@ def take_library() -> int:
 
 
 def confine_files(library: int) -> None:
-    """Everything read-only, an empty scratch folder in memory, and a /proc that shows this namespace."""
+    """Make everything read-only but an empty scratch folder in memory, and mount /proc of this namespace."""
     mount(None, "/", None, MS_REC | MS_PRIVATE)
-    mount("tmpfs", ROOM, "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,mode=700")
+    mount("tmpfs", MOUNT_POINT, "tmpfs", MS_NOSUID | MS_NODEV, "size=64m,mode=700")
     os.mkdir(SCRATCH)
     os.mkdir(LIBRARY)
     moved = libc.syscall(MOVE_MOUNT, library, b"", AT_FDCWD, LIBRARY.encode(), MOVE_MOUNT_F_EMPTY_PATH)
@@ -138,7 +147,7 @@ def confine_files(library: int) -> None:
 
 
 def import_from_library() -> None:
-    """Find Python's library where it now is, the parts of packages that are loaded already included."""
+    """Import Python's library from its new place, also the rest of packages that are loaded already."""
     former = os.path.dirname(os.__file__)
     sys.path[:] = [LIBRARY, f"{LIBRARY}/lib-dynload"]
     sys.path_importer_cache.clear()
@@ -148,20 +157,20 @@ def import_from_library() -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str = "") -> None:
-    """Mount as mount(2) does; OSError where the kernel refuses."""
-    spelt = [x if x is None else x.encode() for x in (source, target, kind)]
-    check(libc.mount(*spelt, ctypes.c_ulong(flags), options.encode()), f"a mount on {target}")
+    """Mount as mount(2) does; OSError if the kernel refuses."""
+    names = [name if name is None else name.encode() for name in (source, target, kind)]
+    check(libc.mount(*names, ctypes.c_ulong(flags), options.encode()), f"a mount on {target}")
 
 
 def drop_capabilities() -> None:
-    """Give up all capabilities, and the chance to get new ones."""
+    """Give up all capabilities, and the right to get new ones."""
     header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     check(libc.capset(header, nothing), "giving up capabilities")
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "giving up new privileges")
 
 
 def supervise(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> None:
-    """Run the program in a child, and say how that ended if it did not say so itself."""
+    """Run the program in a child; write how the child ended if it wrote no result itself."""
     os.write(result_fd, b'{"ready": true}\n')
     program = read_all(program_fd)
     child = os.fork()
@@ -171,16 +180,16 @@ def supervise(program_fd: int, tests_fd: int, result_fd: int, limits: dict) -> N
         os._exit(run(program, tests_fd, result_fd))
     libc.prctl(PR_SET_DUMPABLE, 0)  # or the program could trace this process, whose user it shares
     _, status, used = os.wait4(child, 0)
-    if not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == TOLD):
-        spent = used.ru_utime + used.ru_stime
-        over = status & 0x7F == signal.SIGXCPU or (os.WIFSIGNALED(status) and spent >= limits["cpu_s"])
-        outcome = "timeout" if over else "killed"
-        detail = f"CPU time above {limits['cpu_s']:g} s" if over else ending(status)
+    if not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == RESULT_WRITTEN):
+        is_late = status & 0x7F == signal.SIGXCPU
+        is_late |= os.WIFSIGNALED(status) and used.ru_utime + used.ru_stime >= limits["cpu_s"]
+        outcome = "timeout" if is_late else "killed"
+        detail = f"CPU time above {limits['cpu_s']:g} s" if is_late else describe_exit(status)
         os.write(result_fd, b"\n" + json.dumps({"outcome": outcome, "detail": detail}).encode() + b"\n")
     os._exit(0)
 
 
-def ending(status: int) -> str:
+def describe_exit(status: int) -> str:
     """How a process ended, in words."""
     if os.WIFSIGNALED(status):
         return f"ended by {signal.Signals(os.WTERMSIG(status)).name}"
@@ -188,12 +197,12 @@ def ending(status: int) -> str:
 
 
 def restrain(limits: dict) -> None:
-    """Limits of the kernel on this process and what it starts."""
-    if limits["isolated"]:  # else it stays where the grader ends all that it started
+    """Set the kernel's limits on this process and everything that it starts."""
+    if limits["isolated"]:  # otherwise it stays in the session that the grader kills
         os.setsid()
     die_with_parent()
     cpu_s = max(1, round(limits["cpu_s"]))
-    processes = limits["processes"] + 2  # the two above this one are of the same user
+    processes = limits["processes"] + 2  # the two processes above this one have the same user
     for kind, soft, hard in (
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
         (resource.RLIMIT_AS, limits["memory_mb"] << 20, limits["memory_mb"] << 20),
@@ -205,62 +214,62 @@ def restrain(limits: dict) -> None:
 
 
 def redirect() -> None:
-    """Nothing to read, and what is printed goes nowhere."""
+    """Connect standard input and output to /dev/null."""
     empty = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(empty, fd)
 
 
 def run(program: str, tests_fd: int, result_fd: int) -> int:
-    """Execute the program, then each test; writes the result and returns TOLD.
+    """Execute the program, then each test; write the result and return RESULT_WRITTEN.
 
-    What judges is bound before the program runs, and the tests are read after it has, with the
-    token that a pass must show.
+    The functions that judge are bound before the program runs, so that it cannot replace them. The tests, and
+    the token that a pass must show, are read after it has run.
     """
     failed, out_of_memory, anything = AssertionError, MemoryError, BaseException
     write, dumps, loads, execute, kind_of = os.write, json.dumps, json.loads, exec, type
     read, make, equal = read_all, compile, same
 
-    def tell(outcome, detail=None, token=None):
+    def report(outcome, detail=None, token=None):
         write(
             result_fd, b"\n" + dumps({"outcome": outcome, "detail": detail, "token": token}).encode() + b"\n"
         )
-        return TOLD
+        return RESULT_WRITTEN
 
-    asked = None
+    test = None
     try:
         module = types.ModuleType(MODULE)
         sys.modules[MODULE] = module
         execute(make(program, f"{MODULE}.py", "exec"), module.__dict__)
-        given = loads(read(tests_fd))
-        module.__dict__[given["token"]] = equal
-        for asked, guarded in given["tests"]:  # noqa: B007, the one that fails is told
+        test_input = loads(read(tests_fd))
+        module.__dict__[test_input["token"]] = equal
+        for test, guarded in test_input["tests"]:  # noqa: B007, the test that fails is reported
             execute(make(guarded, "test", "exec"), module.__dict__)
     except out_of_memory:
         write(result_fd, b'\n{"outcome": "memory", "detail": "memory above the limit"}\n')
-        return TOLD
+        return RESULT_WRITTEN
     except failed as error:
-        return tell("fail", asked) if asked else tell("error", f"AssertionError: {error}")
+        return report("fail", test) if test else report("error", f"AssertionError: {error}")
     except anything as error:
-        return tell("error", f"{kind_of(error).__name__}: {str(error)[:300]}")
-    return tell("pass", None, given["token"])
+        return report("error", f"{kind_of(error).__name__}: {str(error)[:300]}")
+    return report("pass", None, test_input["token"])
 
 
 def same(left, right) -> bool:
-    """left == right, unless one of them alone has a type of the program's own: that could say yes to all."""
-    return is_own(left) == is_own(right) and left == right
+    """left == right, unless only one of them has a type of the program, which could equal everything."""
+    return has_program_type(left) == has_program_type(right) and left == right
 
 
-def is_own(value) -> bool:
-    """Whether a value, or one that it holds, is of a class that no module of the library has."""
+def has_program_type(value) -> bool:
+    """Whether a value, or one that it holds, has a class that no module of the library defines."""
     kind = type(value)
     if kind in (list, tuple, set, frozenset):
-        return any(map(is_own, value))
+        return any(map(has_program_type, value))
     if kind is dict:
-        return any(map(is_own, value.keys())) or any(map(is_own, value.values()))
+        return any(map(has_program_type, value.keys())) or any(map(has_program_type, value.values()))
     home = sys.modules.get(kind.__module__)
-    is_known = kind.__module__ != MODULE and getattr(home, kind.__qualname__, None) is kind
-    return bool(kind.__flags__ & HEAP_TYPE) and not is_known
+    is_of_library = kind.__module__ != MODULE and getattr(home, kind.__qualname__, None) is kind
+    return bool(kind.__flags__ & HEAP_TYPE) and not is_of_library
 
 
 def read_all(fd: int) -> str:
