@@ -94,6 +94,7 @@ TESTED = json.dumps({"test_list": ["assert add(1) == 3"], "test_setup_code": ""}
 CODE = [Answer(f"```python\ndef add(a):\n    return a + {i}\n```", TESTED) for i in (1, 2, 3, 2)]
 
 
+@pytest.mark.long
 def test_the_number_of_processes_changes_no_verdict():
     """Formulas and programs, in the order of the texts, by one worker and by three."""
     for task, answers in ((math500.TASK, SUMS), (mbpp.TASK, CODE)):
