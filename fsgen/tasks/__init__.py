@@ -1,4 +1,4 @@
 """Benchmarks: rows become prompts, and a text becomes a verdict.
 
-Adding one is a module and a line in the registry.
+A new one is a module that ends in a `Task`, and a line in the registry.
 """

@@ -12,27 +12,33 @@ from fsgen.errors import UserError
 
 
 class Source(NamedTuple):
-    """Where a benchmark's rows are, and what each must hold."""
+    """Where a benchmark's rows are, and which columns each must have."""
 
     title: str
+    """Name of the benchmark in messages."""
     hub: str
+    """Repository of the hub."""
     config: str | None
+    """Configuration of the hub's dataset, if it has several."""
     columns: dict[str, type]
+    """Columns that every row must have, with their types."""
 
 
 def read(source: Source, split: str, path: str | None, stem: str | None = None) -> list[dict]:
-    """Rows of a split, in its order, with the source's columns and what others they have.
+    """Rows of a split, in its order, with the source's columns and any others they have.
 
-    Without `path` the hub is asked; a folder holds `<stem>.jsonl` or `.parquet` (stem: the split's name
-    unless given), and a file is itself the split. Raises Complaint where nothing can be read, there is
-    no row, or a row lacks a column or holds another type in it.
+    Without `path` the rows come from the hub. A folder holds `<stem>.jsonl` or `<stem>.parquet` (by default
+    the stem is the split's name), and a file is itself the split. Raises UserError if nothing can be read,
+    there is no row, or a row lacks a column or holds another type in it.
     """
     stem = stem or split
-    found = _read_hub(source, split) if path is None else read_file(_find(Path(path), stem))
+    rows = _read_hub(source, split) if path is None else read_file(_find_file(Path(path), stem))
     where = f"{source.title}'s '{stem}' ({path or source.hub})"
-    if not found:
+    if not rows:
         raise UserError(f"{where} should hold rows, got none; complete it or name another split.")
-    return [_checked(where, i, row, source.columns) for i, row in enumerate(found)]
+    for number, row in enumerate(rows):
+        _check_row(where, number, row, source.columns)
+    return rows
 
 
 def read_file(file: Path) -> list[dict]:
@@ -49,7 +55,7 @@ def read_file(file: Path) -> list[dict]:
 
 
 def refuse_single_file(dataset: DatasetConfig) -> None:
-    """Complaint where solved problems are to come from a split that one file cannot hold beside the other."""
+    """UserError if examples are requested of another split and the path is a single file."""
     if dataset.path is not None and Path(dataset.path).is_file():
         raise UserError(
             f"{dataset.path} should be a folder that also holds train.jsonl, got a single file with "
@@ -58,7 +64,7 @@ def refuse_single_file(dataset: DatasetConfig) -> None:
 
 
 def has_splits(path: str, splits: Iterable[str]) -> bool:
-    """Whether a local folder holds the rows of these splits, a file each."""
+    """Whether a local folder holds a file for each of these splits."""
     return all(any(file.is_file() for file in _candidates(Path(path), split)) for split in splits)
 
 
@@ -66,25 +72,25 @@ def _candidates(folder: Path, stem: str) -> list[Path]:
     return [folder / f"{stem}.jsonl", folder / f"{stem}.parquet"]
 
 
-def _find(path: Path, stem: str) -> Path:
+def _find_file(path: Path, stem: str) -> Path:
     for file in [path] if path.is_file() else _candidates(path, stem):
         if file.is_file():
             return file
     raise UserError(f"{path} should hold {stem}.jsonl or {stem}.parquet, got neither; put the rows there.")
 
 
-def _checked(where: str, i: int, row: dict, columns: dict[str, type]) -> dict:
+_TYPE_WORDS = {str: "text", int: "a number", list: "a list"}
+
+
+def _check_row(where: str, number: int, row: dict, columns: dict[str, type]) -> None:
     for column, kind in columns.items():
         if not isinstance(row.get(column), kind):
             got = "none" if row.get(column) is None else repr(row[column])[:40]
             raise UserError(
-                f"{where} should have {_NAMES[kind]} in the column '{column}', got {got} in row {i}, "
-                f"which has {', '.join(sorted(row)) or 'no column'}; fill the columns that the hub names."
+                f"{where} should have {_TYPE_WORDS[kind]} in the column '{column}', got {got} in row "
+                f"{number}, which has {', '.join(sorted(row)) or 'no column'}; "
+                "fill the columns that the hub names."
             )
-    return row
-
-
-_NAMES = {str: "text", int: "a number", list: "a list"}
 
 
 def _read_line(file: Path, number: int, line: bytes) -> dict:
@@ -100,13 +106,14 @@ def _read_line(file: Path, number: int, line: bytes) -> dict:
 
 
 def _read_hub(source: Source, split: str) -> list[dict]:
-    from datasets import load_dataset  # seconds to import, and only this path needs it
+    from datasets import load_dataset  # seconds to import, and only the hub needs it
 
     try:
         return load_dataset(source.hub, source.config, split=split).to_list()
     except Exception as error:  # offline, gated, unknown split: the client's errors share no class
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise UserError(
             f"'{source.hub}', split '{split}', could not be loaded from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}); "
+            f"({type(error).__name__}: {reason}); "
             "go online, ask for access, or set the dataset's 'path' to a local copy."
         ) from error

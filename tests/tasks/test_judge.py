@@ -297,7 +297,7 @@ def test_the_endpoint_may_say_how_long_to_wait(endpoint, tmp_path, monkeypatch):
 
 
 def test_giving_up_keeps_what_was_paid_for(endpoint, tmp_path):
-    """One Complaint after the last retry; the next run asks only for what is missing."""
+    """One UserError after the last retry; the next run asks only for what is missing."""
     asked = [request("answer 3"), request("broken 4"), request("answer 5")]
     both_others = threading.Barrier(3)
 
@@ -329,7 +329,7 @@ def test_giving_up_keeps_what_was_paid_for(endpoint, tmp_path):
     [(401, "OPENAI_API_KEY"), (403, "name a judge"), (404, "FSGEN_JUDGE_MODEL"), (400, "name a judge")],
 )
 def test_lasting_failures_are_not_tried_again(endpoint, tmp_path, status, remedy):
-    """One request, one Complaint with its remedy, nothing in the cache."""
+    """One request, one UserError with its remedy, nothing in the cache."""
     endpoint.fails = lambda body: (status, {})
     said = refusal(judge_at(endpoint), [request("answer 4")], tmp_path)
 
@@ -377,7 +377,7 @@ def test_a_bare_completion_is_enough(endpoint, tmp_path):
 
 
 def test_endpoint_that_is_not_there(tmp_path, monkeypatch):
-    """A refused connection is tried again with growing pauses, then a Complaint."""
+    """A refused connection is tried again with growing pauses, then a UserError."""
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
     with socket.socket() as held:  # bound but not listening: nobody else can take the port

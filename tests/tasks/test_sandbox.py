@@ -271,11 +271,11 @@ def left_behind() -> dict:
         "mounts": Path("/proc/self/mounts").read_text(),
         "files": sorted(path for path in os.listdir("/tmp") if path.startswith("tmp")),
         "open": len(os.listdir("/proc/self/fd")),
-        "harnesses": harnesses(),
+        "runners": runners(),
     }
 
 
-def harnesses() -> list[str]:
+def runners() -> list[str]:
     """Processes of this test's sandboxes; other workers run theirs meanwhile."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):

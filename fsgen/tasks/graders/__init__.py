@@ -1,4 +1,4 @@
 """What verdicts rest on: equality of formulas, a sandbox for generated programs, a judge model.
 
-Each works on its own, without the other packages.
+Each works without the other packages.
 """
