@@ -616,7 +616,7 @@ def test_client_is_loaded_only_to_ask(endpoint, tmp_path):
     """Neither the import nor a run from the cache pays for it."""
     judge_at(endpoint).rate([request("answer 4")], tmp_path)
     code = (
-        "import sys; from pathlib import Path; from fsgen.judge import Judge, Request; "
+        "import sys; from pathlib import Path; from fsgen.tasks.graders.judge import Judge, Request; "
         f"asked = Judge('umpire', {endpoint.base_url!r}, 'sesame'); "
         f"print(asked.rate([Request(*{tuple(request('answer 4'))!r})], Path({str(tmp_path)!r}))[0].rating); "
         "assert not {'openai', 'torch'} & set(sys.modules)"
