@@ -1,4 +1,4 @@
-"""Claims about fsgen.costs: the vectorised counts equal plain loops, and a few are done by hand."""
+"""Tests of `costs`: the vectorised counts equal plain loops, and a few are done by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Claims about fsgen.discrimination: rankings are scikit-learn's, shares and rates have closed forms."""
+"""Tests of `discrimination`: rankings are scikit-learn's, shares and rates have closed forms."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Claims about fsgen.intervals: closed forms, honesty where nothing varies, measured coverage."""
+"""Tests of `intervals`: closed forms, honesty where nothing varies, measured coverage."""
 
 import math
 

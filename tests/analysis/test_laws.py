@@ -1,4 +1,4 @@
-"""Claims about fsgen.laws: laws return what made the points, or refuse."""
+"""Tests of `laws`: laws return what made the points, or refuse."""
 
 import json
 

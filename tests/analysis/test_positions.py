@@ -1,4 +1,4 @@
-"""Claims about fsgen.positions and fsgen.embedding: bins hold every token, regressions return the truth."""
+"""Tests of `positions` and `projections`: bins hold every token, regressions return the truth."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Claims about fsgen.parameters and fsgen.prediction: intervals as slow code gives them, or none."""
+"""Tests of `law_intervals` and `prediction`: intervals as slow code gives them, or none."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Claims about fsgen.published: what the published table supports, counted and fitted."""
+"""Tests of `published`: what the published table supports, counted and fitted."""
 
 import json
 from pathlib import Path

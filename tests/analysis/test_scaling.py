@@ -1,4 +1,4 @@
-"""Claims about fsgen.scaling: own points pooled, laws laid out, entropy weighed against sizes."""
+"""Tests of `scaling`: own points pooled, laws laid out, entropy weighed against sizes."""
 
 import json
 from pathlib import Path

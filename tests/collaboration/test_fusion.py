@@ -1,4 +1,4 @@
-"""Claims about fsgen.fusion: on a whole list it is plain arithmetic, and on a short one a proof is a proof.
+"""Tests of `fusion`: on a whole list it is plain arithmetic, and on a short one a proof is a proof.
 
 Shape legend: N positions, V vocabulary, K ids of a padded list.
 """

@@ -1,4 +1,4 @@
-"""Claims about fsgen.learned: chances are scikit-learn's, and as high as mismatches are frequent."""
+"""Tests of `learned_routers`: chances are scikit-learn's, and as high as mismatches are frequent."""
 
 import json
 

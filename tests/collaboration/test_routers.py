@@ -1,4 +1,4 @@
-"""Claims about fsgen.routers: scores are those of the softmax, budgets are kept, draws belong to positions.
+"""Tests of `routers`: scores are those of the softmax, budgets are kept, draws belong to positions.
 
 Shape legend: N positions, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Claims about fsgen.vocabulary: every id is spelt, and kinds are what a reader would say."""
+"""Tests of `vocabulary`: every id is spelt, and kinds are what a reader would say."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Claims about fsgen.report.archive: a kept run can be judged by its files; its page is its numbers."""
+"""Tests of `archive`: a kept run can be judged by its files; its page is its numbers."""
 
 import json
 import os

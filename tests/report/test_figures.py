@@ -1,4 +1,4 @@
-"""Claims about fsgen.report.figures: each is drawn from its query, labelled, the same bytes each time."""
+"""Tests of `figures`: each is drawn from its query, labelled, the same bytes each time."""
 
 from pathlib import Path
 
