@@ -24,8 +24,8 @@ from fsgen.cli import cost_estimates, stage_work
 from fsgen.collaboration import fuse, route
 from fsgen.config.schema import Settings
 from fsgen.decoding import dump_solo, dump_teacher_forced, greedy, teacher_forcing
+from fsgen.decoding.protocol import TextToRead
 from fsgen.decoding.rollout import rollout
-from fsgen.decoding.teacher_forcing import TextToRead
 from fsgen.decoding.texts import StopRule
 from fsgen.execution import console
 from fsgen.models.loaded_model import LoadedModel
@@ -55,14 +55,15 @@ def write_greedily(
 ) -> list[list[int]]:
     """Texts of the prompts, by fsgen's loop, which also makes a record of every token."""
     rule = StopRule(tokenizer=model.tokenizer, stop_ids=model.stop_ids, stops=(), max_new_tokens=new_tokens)
-    texts, _ = greedy.generate_greedy(model, prompts, rule, bench.settings, rows, console.Count())
-    return [text.ids for text in texts]
+    dump, limit = bench.settings.dump, bench.settings.compute.read_tokens
+    written = greedy.generate_greedy(model, dump, limit, prompts, rule, rows, console.TokenCounter())
+    return [text.ids for text in written.texts]
 
 
 def read_texts(bench: Bench, model: LoadedModel, texts: list[TextToRead]) -> None:
-    """Records of the model at all positions of the texts."""
-    read_tokens = bench.settings.compute.read_tokens
-    teacher_forcing.teacher_force({"large": model}, texts, bench.settings, read_tokens)
+    """Make records of the model at all positions of the texts."""
+    dump, limit = bench.settings.dump, bench.settings.compute.read_tokens
+    teacher_forcing.teacher_force({"large": model}, dump, texts, limit)
 
 
 def pair_stages(settings: Settings, pair: str) -> dict[str, Callable[[], None]]:
