@@ -1,26 +1,17 @@
-"""Writing alone: a model answers every prompt greedily and leaves a record of each position.
-
-Shape legend: B texts in the batch, N rows (positions of texts), V usable vocabulary.
-"""
+"""The stage `dump_solo`: a model answers every prompt alone, and leaves a record of each token."""
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen.config.schema import Settings
-from fsgen.decoding.greedy import generate_greedy
-from fsgen.decoding.texts import (
-    StopRule,
-    TokenSequence,
-    hash_prompt,
-    stop_rule,
-    text_rows,
-    token_flags,
-)
+from fsgen.config.schema import ComputeConfig, DumpConfig, Settings
+from fsgen.decoding.engines import generator_of
+from fsgen.decoding.protocol import GeneratedTexts
+from fsgen.decoding.texts import StopRule, hash_prompt, stop_rule, text_rows, token_flags
 from fsgen.execution import console
 from fsgen.execution.executors import open_executor
-from fsgen.execution.shards import Shard, ShardContext, chunk_prompts, run_shards
-from fsgen.models import fingerprint, records
+from fsgen.execution.shards import BatchLimit, Shard, ShardContext, Tables, chunk_prompts, run_shards
+from fsgen.models.fingerprint import model_fingerprint
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
 from fsgen.tables import files, parquet, paths
@@ -29,63 +20,82 @@ from fsgen.tables.schemas.dumps import TEXTS, TOKENS
 
 def dump_solo(settings: Settings, name: str) -> None:
     """Let the model `name` answer every prompt of every dataset; writes data/dumps/<name>/."""
-    model = model_spec(settings, name)
+    model, dump, compute = model_spec(settings, name), settings.dump, settings.compute
     out = paths.dumps(name)
-    with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:
+    with files.atomic_folder(out) as folder, open_executor(compute, load_checked) as executor:
         for dataset, entry in settings.datasets.items():
             prompts = parquet.read(paths.prompts(dataset))
+            rule = stop_rule(model, prompts, entry.max_new_tokens, dump.tail)
+            chunks = chunk_prompts(prompts, dump.block)
+            shards = [_solo_shard(model, chunk, rule, dump, compute) for chunk in chunks]
             with console.progress(len(prompts), "texts", f"{name} writes {dataset}") as bar:
-                until = stop_rule(model, prompts, entry.max_new_tokens, settings.dump.tail)
-                cut = chunk_prompts(prompts, settings.dump.block)
-                shards = [_solo_shard(settings, model, block, until) for block in cut]
-                run_shards(folder / dataset, shards, crew, bar)
+                run_shards(folder / dataset, shards, executor, bar)
     console.done(f"{out}: the texts of {name} on {', '.join(settings.datasets)} with a record of every token")
 
 
-def _solo_shard(settings: Settings, model: ModelSpec, block: pl.DataFrame, until: StopRule) -> Shard:
-    ids = prompt_ids(model, block, until.max_new_tokens)
-    facts = fingerprint.model_fingerprint(settings, __name__, model.name) | {
+def _solo_shard(
+    model: ModelSpec, prompts: pl.DataFrame, rule: StopRule, dump: DumpConfig, compute: ComputeConfig
+) -> Shard:
+    """The work on some prompts."""
+    ids = prompt_ids(model, prompts, rule.max_new_tokens)
+    ids_of = dict(zip(prompts["prompt_id"], ids, strict=True))
+
+    def make(context: ShardContext) -> Tables:
+        (loaded,) = context.loaded.values()
+        generate = generator_of(loaded, dump, compute.read_tokens)
+        generated = context.budget.run(lambda size: generate(ids_of, rule, size, context.bar))
+        return dump_tables(rule, ids_of, generated)
+
+    facts = model_fingerprint(compute, __name__, model) | {
         "what": "solo",
-        "dump": vars(settings.dump),
-        "compute": [settings.compute.rows, settings.compute.read_tokens],
-        "prompts": [*zip(block["prompt_id"], map(hash_prompt, ids), strict=True)],
-        "until": [*until.facts(), [until.bridges.get(name) for name in block["prompt_id"]]],
+        "dump": vars(dump),
+        "compute": [compute.rows, compute.read_tokens],
+        "prompts": [(prompt_id, hash_prompt(ids)) for prompt_id, ids in ids_of.items()],
+        "until": [*rule.fingerprint_facts(), [rule.turn_separators.get(prompt_id) for prompt_id in ids_of]],
     }
-
-    def make(hands: ShardContext) -> dict[str, pa.Table]:
-        (loaded,) = hands.loaded.values()
-        prompts = dict(zip(block["prompt_id"], ids, strict=True))
-        texts, rows = hands.budget.spend(
-            lambda size: generate_greedy(loaded, prompts, until, settings, size, hands.bar)
-        )
-        return tables(until, prompts, texts, rows)
-
-    limit = (settings.compute.rows, "texts side by side")
-    return Shard(facts, {"writer": model}, limit, make, len(block))
+    limit = BatchLimit(compute.rows, "texts side by side")
+    return Shard(facts, {"writer": model}, limit, make, len(prompts))
 
 
-def tables(
-    until: StopRule, prompts: dict[str, list[int]], texts: list[TokenSequence], rows: records.TokenRecords
-) -> dict[str, pa.Table]:
-    """The shard's two tables, `tokens` (TOKENS) and `texts` (TEXTS), sorted by prompt and position."""
-    names = [*prompts]
-    order = sorted(range(len(texts)), key=names.__getitem__)
-    lengths = np.array([len(text.ids) for text in texts])
-    starts = np.concatenate([[0], lengths.cumsum()[:-1]])
-    picked = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in order])
-    tokens = {
-        "prompt_id": np.repeat([names[i] for i in order], lengths[order]),
-        "pos": np.concatenate([np.arange(lengths[i]) for i in order]).astype(np.int32),
-        "token_id": np.concatenate([texts[i].ids for i in order]).astype(np.int32),
-        **token_flags([texts[i] for i in order])._asdict(),
-        **_columns(rows.take(picked).to_table()),
-    }
-    whole = [row for i in order for row in text_rows(until, names[i], prompts[names[i]], texts[i])]
+def dump_tables(rule: StopRule, prompts: dict[str, list[int]], generated: GeneratedTexts) -> Tables:
+    """The tables `tokens` (TOKENS, sorted by KEY) and `texts` (TEXTS, sorted by prompt_id and turn).
+
+    `prompts` maps prompt ids to tokens, in the order of the generated texts.
+    """
+    prompt_ids = list(prompts)
+    order = sorted(range(len(prompt_ids)), key=prompt_ids.__getitem__)
+    rows = [
+        row
+        for i in order
+        for row in text_rows(rule, prompt_ids[i], prompts[prompt_ids[i]], generated.texts[i])
+    ]
     return {
-        "tokens": pa.table({name: tokens[name] for name in TOKENS.names}, schema=TOKENS),
-        "texts": pa.Table.from_pylist(whole, schema=TEXTS),
+        "tokens": _token_rows(prompt_ids, generated, order),
+        "texts": pa.Table.from_pylist(rows, schema=TEXTS),
     }
 
 
-def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return dict(zip(table.column_names, table.columns, strict=True))
+def _token_rows(prompt_ids: list[str], generated: GeneratedTexts, order: list[int]) -> pa.Table:
+    """Rows of TOKENS, text after text in this order."""
+    texts = [generated.texts[i] for i in order]
+    lengths = [len(text.ids) for text in texts]
+    flags = token_flags(texts)
+    columns = {
+        "prompt_id": np.repeat([prompt_ids[i] for i in order], lengths),
+        "turn": flags.turn,
+        "pos": np.concatenate([np.arange(length) for length in lengths]).astype(np.int32),
+        "token_id": np.concatenate([text.ids for text in texts]).astype(np.int32),
+        "in_answer": flags.in_answer,
+        "forced": flags.forced,
+    }
+    records = generated.records.take(_record_rows(generated, order)).to_table()
+    columns |= dict(zip(records.column_names, records.columns, strict=True))
+    table = pa.table({name: columns[name] for name in TOKENS.names}, schema=TOKENS)
+    parquet.check_key_order(pl.from_arrow(table), "a dump")
+    return table
+
+
+def _record_rows(generated: GeneratedTexts, order: list[int]) -> np.ndarray:
+    """Where the records of the texts are, text after text in this order."""
+    ends = np.cumsum([len(text.ids) for text in generated.texts])
+    return np.concatenate([np.arange(ends[i] - len(generated.texts[i].ids), ends[i]) for i in order])

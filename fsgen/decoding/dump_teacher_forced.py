@@ -1,202 +1,243 @@
-"""Reading: models look at texts that are already written, teacher-forced, and leave their records.
+"""The stages `dump_large` and `dump_small`: models read dumped texts and leave a record of each token.
 
-Shape legend: N rows (positions of texts), K ids of a padded list.
+Shape legend: N rows (tokens of texts), K ids of a padded list.
 """
 
 import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen.config.schema import Settings
+from fsgen.config.schema import ComputeConfig, DumpConfig, Settings
 from fsgen.decoding import teacher_forcing
-from fsgen.decoding.teacher_forcing import TeacherForced, TextToRead
+from fsgen.decoding.engines import scorer_of
+from fsgen.decoding.protocol import TeacherForced, TextToRead
 from fsgen.decoding.texts import hash_prompt
 from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.execution.executors import open_executor
-from fsgen.execution.shards import Shard, ShardContext, chunk_prompts, run_shards
-from fsgen.models import description, fingerprint, tokenization
+from fsgen.execution.shards import BatchLimit, Shard, ShardContext, Tables, chunk_prompts, run_shards
+from fsgen.models import description, tokenization
+from fsgen.models.fingerprint import model_fingerprint
 from fsgen.models.loading import load_checked
 from fsgen.models.spec import ModelSpec, model_spec, prompt_ids
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 from fsgen.tables.schemas.dumps import READS
 
+TEXT_COLUMNS = [*KEY, "token_id", "in_answer", "forced"]
+
+
+class Reading(NamedTuple):
+    """Who reads whose texts, and at which lists the readers' logits are gathered."""
+
+    writer: str
+    """Role."""
+    readers: tuple[str, ...]
+    """Roles."""
+    uses_large_lists: bool
+    """Whether the lists are those of the large model's reading of the text, not those of the writer."""
+
 
 def dump_large(settings: Settings, pair: str) -> None:
-    """The large model reads what the default speakers wrote, gathered at their lists; data/large/<pair>/."""
-    members = _checked_members(settings, pair)
-    writers = [role for role in members if role != "large"]
-    partners = {writer: (f"data/dumps/{members[writer]}/{{dataset}}", None) for writer in writers}
-    _dump_reads(
-        settings, pair, {writer: ["large"] for writer in writers}, partners, paths.read_by_large(pair)
-    )
+    """The large model reads what the other models wrote, at their lists; writes data/large/<pair>/."""
+    writers = [role for role in settings.pair(pair).roles() if role != "large"]
+    _dump_reads(settings, pair, [Reading(writer, ("large",), False) for writer in writers])
 
 
 def dump_small(settings: Settings, pair: str) -> None:
-    """Small and tuned read the large model's text and their own, gathered at its list; data/small/<pair>/.
+    """Small and tuned read the large model's text and their own, at its lists; writes data/small/<pair>/.
 
-    The tuned model's text is read by both, since proxy's fused score there needs both.
+    The small model reads the tuned one's text too, since the score of the rule `proxy` needs both.
     """
-    members = _checked_members(settings, pair)
-    readers = [role for role in members if role != "large"]
-    texts = {"large": readers, "small": ["small"], "tuned": ["small", "tuned"]}
-    partners = {"large": (f"data/dumps/{members['large']}/{{dataset}}", None)}
-    partners |= {role: (f"data/large/{pair}/{{dataset}}", role) for role in readers}
-    wanted = {writer: texts[writer] for writer in members}
-    _dump_reads(settings, pair, wanted, partners, paths.read_by_small(pair))
+    roles = settings.pair(pair).roles()
+    small = tuple(role for role in roles if role != "large")
+    readings = {
+        "small": Reading("small", ("small",), True),
+        "tuned": Reading("tuned", ("small", "tuned"), True),
+        "large": Reading("large", small, False),
+    }
+    _dump_reads(settings, pair, [readings[role] for role in roles])
 
 
-def _checked_members(settings: Settings, pair: str) -> dict[str, str]:
+def _dump_reads(settings: Settings, pair: str, readings: list[Reading]) -> None:
+    """Run one stage: all readings of a pair, on every dataset."""
     members = settings.pair(pair).roles()
     described = {role: description.read_description(model) for role, model in members.items()}
-    tokenization.check_pair(settings, pair, described)
-    return members
-
-
-def _dump_reads(settings: Settings, pair: str, texts: dict, partners: dict, out: Path) -> None:
-    """`texts`: writer -> readers; `partners`: writer -> (folder of the lists, their writer there)."""
-    members = settings.pairs[pair].roles()
-    roles = sorted({reader for readers in texts.values() for reader in readers})
+    tokenization.check_pair(pair, members, described)
+    roles = sorted({reader for reading in readings for reader in reading.readers})
     readers = {role: model_spec(settings, members[role]) for role in roles}
-    with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as crew:
-        for dataset, entry in settings.datasets.items():
-            prompts = parquet.read(paths.prompts(dataset))
-            tables = {w: _TextTables.open(members[w], *partners[w], dataset) for w in texts}
-            with console.progress(len(prompts) * len(texts), "texts", f"{pair} reads {dataset}") as bar:
-                shards = []
-                for block in chunk_prompts(prompts, settings.dump.block):
-                    parts = [_Part.open(w, texts[w], tables[w], block, readers, entry) for w in texts]
-                    shards.append(_read_shard(settings, readers, parts))
-                run_shards(folder / dataset, shards, crew, bar)
-    console.done(f"{out}: {', '.join(members[r] for r in roles)} read the texts of {', '.join(texts)}")
+    out = paths.read_by_large(pair) if roles == ["large"] else paths.read_by_small(pair)
+    with files.atomic_folder(out) as folder, open_executor(settings.compute, load_checked) as executor:
+        for dataset in settings.datasets:
+            shards = _shards(settings, pair, dataset, readings, readers)
+            texts = sum(shard.texts for shard in shards)
+            with console.progress(texts, "texts", f"{pair} reads {dataset}") as bar:
+                run_shards(folder / dataset, shards, executor, bar)
+    names = ", ".join(members[role] for role in roles)
+    console.done(f"{out}: {names} read the texts of {', '.join(reading.writer for reading in readings)}")
 
 
-class _TextTables(NamedTuple):
-    """A writer's texts, their rows, and the partner's lists at those rows, one row each."""
+def _shards(
+    settings: Settings, pair: str, dataset: str, readings: list[Reading], readers: dict[str, ModelSpec]
+) -> list[Shard]:
+    """The work on one dataset, a chunk of prompts a shard."""
+    members = settings.pair(pair).roles()
+    dumps = [_open_dump(reading, members[reading.writer], pair, dataset) for reading in readings]
+    max_new_tokens = settings.datasets[dataset].max_new_tokens
+    shards = []
+    for prompts in chunk_prompts(parquet.read(paths.prompts(dataset)), settings.dump.block):
+        spelled = {role: _spell_prompts(model, prompts, max_new_tokens) for role, model in readers.items()}
+        parts = [dump.of_prompts(prompts["prompt_id"], spelled) for dump in dumps]
+        shards.append(_read_shard(readers, parts, settings.dump, settings.compute))
+    return shards
 
+
+class SpelledPrompts(NamedTuple):
+    """A model's ids of some prompts."""
+
+    model: str
+    ids: dict[str, list[int]]
+    """By prompt id."""
+
+
+def _spell_prompts(model: ModelSpec, prompts: pl.DataFrame, max_new_tokens: int) -> SpelledPrompts:
+    ids = prompt_ids(model, prompts, max_new_tokens)
+    return SpelledPrompts(model.name, dict(zip(prompts["prompt_id"], ids, strict=True)))
+
+
+class _Dump(NamedTuple):
+    """What a writer has dumped, with the list of ids at each token."""
+
+    reading: Reading
     texts: pl.DataFrame
+    """prompt_id and prompt_digest, one row a text."""
     rows: pl.DataFrame
+    """TEXT_COLUMNS and top_ids, one row a token."""
 
-    @classmethod
-    def open(cls, writer: str, lists: str, lists_writer: str | None, dataset: str) -> "_TextTables":
-        written = paths.dumps(writer, dataset)
-        rows = parquet.read(f"{written}/tokens-*.parquet", [*KEY, "token_id", "in_answer", "forced"])
-        if lists_writer is None:
-            at = parquet.read(f"{lists.format(dataset=dataset)}/tokens-*.parquet", [*KEY, "top_ids"])
-        else:
-            at = parquet.read(f"{lists.format(dataset=dataset)}/reads-*.parquet", ["writer", *KEY, "top_ids"])
-            at = at.filter(pl.col("writer") == lists_writer).drop("writer")
-        joined = rows.join(at, on=KEY, how="inner", validate="1:1").sort(KEY)
-        if len(joined) != len(rows):
+    def of_prompts(self, prompt_ids: pl.Series, spelled: dict[str, SpelledPrompts]) -> "_TextsToRead":
+        """The part that answers these prompts; rows keep their order, which is by KEY within a file."""
+        is_chosen = pl.col("prompt_id").is_in(prompt_ids.to_list())
+        texts, rows = self.texts.filter(is_chosen), self.rows.filter(is_chosen)
+        for reader in self.reading.readers:
+            _check_prompts(texts, spelled[reader])
+        ids_of = spelled[self.reading.readers[0]].ids
+        return _TextsToRead(self.reading, texts, rows, [ids_of[name] for name in texts["prompt_id"]])
+
+
+def _open_dump(reading: Reading, writer: str, pair: str, dataset: str) -> _Dump:
+    """A writer's dump; UserError if the lists do not cover it."""
+    folder = paths.dumps(writer, dataset)
+    rows = parquet.read(folder / "tokens-*.parquet", TEXT_COLUMNS)
+    if reading.uses_large_lists:
+        source = paths.read_by_large(pair, dataset)
+        lists = parquet.read(source / "reads-*.parquet", ["writer", *KEY, "top_ids"])
+        lists = lists.filter(writer=reading.writer).drop("writer")
+    else:
+        source = folder
+        lists = parquet.read(source / "tokens-*.parquet", [*KEY, "top_ids"])
+    joined = rows.join(lists, on=KEY, how="inner", validate="1:1", maintain_order="left")
+    if len(joined) != len(rows):
+        raise UserError(f"The lists in {source} do not cover {folder}; rerun both.")
+    texts = parquet.read(folder / "texts-*.parquet", ["prompt_id", "turn", "prompt_digest"])
+    return _Dump(reading, texts.filter(turn=1), joined)
+
+
+def _check_prompts(texts: pl.DataFrame, spelled: SpelledPrompts) -> None:
+    """UserError unless a reader's prompt ids are those that the writer was given."""
+    for prompt_id, digest in texts.select("prompt_id", "prompt_digest").iter_rows():
+        if hash_prompt(spelled.ids[prompt_id]) != digest:
             raise UserError(
-                f"The lists in {lists.format(dataset=dataset)} do not cover {written}; rerun both."
+                f"{spelled.model} spells prompt '{prompt_id}' with other ids than the text's writer; "
+                "a pair's models need the same chat template, or 'prompt: plain'."
             )
-        return cls(parquet.read(f"{written}/texts-*.parquet"), joined)
 
 
-class _Part(NamedTuple):
-    """One writer's texts of a shard, and their rows with the partner's lists."""
+class _TextsToRead(NamedTuple):
+    """One writer's texts of a shard."""
 
-    writer: str
-    readers: tuple[str, ...]
+    reading: Reading
     texts: pl.DataFrame
-    """Their first turns, which name the prompts."""
     rows: pl.DataFrame
     prompts: list[list[int]]
 
-    @classmethod
-    def open(cls, writer, readers, tables: _TextTables, block: pl.DataFrame, models: dict, entry) -> "_Part":
-        mine = block.select("prompt_id")
-        texts = tables.texts.filter(turn=1).join(mine, on="prompt_id").sort("prompt_id")
-        rows = tables.rows.join(mine, on="prompt_id").sort("prompt_id", "pos")
-        prompts = _prompts_of(texts, block, [models[reader] for reader in readers], entry)
-        return cls(writer, tuple(readers), texts, rows, prompts)
+    def fingerprint_facts(self) -> dict:
+        """What determines the rows that are made of these texts."""
+        return {
+            "writer": self.reading.writer,
+            "readers": self.reading.readers,
+            "prompts": self.texts.select("prompt_id", "prompt_digest").rows(),
+            "rows": _digest_rows(self.rows),
+        }
 
-    def facts(self) -> dict:
-        prompts = [*zip(self.texts["prompt_id"], self.texts["prompt_digest"], strict=True)]
-        about = {"writer": self.writer, "readers": self.readers, "prompts": prompts}
-        return about | {"rows": _digest_rows(self.rows)}
-
-    def written(self, width: int) -> list[TextToRead]:
-        _, lengths = np.unique(self.rows["prompt_id"].to_numpy(), return_counts=True)
-        cut = np.cumsum(lengths)[:-1]
-        ids = np.split(self.rows["token_id"].to_numpy(), cut)
-        lists = np.split(parquet.pad_lists(self.rows["top_ids"], -1, width), cut)
+    def split(self, width: int) -> list[TextToRead]:
+        """One entry a text, its lists padded to `width` or more."""
+        lengths = self.rows["prompt_id"].rle().struct.field("len").to_numpy()
+        ends = np.cumsum(lengths)[:-1]
+        ids = np.split(self.rows["token_id"].to_numpy(), ends)
+        lists = np.split(parquet.pad_lists(self.rows["top_ids"], -1, width), ends)
         return [
-            TextToRead(prompt, i.tolist(), at, self.readers)
-            for prompt, i, at in zip(self.prompts, ids, lists, strict=True)
+            TextToRead(prompt, ids_L.tolist(), at_ids_LK, self.reading.readers)
+            for prompt, ids_L, at_ids_LK in zip(self.prompts, ids, lists, strict=True)
         ]
 
 
-def _read_shard(settings: Settings, readers: dict[str, ModelSpec], parts: list[_Part]) -> Shard:
-    facts = fingerprint.model_fingerprint(settings, __name__, *(model.name for model in readers.values())) | {
-        "what": f"reads by {', '.join(readers)}",
-        "dump": vars(settings.dump),
-        "read_tokens": settings.compute.read_tokens,
-        "parts": [part.facts() for part in parts],
-    }
+def _read_shard(
+    readers: dict[str, ModelSpec], parts: list[_TextsToRead], dump: DumpConfig, compute: ComputeConfig
+) -> Shard:
+    """The reading of some prompts' texts by all writers."""
 
-    def make(hands: ShardContext) -> dict[str, pa.Table]:
-        written = [text for part in parts for text in part.written(settings.dump.k_max)]
-        readings = hands.budget.spend(
-            lambda size: teacher_forcing.teacher_force(hands.loaded, written, settings, size)
-        )
+    def make(context: ShardContext) -> Tables:
+        score = scorer_of(context.loaded, dump)
+        texts = [text for part in parts for text in part.split(dump.k_max)]
+        scores = context.budget.run(lambda size: score(texts, size))
         tables = []
         for part in parts:
-            mine, readings = readings[: len(part.texts)], readings[len(part.texts) :]
-            tables.append(_table(part, mine))
-            hands.bar.advance(len(part.texts), tokens=len(part.rows) * len(part.readers))
+            part_scores, scores = scores[: len(part.texts)], scores[len(part.texts) :]
+            tables += _tables(part, part_scores)
+            context.bar.advance(len(part.texts), tokens=len(part.rows) * len(part.reading.readers))
         return {"reads": pa.concat_tables(tables)}
 
-    limit = (settings.compute.read_tokens, "tokens in a batch")
+    facts = model_fingerprint(compute, __name__, *readers.values()) | {
+        "what": f"reads by {', '.join(readers)}",
+        "dump": vars(dump),
+        "read_tokens": compute.read_tokens,
+        "parts": [part.fingerprint_facts() for part in parts],
+    }
+    limit = BatchLimit(compute.read_tokens, "tokens in a batch")
     return Shard(facts, readers, limit, make, sum(len(part.texts) for part in parts))
 
 
-def _prompts_of(texts: pl.DataFrame, block: pl.DataFrame, readers: list[ModelSpec], entry) -> list[list[int]]:
-    """Prompt ids in the order of `texts`; Complaint unless every reader spells them as the writer did."""
-    places = {prompt: place for place, prompt in enumerate(block["prompt_id"])}
-    for model in readers:
-        spelt = prompt_ids(model, block, entry.max_new_tokens)
-        prompts = [spelt[places[prompt]] for prompt in texts["prompt_id"]]
-        for prompt, ids, digest in zip(texts["prompt_id"], prompts, texts["prompt_digest"], strict=True):
-            if hash_prompt(ids) != digest:
-                raise UserError(
-                    f"{model.name} spells prompt '{prompt}' with other ids than the text's writer; "
-                    "a pair's models need the same chat template, or 'prompt: plain'."
-                )
-    return prompts
-
-
 def _digest_rows(rows: pl.DataFrame) -> str:
-    """Digest of all that a shard's table takes from its rows; their places tell texts and turns apart."""
+    """Digest of all that a shard's table takes from its rows; positions tell texts and turns apart."""
     digest = hashlib.sha256(rows.select("turn", "pos", "token_id").to_numpy().tobytes())
     digest.update(parquet.pad_lists(rows["top_ids"], -1).tobytes())
     digest.update(rows.select("in_answer", "forced").to_numpy().tobytes())
     return digest.hexdigest()
 
 
-def _table(part: _Part, readings: list[dict[str, TeacherForced]]) -> pa.Table:
-    held_NK = (
-        parquet.pad_lists(part.rows["top_ids"], -1, readings[0][part.readers[0]].at_logits_NK.shape[1]) >= 0
-    )
-    shared = part.rows.select("prompt_id", "turn", "pos", "token_id", "in_answer", "forced").to_arrow()
-    shared = dict(zip(shared.column_names, shared.columns, strict=True))
-    tables = []
-    for reader in part.readers:
-        reading = teacher_forcing.join([found[reader] for found in readings])
-        knows_gain = reader == "tuned"
-        own = {
-            "writer": np.repeat(part.writer, len(part.rows)),
-            "reader": np.repeat(reader, len(part.rows)),
-            **shared,
-            **dict(zip(reading.records.to_table().column_names, reading.records.to_table().columns, strict=True)),
-            "at_logits": parquet.to_list_array(reading.at_logits_NK, held_NK),
-            "max_tuned_gain": pa.array(reading.gain_N, mask=np.full(len(part.rows), not knows_gain)),
-        }
-        tables.append(pa.table({name: own[name] for name in READS.names}).cast(READS))
-    return pa.concat_tables(tables)
+def _tables(part: _TextsToRead, scores: list[dict[str, TeacherForced]]) -> list[pa.Table]:
+    """Rows of READS for one writer's texts, a table a reader, each sorted by KEY."""
+    parquet.check_key_order(part.rows, "a dump")
+    return [
+        _reader_table(part, reader, teacher_forcing.join([score[reader] for score in scores]))
+        for reader in part.reading.readers
+    ]
+
+
+def _reader_table(part: _TextsToRead, reader: str, score: TeacherForced) -> pa.Table:
+    size = len(part.rows)
+    lists_NK = parquet.pad_lists(part.rows["top_ids"], -1, score.at_logits_NK.shape[1])
+    text, records = part.rows.select(TEXT_COLUMNS).to_arrow(), score.records.to_table()
+    columns = {
+        "writer": np.repeat(part.reading.writer, size),
+        "reader": np.repeat(reader, size),
+        **dict(zip(text.column_names, text.columns, strict=True)),
+        **dict(zip(records.column_names, records.columns, strict=True)),
+        "at_logits": parquet.to_list_array(score.at_logits_NK, lists_NK >= 0),
+        # the tuned model's rows hold the gain, and the small one's, which read the same text, do not
+        "max_tuned_gain": pa.array(score.gain_N, mask=np.full(size, reader != "tuned")),
+    }
+    return pa.table({name: columns[name] for name in READS.names}).cast(READS)

@@ -64,7 +64,7 @@ def generate_tokens(
         for token in state.draft() if session.policy.draft else [state.decide()]:
             yield token
             state.ids.append(token.token_id)
-            (text,) = stop_rule.advance([prompt_id], [text.followed_by(token.token_id)])
+            (text,) = stop_rule.close_finished_turns([prompt_id], [text.followed_by(token.token_id)])
             if stop_rule.is_finished(prompt_id, text):
                 state.discount_unused_drafts()
                 return

@@ -1,4 +1,4 @@
-"""What a stage says to the terminal: a progress bar, one closing line, one sentence when it fails."""
+"""What a stage prints: a progress bar, one closing line, one sentence if it fails."""
 
 import argparse
 import inspect
@@ -13,12 +13,12 @@ from fsgen.execution import timings
 
 
 class Bar(tqdm):
-    """A progress bar that counts its unit against a total and tokens against the clock."""
+    """A progress bar that also shows tokens per second."""
 
     tokens = 0
 
     def advance(self, done: int = 0, tokens: int = 0) -> None:
-        """Note finished units and the tokens that went through a model meanwhile."""
+        """Add finished units, and tokens that went through a model since the last call."""
         self.tokens += tokens
         timings.count(tokens)
         elapsed = max(self.format_dict["elapsed"], 1e-9)
@@ -26,39 +26,39 @@ class Bar(tqdm):
         self.update(done)
 
 
-class Count:
-    """Stands for a bar where none is drawn."""
+class TokenCounter:
+    """Takes the place of a bar where none is drawn."""
 
     tokens = 0
 
     def advance(self, done: int = 0, tokens: int = 0) -> None:
-        """Note the tokens."""
+        """Add the tokens."""
         self.tokens += tokens
 
 
 def progress(total: int, unit: str, label: str) -> Bar:
-    """A bar with rates and time left; use it as a context manager.
+    """A bar with rates and time left, for a `with` block.
 
-    Drawn twice a second on a terminal, twice a minute into a log.
+    It is drawn twice a second on a terminal, and twice a minute into a log.
     """
-    pause = 0.5 if sys.stderr.isatty() else 30
-    return Bar(total=total, unit=f" {unit}", desc=label, mininterval=pause, smoothing=0.1, leave=False)
+    interval_s = 0.5 if sys.stderr.isatty() else 30
+    return Bar(total=total, unit=f" {unit}", desc=label, mininterval=interval_s, smoothing=0.1, leave=False)
 
 
 def done(sentence: str) -> None:
-    """The one line with which a stage ends: what was written, and where."""
+    """Print the closing line of a stage: what was written, and where."""
     print(sentence, flush=True)
 
 
 def warn(sentence: str) -> None:
-    """Something about this run that its result alone does not show."""
+    """Print something about this run that its result does not show."""
     print(f"fsgen: {sentence}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable) -> None:
-    """Call `main` with flags read from its signature, and keep its time in scratch/timings/.
+    """Call `main` with flags named by its parameters, and record its time in scratch/timings/.
 
-    A Complaint ends the process with code 1.
+    A UserError is printed as one sentence and ends the process with code 1.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in inspect.signature(main).parameters:
@@ -67,6 +67,6 @@ def run(main: Callable) -> None:
     try:
         with timings.timed("@".join([Path(sys.argv[0]).stem, *flags.values()])):
             main(**flags)
-    except UserError as complaint:
-        print(f"fsgen: {complaint}", file=sys.stderr)
+    except UserError as error:
+        print(f"fsgen: {error}", file=sys.stderr)
         raise SystemExit(1) from None

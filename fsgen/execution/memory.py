@@ -1,4 +1,4 @@
-"""Memory limits: batch sizes that halve when memory runs out, and a cap below the OOM killer."""
+"""Memory limits: batch sizes that are halved if memory runs out, and a cap that spares the OOM killer."""
 
 import gc
 import re
@@ -13,26 +13,29 @@ import torch
 from fsgen.errors import UserError
 from fsgen.execution import console
 
-T = TypeVar("T")
+Result = TypeVar("Result")
+# of torch's allocator on the host, of oneDNN without a workspace, and of CUDA's libraries
+MESSAGES = ("allocate memory", "could not create a primitive", "out of memory", "ALLOC_FAILED")
 
 
 def limit_memory() -> None:
-    """Let what exceeds four fifths of the free memory fail, which a Budget answers; Linux would kill instead.
+    """Cap this process's data at 80 % of the free memory, weights included.
 
-    Weights count, the rest is left to everything else. A limit that is set already stays.
+    Allocations beyond it raise an error, which `MemoryBudget` retries at half the batch; without a cap Linux
+    would kill the process. A limit that is already set stays.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if soft == resource.RLIM_INFINITY and (free := _free_memory()):
-        held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (held + free * 4 // 5, hard))
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + free * 4 // 5, hard))
 
 
 def _free_memory() -> int:
-    """Bytes of the machine, or of the container where that has fewer; 0 where nobody tells."""
-    told, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if not told.is_file():
+    """Free bytes of the machine, or of the container if it has fewer; 0 if the system does not say."""
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if not meminfo.is_file():
         return 0
-    free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", told.read_text()).group(1))
+    free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text()).group(1))
     limit = group / "memory.max"
     if limit.is_file() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int((group / "memory.current").read_text()))
@@ -41,7 +44,7 @@ def _free_memory() -> int:
 
 @contextmanager
 def refuse_without_memory(name: str) -> Iterator[None]:
-    """While a model is being loaded: memory that runs out is a Complaint."""
+    """Raises UserError if memory runs out while the model `name` is loaded in this block."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -53,15 +56,15 @@ def refuse_without_memory(name: str) -> Iterator[None]:
 
 
 class MemoryBudget:
-    """How much a pass may hold at once; it halves where memory runs out and stays halved for its stage."""
+    """How much a pass may hold at once; halved if memory runs out, until the stage ends."""
 
     def __init__(self, size: int, unit: str):
         self.size, self.unit = size, unit
 
-    def spend(self, make: Callable[[int], T]) -> T:
-        """make(size), again with half the size as often as memory runs out, saying so.
+    def run(self, make: Callable[[int], Result]) -> Result:
+        """make(size), repeated with half the size, and a warning, as often as memory runs out.
 
-        Raises Complaint where even a size of 1 does not fit.
+        Raises UserError if even a size of 1 does not fit.
         """
         while True:
             try:
@@ -73,7 +76,7 @@ class MemoryBudget:
                     raise UserError(
                         f"Memory ran out with {self.unit} at 1; use bfloat16, a smaller model or more memory."
                     ) from error
-            gc.collect()  # outside the handler, whose traceback holds on to tensors
+            gc.collect()  # outside the handler, whose traceback refers to tensors
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             console.warn(f"memory ran out with {self.unit} at {self.size}; going on with {self.size // 2}")
@@ -81,9 +84,7 @@ class MemoryBudget:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, on a card or (where torch has no class of its own) on the host."""
+    """Whether an allocation failed, on a card or on the host, for which torch has no exception class."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # of torch's allocator on the host, of oneDNN that gets no workspace, and of CUDA's libraries
-    words = ("allocate memory", "could not create a primitive", "out of memory", "ALLOC_FAILED")
-    return any(word in str(error) for word in words)
+    return any(message in str(error) for message in MESSAGES)

@@ -1,16 +1,19 @@
-"""The depot: finished shards on object storage, for machines that have no disk in common.
+"""The remote cache: finished shards on object storage, for machines without a common disk.
 
-FSGEN_SCRATCH names it: s3://bucket/folder, or the like of any storage that fsspec knows, or a shared folder.
-A shard is fetched from there before it is made, and put there once it is finished. Object storage renames no
-folders, so a shard counts as whole once its list of files is there, which is put last.
+FSGEN_SCRATCH names it: s3://bucket/folder, another storage that fsspec knows, or a shared folder. A shard is
+fetched from there before it is made, and stored there once it is finished. Object storage cannot rename a
+folder, so a shard counts as whole once its list of files is there, which is stored last.
 """
 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import fsspec.core
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from fsgen.errors import UserError, refuse_full_disk
@@ -20,7 +23,7 @@ INDEX = "whole.json"
 
 
 def fetch_shard(home: Path) -> bool:
-    """Whether the depot holds the finished shard, which then lies at `home` too."""
+    """Whether the remote cache holds the finished shard; if so, it is at `home` afterwards."""
     if not (place := _locate(home)):
         return False
     storage, source = place
@@ -36,7 +39,7 @@ def fetch_shard(home: Path) -> bool:
 
 
 def store_shard(home: Path) -> None:
-    """Put a finished shard into the depot, if there is one."""
+    """Store a finished shard, if a remote cache is set."""
     if not (place := _locate(home)):
         return
     storage, target = place
@@ -48,45 +51,52 @@ def store_shard(home: Path) -> None:
 
 
 def fetch_manifests(folder: Path) -> None:
-    """Fetch the notes that the depot holds for this folder of notes and scratch does not."""
+    """Fetch the manifests of this folder that scratch lacks."""
     if not (place := _locate(folder)):
         return
     storage, source = place
-    for found in _call(f"looking into {source}", storage.glob, f"{source}/*.json"):
-        note = folder / Path(found).name
-        if not note.exists():
-            _download(storage, found, note.with_suffix(".part"))
-            note.with_suffix(".part").replace(note)
+    for stored in _call(f"looking into {source}", storage.glob, f"{source}/*.json"):
+        manifest = folder / Path(stored).name
+        if not manifest.exists():
+            _download(storage, stored, manifest.with_suffix(".part"))
+            manifest.with_suffix(".part").replace(manifest)
 
 
-def store_manifest(note: Path) -> None:
-    """Put a note into the depot, if there is one."""
-    if not (place := _locate(note)):
+def store_manifest(manifest: Path) -> None:
+    """Store a manifest, if a remote cache is set."""
+    if not (place := _locate(manifest)):
         return
     storage, target = place
     _make_folder(storage, target.rpartition("/")[0])
-    _call(f"writing {target}", storage.put_file, str(note), target)
+    _call(f"writing {target}", storage.put_file, str(manifest), target)
 
 
-def _locate(path: Path) -> tuple | None:
-    """The depot's file system and what stands there for a path in scratch; None without a depot."""
+class _Place(NamedTuple):
+    """Where the remote cache keeps a file or folder of scratch."""
+
+    storage: AbstractFileSystem
+    path: str
+
+
+def _locate(path: Path) -> _Place | None:
+    """The place of a path in scratch; None if no remote cache is set."""
     if not (url := os.environ.get("FSGEN_SCRATCH")):
         return None
     storage, root = _call("opening it", fsspec.core.url_to_fs, url)
-    return storage, f"{root}/{path.relative_to(files.SCRATCH).as_posix()}"
+    return _Place(storage, f"{root}/{path.relative_to(files.SCRATCH).as_posix()}")
 
 
 def _make_folder(storage, target: str) -> None:
-    """Object storage needs none, and would make a bucket of a misspelt name."""
+    """Make a folder on a disk; object storage needs none, and would create a bucket of a misspelt name."""
     if isinstance(storage, LocalFileSystem):
         _call(f"making {target}", storage.makedirs, target, exist_ok=True)
 
 
 def _download(storage, source: str, here: Path) -> None:
-    """Fetch a file into scratch; Complaint where the depot does not give it or this disk does not take it."""
+    """Fetch a file into scratch; UserError if it cannot be read there or written here."""
     try:
         here.parent.mkdir(parents=True, exist_ok=True)
-        here.open("wb").close()  # so that what fails from here on is no fault of scratch, or a full disk
+        here.open("wb").close()  # so that a later error is the remote cache's, or that of a full disk
     except OSError as error:
         refuse_full_disk(error, str(here))
         raise UserError(
@@ -96,11 +106,11 @@ def _download(storage, source: str, here: Path) -> None:
     _call(f"fetching {source} into {here}", storage.get_file, source, str(here))
 
 
-def _call(doing: str, question, *args, **options):
-    """What the storage answers; Complaint that says what was being done where it does not."""
+def _call(doing: str, operation: Callable, *args, **options):
+    """What the storage operation returns; UserError that says what was being done if it fails."""
     try:
-        return question(*args, **options)
-    except Exception as error:  # every kind of storage has errors of its own
+        return operation(*args, **options)
+    except Exception as error:  # every kind of storage has its own exceptions
         refuse_full_disk(error, doing)
         raise UserError(
             f"FSGEN_SCRATCH is '{os.environ['FSGEN_SCRATCH']}', which should be a folder that fsspec can "

@@ -1,6 +1,6 @@
-"""What every attempt at a stage took: a small file under scratch/timings/, kept up to date while it runs.
+"""Times of stages: a small file under scratch/timings/ for every attempt, updated while it runs.
 
-A killed attempt leaves what it had come to, since its finished shards count in the next one.
+The file of a killed attempt stays, since its finished shards count in the next attempt.
 """
 
 import json
@@ -14,8 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
+from fsgen.tables import files
+
 KEPT = Path("scratch/timings")
-PAUSE = 5.0  # seconds between two notes of a running attempt
+PAUSE = 5.0  # seconds between two updates of a file
 SUMMARY = {
     "stage": pl.String,  # with its model, pair or dataset, as DVC spells it
     "attempts": pl.Int64,
@@ -29,60 +31,58 @@ _current: ContextVar["Attempt | None"] = ContextVar("attempt", default=None)
 
 
 class Attempt:
-    """One run of a stage, and the clock over it."""
+    """One run of a stage and its clock."""
 
     def __init__(self, stage: str, path: Path):
-        self.path, self.tokens, self.noted = path, 0, float("-inf")
-        self.told = {"stage": stage, "began": datetime.now(UTC).isoformat(timespec="seconds")}
-        self.clock, self.cpu = time.perf_counter(), _cpu_seconds()
+        self.path, self.tokens, self.written_s = path, 0, float("-inf")
+        self.label = {"stage": stage, "began": datetime.now(UTC).isoformat(timespec="seconds")}
+        self.start_s, self.start_cpu_s = time.perf_counter(), _cpu_seconds()
 
     def count(self, tokens: int) -> None:
-        """Add positions that went through a model; written down every few seconds."""
+        """Add positions that went through a model; the file is updated every few seconds."""
         self.tokens += tokens
-        if time.perf_counter() - self.noted > PAUSE:
-            self.note("running")
+        if time.perf_counter() - self.written_s > PAUSE:
+            self.write("running")
 
-    def note(self, state: str) -> None:
-        """Write the file anew: running, done or failed."""
-        self.noted = time.perf_counter()
-        spent = {"wall_s": self.noted - self.clock, "cpu_s": _cpu_seconds() - self.cpu}
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.told | {"state": state, "tokens": self.tokens} | spent))
-        part.replace(self.path)
+    def write(self, state: str) -> None:
+        """Update the file; `state` is running, done or failed."""
+        self.written_s = time.perf_counter()
+        spent = {"wall_s": self.written_s - self.start_s, "cpu_s": _cpu_seconds() - self.start_cpu_s}
+        row = self.label | {"state": state, "tokens": self.tokens} | spent
+        files.write_whole(self.path, json.dumps(row))
 
 
 @contextmanager
 def timed(stage: str) -> Iterator[Attempt]:
-    """Keep the time of what runs inside, and of the tokens that `count` is told of there."""
-    KEPT.mkdir(parents=True, exist_ok=True)
+    """Record the time of the block, and the tokens that `count` is called with inside."""
     attempt = Attempt(stage, KEPT / f"{stage}-{time.time_ns()}.json")
-    attempt.note("running")
-    before = _current.set(attempt)
+    attempt.write("running")
+    token = _current.set(attempt)
     try:
         yield attempt
     except BaseException:
-        attempt.note("failed")
+        attempt.write("failed")
         raise
     finally:
-        _current.reset(before)
-    attempt.note("done")
+        _current.reset(token)
+    attempt.write("done")
 
 
 def count(tokens: int) -> None:
-    """Add positions that went through a model to the attempt that runs, if one is timed."""
+    """Add positions that went through a model to the running attempt, if there is one."""
     if attempt := _current.get():
         attempt.count(tokens)
 
 
 def summarise(folder: Path = KEPT) -> pl.DataFrame:
-    """Every stage that ran here, in the order of their first attempts, with the columns of `SUMMARY`.
+    """One row for every stage that ran here, in the order of first attempts; columns of `SUMMARY`.
 
-    A stage that DVC skipped or took from its cache is not listed.
+    A stage that DVC skipped or took from its cache has no row.
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))  # nanoseconds
     if not paths:
         return pl.DataFrame(schema=SUMMARY)
-    found = (
+    stages = (
         pl.DataFrame([json.loads(path.read_text()) for path in paths])
         .group_by("stage", maintain_order=True)
         .agg(
@@ -94,10 +94,10 @@ def summarise(folder: Path = KEPT) -> pl.DataFrame:
         )
     )
     rate = pl.when(pl.col("tokens") > 0).then(pl.col("tokens") / pl.col("wall_s"))
-    return found.with_columns(tokens_per_s=rate).cast(SUMMARY)
+    return stages.with_columns(tokens_per_s=rate).cast(SUMMARY)
 
 
 def _cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    """CPU time of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies, and what its files say without being loaded: sizes, shapes, digests."""
+"""Checkpoints on disk: their folder, and the sizes, shapes and digests that their files hold."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ SHAPE_KEYS = (
 
 
 def folder(name: str, model: ModelConfig, weights: bool = True) -> Path:
-    """Local folder of a checkpoint; a hub model is fetched at its pinned revision, weights only if asked."""
+    """Local folder of a checkpoint; a hub model is fetched at its pinned revision, weights only if wanted."""
     if model.path is not None:
         return Path(model.path)
     if model.family is not None:
@@ -27,9 +27,9 @@ def folder(name: str, model: ModelConfig, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
-        return Path(snapshot_download(model.hub, revision=model.revision, allow_patterns=wanted))
-    except Exception as error:  # offline, gated, misspelt: the hub's client has no common base class
+        patterns = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
+        return Path(snapshot_download(model.hub, revision=model.revision, allow_patterns=patterns))
+    except Exception as error:  # offline, gated, misspelt: the hub's errors have no common base class
         raise UserError(
             f"models.{name}: '{model.hub}' could not be fetched from the hub "
             f"({type(error).__name__}); go online, log in, or give a local 'path'."
@@ -37,25 +37,25 @@ def folder(name: str, model: ModelConfig, weights: bool = True) -> Path:
 
 
 def is_available(model: ModelConfig) -> bool:
-    """False for a member of the embedded family that is still to be trained."""
+    """False for a member of the embedded family that has not been trained yet."""
     return model.family is None or (EMBEDDED_FOLDER / model.family).is_dir()
 
 
 def count_parameters(name: str, model: ModelConfig) -> dict[str, int]:
-    """Parameter counts of a checkpoint at hand, from the heads of its files alone; keys as in `describe`."""
+    """Parameter counts of a local checkpoint, from the headers of its files; keys as in `describe`."""
     home = folder(name, model)
-    return _count_parameters(_weight_files(name, home), json.loads((home / "config.json").read_text()))
+    return sum_parameters(weight_files(name, home), json.loads((home / "config.json").read_text()))
 
 
 def count_cached(name: str, model: ModelConfig) -> int:
-    """Keys and values that one token leaves in the cache of a checkpoint at hand, from its config.json."""
+    """Numbers that one token adds to the key-value cache of a local checkpoint, from its config.json."""
     config = json.loads((folder(name, model) / "config.json").read_text())
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
     return 2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * width
 
 
-def _weight_files(name: str, home: Path) -> list[Path]:
+def weight_files(name: str, home: Path) -> list[Path]:
     """The files that loading reads: those of the index, or the single one; a folder may hold others."""
     index, single = home / "model.safetensors.index.json", home / "model.safetensors"
     if index.is_file():
@@ -65,12 +65,14 @@ def _weight_files(name: str, home: Path) -> list[Path]:
     return [single]
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _count_parameters(weights: list[Path], config: dict) -> dict[str, int]:
+def sum_parameters(weights: list[Path], config: dict) -> dict[str, int]:
+    """Parameters of weight files: outside vocabulary matrices, of the head, and in total."""
     from safetensors import safe_open
 
     total = vocabulary = 0
@@ -84,7 +86,8 @@ def _count_parameters(weights: list[Path], config: dict) -> dict[str, int]:
     return {"non_embedding": total - vocabulary, "head": head, "total": total}
 
 
-def _read_shape(config: dict) -> dict[str, int]:
+def read_shape(config: dict) -> dict[str, int]:
+    """Layers, width of all attention heads, and context of a config.json."""
     heads = config["num_attention_heads"]
     head_width = config.get("head_dim") or config["hidden_size"] // heads
     return {

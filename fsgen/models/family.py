@@ -2,8 +2,8 @@
 
 Shape legend: B documents of a batch, L positions.
 
-A sealed room: it imports nothing that changes for other reasons, so only its own parameters and
-text make the committed checkpoints stale.
+It imports nothing that changes for other reasons, so only its parameters and its code make the committed
+checkpoints stale.
 """
 
 import itertools

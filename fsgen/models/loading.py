@@ -1,4 +1,4 @@
-"""Load a causal language model on the device and in the precision that params.yaml asks for, and try it.
+"""Load a causal language model on the device and in the precision that params.yaml sets, and test it.
 
 Shape legend: L positions, N chosen positions, H hidden width.
 """
@@ -23,21 +23,21 @@ transformers.utils.logging.disable_progress_bar()  # a stage has its own
 
 
 def load_model(settings: Settings, name: str) -> LoadedModel:
-    """The model `name`, on trial as `load_weights` puts it."""
-    return load_checked(settings, model_spec(settings, name))
+    """The model `name`, loaded and tested."""
+    return load_checked(settings.compute, model_spec(settings, name))
 
 
-def load_checked(settings: Settings, model: ModelSpec) -> LoadedModel:
-    """A model in memory, on trial; Complaint where there is no room for it."""
+def load_checked(compute: ComputeConfig, model: ModelSpec) -> LoadedModel:
+    """A model in memory, tested; UserError if memory does not suffice."""
     with memory.refuse_without_memory(model.name):
-        loaded = load_weights(settings, model)
-        _try_pieces(loaded)
+        loaded = load_weights(compute, model)
+        _check_pieces(loaded)
     return loaded
 
 
 @torch.inference_mode()
-def _try_pieces(loaded: LoadedModel) -> None:
-    """Complaint unless the model reads in pieces as it reads in one."""
+def _check_pieces(loaded: LoadedModel) -> None:
+    """UserError unless a text that is read in two pieces gives the hidden states of one pass."""
     ids = list(range(min(8, loaded.vocabulary)))
     whole_LH = loaded.hidden_states(torch.tensor([ids], device=loaded.device))[0]
     cache = RaggedKVCache(loaded, max_batch_tokens=sys.maxsize)
@@ -47,7 +47,7 @@ def _try_pieces(loaded: LoadedModel) -> None:
         torch.cat([first_NH[:3], second_NH[: len(ids) - 3]]),
         torch.cat([first_NH[3:], second_NH[len(ids) - 3 :]]),
     ]
-    # bfloat16 differs by about a hundredth; a mask or position gone astray by the order of one
+    # bfloat16 differs by about a hundredth, a wrong mask or position by the order of one
     if any((piece_LH - whole_LH).norm() > 0.1 * whole_LH.norm() for piece_LH in pieces_2LH):
         raise UserError(
             f"{loaded.name} says something else when it reads in pieces, so its architecture is not "
@@ -55,13 +55,13 @@ def _try_pieces(loaded: LoadedModel) -> None:
         )
 
 
-def load_weights(settings: Settings, model: ModelSpec) -> LoadedModel:
-    """A model on the device and in the precision that params.yaml asks for.
+def load_weights(compute: ComputeConfig, model: ModelSpec) -> LoadedModel:
+    """A model on the device and in the precision that `compute` and its entry set.
 
-    Complaint where its output is more than a linear head on hidden states, which `logits` assumes.
+    UserError if its logits are not a linear function of its hidden states, which `logits` assumes.
     """
-    device, dtype = placement(settings.compute, model.source.dtype)
-    if device.type == "cpu":  # where torch itself shares keys among heads, and need not be given copies
+    device, dtype = placement(compute, model.source.dtype)
+    if device.type == "cpu":  # where torch shares keys among heads itself, without copies
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         memory.limit_memory()
     layout = {} if device.type == "cpu" else _layout(model, device, dtype)
@@ -79,16 +79,16 @@ def load_weights(settings: Settings, model: ModelSpec) -> LoadedModel:
 
 
 def _layout(model: ModelSpec, device: torch.device, dtype: torch.dtype) -> dict:
-    """What lets `from_pretrained` lay a model's layers over all cards, where the first would be over full.
+    """Options of `from_pretrained` that spread a model's layers over all cards; empty if one card is enough.
 
-    Caches and activations need a fifth of a card, or make do with a twentieth where there is no other.
-    Complaint where even so the cards are too few.
+    A fifth of a card is left for caches and activations, or a twentieth of each if layers are spread.
+    UserError if the weights do not fit even so.
     """
     cards, needed = torch.get_device_module(device), model.parameters * dtype.itemsize
     gc.collect()
-    cards.empty_cache()  # what models before this one had; torch keeps it, and it would not count as free
+    cards.empty_cache()  # memory of earlier models, which torch keeps and which would not count as free
     free = [cards.mem_get_info(i)[0] for i in range(cards.device_count())]
-    usable = {i: held * 19 // 20 for i, held in enumerate(free)}
+    usable = {i: size * 19 // 20 for i, size in enumerate(free)}
     if needed > sum(usable.values()):
         raise _too_wide(model, usable)
     if len(free) == 1 or needed <= free[0] * 4 // 5:
@@ -104,19 +104,19 @@ def _too_wide(model: ModelSpec, usable: dict[int, int]) -> UserError:
 
 
 def placement(compute: ComputeConfig, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """Device and precision: CUDA if present, bfloat16 there and float32 on a CPU, unless told otherwise.
+    """Device and precision: by default CUDA if present, bfloat16 there and float32 on a CPU.
 
-    Under `ray` CUDA is present where replicas have cards, whatever this machine has.
+    On a cluster CUDA is present if replicas have cards, whatever this machine has.
     """
-    is_far = compute.definition.is_cluster
-    if is_far and compute.device == "auto" and not compute.gpus_per_replica and torch.cuda.is_available():
+    is_cluster = compute.definition.is_cluster
+    if is_cluster and compute.device == "auto" and not compute.gpus_per_replica and torch.cuda.is_available():
         raise UserError(
             "compute.engine is ray and gpus_per_replica 0, so models would run on CPUs, with local on the "
             "card here, which gives other numbers; set gpus_per_replica, or device to cpu."
         )
-    has_cuda = compute.gpus_per_replica > 0 if is_far else torch.cuda.is_available()
+    has_cuda = compute.gpus_per_replica > 0 if is_cluster else torch.cuda.is_available()
     if compute.device == "cuda" and not has_cuda:
-        lacks = "compute.gpus_per_replica is 0" if is_far else "torch finds no CUDA device"
+        lacks = "compute.gpus_per_replica is 0" if is_cluster else "torch finds no CUDA device"
         raise UserError(f"compute.device is cuda, but {lacks}; use auto or cpu.")
     cuda = compute.device != "cpu" and has_cuda
     chosen = dtype or compute.dtype
@@ -126,11 +126,12 @@ def placement(compute: ComputeConfig, dtype: str | None) -> tuple[torch.device, 
 
 
 def _check_head(loaded: LoadedModel) -> None:
+    """UserError unless the network's own logits are those of `LoadedModel.logits`."""
     ids_BL = torch.tensor([[0, 1]], device=loaded.network.device)
     with torch.inference_mode():
-        whole = loaded.network(input_ids=ids_BL).logits[0, :, : loaded.vocabulary].to(loaded.device).float()
-        ours = loaded.logits(loaded.hidden_states(ids_BL)[0])
-    if not torch.allclose(whole, ours, rtol=1e-2, atol=1e-2):
+        logits_NV = loaded.network(input_ids=ids_BL).logits[0, :, : loaded.vocabulary]
+        ours_NV = loaded.logits(loaded.hidden_states(ids_BL)[0])
+    if not torch.allclose(logits_NV.to(loaded.device).float(), ours_NV, rtol=1e-2, atol=1e-2):
         raise UserError(
             f"{loaded.name} does more than a linear head to its logits (soft cap or scale); "
             "this architecture is not supported."

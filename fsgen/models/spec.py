@@ -1,4 +1,4 @@
-"""Outlines: what is known of a model before its weights are, enough to spell prompts and to end texts."""
+"""What is known of a model without its weights: enough to tokenize prompts and to end texts."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from fsgen.models import checkpoints, description, tokenization
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model as the loops know it, without its network; may be sent to another machine."""
+    """A model without its network; may be sent to another machine."""
 
     name: str
     source: ModelConfig
@@ -28,13 +28,13 @@ class ModelSpec:
 
 
 def model_spec(settings: Settings, name: str) -> ModelSpec:
-    """Outline of the model `name` of params.yaml; Complaint where it is not described or not supported."""
+    """Spec of the model `name` of params.yaml; UserError if it is not described or not supported."""
     model = settings.model(name)
     about = description.read_description(name)
     window = _window(name, checkpoints.folder(name, model, weights=False))
     return ModelSpec(
         name=name,
-        source=_anywhere(name, model),
+        source=_with_absolute_path(name, model),
         tokenizer=tokenization.load_tokenizer(name, model),
         prompt=model.prompt,
         vocabulary=about["vocabulary"],
@@ -45,41 +45,46 @@ def model_spec(settings: Settings, name: str) -> ModelSpec:
 
 
 def prompt_ids(model: ModelSpec, prompts: pl.DataFrame, max_new_tokens: int) -> list[list[int]]:
-    """Prompt ids of every row of a prompts table; Complaint if prompt and text exceed the context.
+    """Prompt ids of every row of a prompts table; UserError if prompt and text exceed the context.
 
     `max_new_tokens` are those of a turn.
     """
     ids = tokenization.encode(model.name, model.prompt, model.tokenizer, prompts)
-    given = {name: list(own) for name, own in zip(prompts["prompt_id"], ids, strict=True)}
-    if empty := [name for name, own in given.items() if not own]:
-        raise UserError(
-            f"Prompt '{empty[0]}' has no token for {model.name}, whose first one needs some before it; "
-            "ask something, or use a prompt form that has a template."
-        )
-    turns = 1
-    for name, between in tokenization.turn_separators(
-        model.name, model.prompt, model.tokenizer, prompts
-    ).items():
-        given[name] += model.tokenizer("".join(between), add_special_tokens=False)["input_ids"]
-        turns = max(turns, len(between) + 1)
-    longest = max(map(len, given.values()))
+    for prompt_id, tokens in zip(prompts["prompt_id"], ids, strict=True):
+        if not tokens:
+            raise UserError(
+                f"Prompt '{prompt_id}' has no token for {model.name}, whose first one needs some before it; "
+                "ask something, or use a prompt form that has a template."
+            )
+    _check_context(model, prompts, ids, max_new_tokens)
+    return ids
+
+
+def _check_context(
+    model: ModelSpec, prompts: pl.DataFrame, ids: list[list[int]], max_new_tokens: int
+) -> None:
+    """UserError if the longest prompt, with all questions, and as many new tokens exceed the context."""
+    lengths = dict(zip(prompts["prompt_id"], map(len, ids), strict=True))
+    separators = tokenization.turn_separators(model.name, model.prompt, model.tokenizer, prompts)
+    for prompt_id, texts in separators.items():
+        lengths[prompt_id] += len(model.tokenizer("".join(texts), add_special_tokens=False)["input_ids"])
+    longest, turns = max(lengths.values()), 1 + max(map(len, separators.values()), default=0)
     if longest + turns * max_new_tokens > model.context:
         raise UserError(
             f"{model.name} has a context of {model.context} tokens, but a prompt of {longest} tokens and "
             f"{turns * max_new_tokens} new ones need more; lower shots or max_new_tokens."
         )
-    return ids
 
 
-def _anywhere(name: str, model: ModelConfig) -> ModelConfig:
-    """The entry with no path that depends on the folder that a process runs in."""
+def _with_absolute_path(name: str, model: ModelConfig) -> ModelConfig:
+    """The entry with a path that does not depend on the current folder."""
     if model.hub is not None:
         return model
     return replace(model, family=None, path=str(checkpoints.folder(name, model).absolute()))
 
 
 def _window(name: str, home: Path) -> int:
-    """Tokens that every layer sees at once; longer texts would need a mask of their own for some layers."""
+    """Tokens that every layer attends to; in longer texts some layers would need masks of their own."""
     from transformers import AutoConfig  # seconds to import
 
     config = AutoConfig.from_pretrained(home).get_text_config(decoder=True)

@@ -1,4 +1,4 @@
-"""Tokenizers: prompt ids, chat templates, stop ids, and whether a pair shares one vocabulary."""
+"""Tokenizers: prompt ids, chat templates, stop ids, and whether a pair's models share a vocabulary."""
 
 import hashlib
 import json
@@ -31,29 +31,28 @@ def load_tokenizer(name: str, model: ModelConfig):
 
 
 def stop_ids(name: str, model: ModelConfig, tokenizer) -> list[int]:
-    """Ids that end a text: those in `models.<name>.stop_tokens`, else all that the checkpoint names."""
+    """Ids that end a text: those of `models.<name>.stop_tokens`, or all that the checkpoint names."""
     if model.stop_tokens is not None:
         ids = [tokenizer.get_vocab().get(token) for token in model.stop_tokens]
         if None in ids or not ids:
             raise UserError(f"models.{name}.stop_tokens {model.stop_tokens} are not all in its vocabulary.")
         return sorted(ids)
-    named = {tokenizer.eos_token_id}
-    for file in ("generation_config.json", "config.json"):
-        path = folder(name, model, weights=False) / file
+    home, end_ids = folder(name, model, weights=False), {tokenizer.eos_token_id}
+    for path in (home / "generation_config.json", home / "config.json"):
         value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
-        named |= set(value if isinstance(value, list) else [value])
-    ids = sorted(named - {None})
+        end_ids |= set(value if isinstance(value, list) else [value])
+    ids = sorted(end_ids - {None})
     if not ids:
         raise UserError(f"models.{name} names no end-of-text token; set models.{name}.stop_tokens.")
     return ids
 
 
-def check_pair(settings: Settings, pair: str, described: dict[str, dict]) -> None:
-    """Complaint unless the pair's models share tokenizer and stop tokens.
+def check_pair(pair: str, members: dict[str, str], described: dict[str, dict]) -> None:
+    """UserError unless the pair's models share tokenizer and stop tokens.
 
-    `described` maps role to what `describe` returned; only "tokenizer" and "stop_ids" are looked at.
+    `members` maps role to model, and `described` role to what `describe` returns, of which "tokenizer" and
+    "stop_ids" are needed.
     """
-    members = settings.pairs[pair].roles()
     for role, about in described.items():
         for key, remedy in (
             ("tokenizer", "logits of different vocabularies cannot be fused; pair models of one family"),
@@ -67,65 +66,72 @@ def check_pair(settings: Settings, pair: str, described: dict[str, dict]) -> Non
 
 
 def check_tokenizers(settings: Settings, pair: str) -> None:
-    """Complaint if the pair cannot be fused; opens tokenizers alone, so that it may come before all work."""
-    described = {}
-    for role, name in settings.pairs[pair].roles().items():
+    """UserError if the pair cannot be fused; opens only tokenizers, so that it can run before all work."""
+    members, described = settings.pairs[pair].roles(), {}
+    for role, name in members.items():
         model = settings.models[name]
         tokenizer = load_tokenizer(name, model)
         described[role] = {
-            "tokenizer": _tokenizer_digest(name, tokenizer, model.prompt),
+            "tokenizer": tokenizer_digest(name, tokenizer, model.prompt),
             "stop_ids": stop_ids(name, model, tokenizer),
         }
-    check_pair(settings, pair, described)
+    check_pair(pair, members, described)
 
 
 def encode(name: str, mode: str, tokenizer, prompts: pl.DataFrame) -> list[list[int]]:
-    """Prompt ids of every row of a prompts table, as `prompt: plain | chat` says."""
+    """Prompt ids of every row of a prompts table; `mode` is plain or chat."""
     if mode == "plain":
         return tokenizer(prompts["plain"].to_list())["input_ids"]
     return [_render(name, tokenizer, messages) for messages in prompts["messages"].to_list()]
 
 
 def turn_separators(name: str, mode: str, tokenizer, prompts: pl.DataFrame) -> dict[str, list[str]]:
-    """Prompt to the text between each of its answers and the next, for prompts with several turns.
+    """Prompt id to the text between each of its answers and the next, for prompts with several turns.
 
-    Complaint where a chat template spells an answered conversation otherwise than the open one goes
-    on, since a conversation is one sequence of tokens.
+    A conversation is one sequence of tokens, so a longer one has to continue the shorter one: UserError if a
+    chat template renders it in another way.
     """
-    asked = prompts.filter(pl.col("follow_ups").list.len() > 0)
-    found = {}
-    for row in asked.iter_rows(named=True):
-        found[row["prompt_id"]] = between = []
-        messages = row["messages"]
-        for follow_up in row["follow_ups"]:
-            if mode == "plain":
-                between.append(follow_up["plain"])
-                continue
-            answered = [*messages, {"role": "assistant", "content": ANSWER}]
-            longer = [*answered, {"role": "user", "content": follow_up["message"]}]
-            between.append(_turn_separator(name, tokenizer, messages, longer))
-            messages = longer
-    return found
+    conversations = prompts.filter(pl.col("follow_ups").list.len() > 0)
+    separators = {}
+    for row in conversations.iter_rows(named=True):
+        if mode == "plain":
+            separators[row["prompt_id"]] = [follow_up["plain"] for follow_up in row["follow_ups"]]
+        else:
+            questions = [follow_up["message"] for follow_up in row["follow_ups"]]
+            separators[row["prompt_id"]] = _chat_separators(name, tokenizer, row["messages"], questions)
+    return separators
+
+
+def _chat_separators(name: str, tokenizer, messages: list[dict], questions: list[str]) -> list[str]:
+    """What a chat template renders between an answer and each next question's answer."""
+    separators = []
+    for question in questions:
+        answered = [*messages, {"role": "assistant", "content": ANSWER}]
+        longer = [*answered, {"role": "user", "content": question}]
+        separators.append(_turn_separator(name, tokenizer, messages, longer))
+        messages = longer
+    return separators
 
 
 def _turn_separator(name: str, tokenizer, messages: list[dict], longer: list[dict]) -> str:
-    opened = _render(name, tokenizer, messages, tokenize=False) + ANSWER
+    """What follows the answer to `messages` in the rendering of `longer`."""
+    answered = _render(name, tokenizer, messages, tokenize=False) + ANSWER
     whole = _render(name, tokenizer, longer, tokenize=False)
-    bridge = whole.removeprefix(opened)
+    separator = whole.removeprefix(answered)
 
-    def spell(text: str) -> list[int]:
+    def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    if bridge == whole or spell(opened) + spell(bridge) != spell(whole):
+    if separator == whole or ids(answered) + ids(separator) != ids(whole):
         raise UserError(
             f"models.{name}: its chat template should spell a second turn by going on after the first, "
             "got another beginning; set 'prompt: plain'."
         )
-    return bridge
+    return separator
 
 
 def _render(name: str, tokenizer, messages: list[dict], **how) -> str | list[int]:
-    """A conversation as the chat template spells it."""
+    """A conversation as the chat template renders it."""
     from jinja2 import TemplateError
 
     if tokenizer.chat_template is None:
@@ -139,13 +145,13 @@ def _render(name: str, tokenizer, messages: list[dict], **how) -> str | list[int
         ) from error
 
 
-def _tokenizer_digest(name: str, tokenizer, mode: str) -> str:
+def tokenizer_digest(name: str, tokenizer, mode: str) -> str:
     """Digest of ids and merges and, for chat prompts, of a probe conversation's rendering.
 
-    Templates of one family may differ where a prompt never goes (tools), so the text of the
-    template is not compared; the ids of the real prompts are, before a text is read.
+    Templates of one family may differ in parts that no prompt uses (tools), so the template's text is not
+    compared. The ids of the real prompts are compared before a text is read.
     """
     probe = _render(name, tokenizer, PROBE, tokenize=False) if mode == "chat" else None
-    spelling = json.loads(tokenizer.backend_tokenizer.to_str())
-    del spelling["padding"], spelling["truncation"]  # how a batch is cut, not how a text is spelt
-    return hashlib.sha256(json.dumps([spelling, probe], sort_keys=True).encode()).hexdigest()
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    del state["padding"], state["truncation"]  # of a batch, not of a text
+    return hashlib.sha256(json.dumps([state, probe], sort_keys=True).encode()).hexdigest()

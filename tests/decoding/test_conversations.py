@@ -46,7 +46,7 @@ turns = st.lists(st.tuples(words, st.booleans()), min_size=1, max_size=4)
 
 
 def until(bridges: int = 3, **given) -> StopRule:
-    return StopRule(TOKENIZER, (END,), (), 6, bridges={"toy": [TALK] * bridges}, **given)
+    return StopRule(TOKENIZER, (END,), (), 6, turn_separators={"toy": [TALK] * bridges}, **given)
 
 
 def told(rule: StopRule, spoken: list[tuple[list[int], bool]]) -> TokenSequence:
@@ -55,7 +55,7 @@ def told(rule: StopRule, spoken: list[tuple[list[int], bool]]) -> TokenSequence:
     for ids, is_ended in spoken:
         for token in [*ids, END] if is_ended else (ids * 6)[:6]:
             text.ids.append(token)
-            (text,) = rule.advance(["toy"], [text])
+            (text,) = rule.close_finished_turns(["toy"], [text])
             if text.written == len(text.ids):
                 break
     return text
@@ -96,10 +96,10 @@ def test_rows_and_turns_say_the_same(spoken):
 
 def test_a_stop_string_that_begins_the_next_question_is_not_said_twice():
     """A text cut at `Question:` already holds the words that lead to the next one."""
-    rule = StopRule(TOKENIZER, (END,), ("w9 w8",), 6, bridges={"toy": ["w9 w8 w1 w2"]})
+    rule = StopRule(TOKENIZER, (END,), ("w9 w8",), 6, turn_separators={"toy": ["w9 w8 w1 w2"]})
     text = TokenSequence([5, 9, 8])
 
-    (text,) = rule.advance(["toy"], [text])
+    (text,) = rule.close_finished_turns(["toy"], [text])
 
     assert text.ids == [5, 9, 8, 1, 2]
     assert text.turns[0].finish_reason == "stop"
@@ -272,4 +272,4 @@ def test_all_turns_have_to_fit_the_context(talk):
     assert len(spec.prompt_ids(loaded, prompts, 30)) == len(prompts)
     with pytest.raises(UserError, match="120 new ones need more"):
         spec.prompt_ids(loaded, prompts, 40)
-    assert len(stop_rule(loaded, prompts, 7).bridges) == sum(i % 3 != 2 for i in range(11))
+    assert len(stop_rule(loaded, prompts, 7).turn_separators) == sum(i % 3 != 2 for i in range(11))

@@ -277,7 +277,6 @@ def test_memory_that_suffices_for_nothing_is_a_complaint(tiny_world, monkeypatch
 PEAK = """
 import sys, resource, numpy as np, torch
 from pathlib import Path
-from types import SimpleNamespace
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from fsgen.config.schema import DumpConfig, ModelConfig
 from fsgen.decoding.teacher_forcing import TextToRead, teacher_force
@@ -289,14 +288,14 @@ config = Qwen2Config(vocab_size=150_000, hidden_size=16, num_hidden_layers=1, nu
 network = Qwen2ForCausalLM(config).eval().requires_grad_(False)
 source = ModelConfig(prompt="plain", path="wide")
 loaded = LoadedModel("wide", source, None, "plain", 150_000, (0,), 4096, 0, network, network.device)
-settings = SimpleNamespace(dump=DumpConfig(depth=3.0, k_min=8, k_max=64, block=1))
+dump = DumpConfig(depth=3.0, k_min=8, k_max=64, block=1)
 ids = torch.randint(0, 150_000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 text = TextToRead([1, 2], ids, np.zeros((length, 4), np.int32), ("large",))
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if "VmHWM" in line).split()[1])
 def read(text):
-    (found,) = teacher_force({"large": loaded}, [text], settings, 10_000)
+    (found,) = teacher_force({"large": loaded}, dump, [text], 10_000)
     return found["large"].records.entropy_N
 read(TextToRead([1, 2], ids[:8], np.zeros((8, 4), np.int32), ("large",)))
 Path("/proc/self/clear_refs").write_text("5")

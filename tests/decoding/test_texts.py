@@ -1,4 +1,4 @@
-"""Claims about fsgen.texts and what writing alone makes of them: where texts end, and what counts of them."""
+"""Claims about texts.py and what writing alone makes of them: where texts end, and what counts of them."""
 
 from types import SimpleNamespace
 
@@ -59,7 +59,7 @@ def slow_answer(ids, stops):
 def test_a_text_ends_at_the_first_token_that_completes_an_ending(ids, stops, limit):
     """Asked after every token, the rule speaks up where a search of the whole text first would."""
     rule = until(stops, limit)
-    reasons = ((n, rule.reasons([ids[:n]])[0]) for n in range(1, len(ids) + 1))
+    reasons = ((n, rule.finish_reasons([ids[:n]])[0]) for n in range(1, len(ids) + 1))
 
     assert slow_end(ids, stops, limit) == next(((n, reason) for n, reason in reasons if reason), None)
 
@@ -70,7 +70,7 @@ def test_texts_side_by_side_end_as_they_would_alone(texts, stops):
     """One answer a text, in order."""
     rule = until(stops)
 
-    assert [rule.reasons([ids])[0] for ids in texts] == rule.reasons(texts)
+    assert [rule.finish_reasons([ids])[0] for ids in texts] == rule.finish_reasons(texts)
 
 
 @settings(deadline=None)
@@ -89,10 +89,10 @@ def test_a_stop_string_may_end_and_begin_inside_a_word():
     """Of `w3 w1 w20`, `1 w2` leaves `w3 w`, at the token w20, with w1 the last that counts."""
     ids, rule = [3, 1, 20], until(("1 w2",))
 
-    assert rule.reasons([ids[:2]]) == [None]
-    assert rule.reasons([ids]) == ["stop"]
+    assert rule.finish_reasons([ids[:2]]) == [None]
+    assert rule.finish_reasons([ids]) == ["stop"]
     assert rule.answer_tokens(ids, "stop") == 2
-    assert rule.cut(spell(ids)) == "w3 w"
+    assert rule.truncate(spell(ids)) == "w3 w"
 
 
 @settings(deadline=None)
@@ -100,7 +100,7 @@ def test_a_stop_string_may_end_and_begin_inside_a_word():
 def test_a_text_is_kept_up_to_its_first_stop_string(ids, stops):
     """None of its stop strings is left in it, and without one it stays whole."""
     text = spell(ids)
-    kept = until(stops).cut(text)
+    kept = until(stops).truncate(text)
 
     assert text.startswith(kept)
     assert not any(stop in kept for stop in stops)
@@ -123,7 +123,7 @@ def test_a_row_spells_no_end_token_and_counts_it():
 def test_a_tail_changes_no_text():
     """A longer stop string that only the tail completes cuts nothing."""
     rule = until(("w3 w4 w5", "w4"))
-    (turn,) = rule.advance(["toy-1"], [TokenSequence([1, 3, 4])])[0].turns
+    (turn,) = rule.close_finished_turns(["toy-1"], [TokenSequence([1, 3, 4])])[0].turns
     (short,) = text_rows(rule, "toy-1", [0], TokenSequence([1, 3, 4], (turn,)))
     (tailed,) = text_rows(rule, "toy-1", [0], TokenSequence([1, 3, 4, 5], (turn,)))
 

@@ -1,4 +1,4 @@
-"""Claims about fsgen.cluster: shards spread over Ray actors are those that one process makes."""
+"""Tests of `ray_executor`: shards spread over Ray actors are those that one process makes."""
 
 import copy
 import os
@@ -149,27 +149,29 @@ def test_finished_shards_load_no_model(engine, local, monkeypatch):
     assert contents(local) == before
 
 
-def crew_of(make, count: int = 1, **compute) -> list:
-    """What a crew on the cluster makes of some shards without models."""
+def made_by_actors(make, count: int = 1, **compute) -> list:
+    """What actors on the cluster make of some shards without models."""
     wanted = [shards.Shard({"what": f"test {i}"}, {}, (1, "texts"), make, 1) for i in range(count)]
     with (
-        executors.open_executor(settings_of(engine="ray", **compute), loading.load_checked) as crew,
+        executors.open_executor(
+            settings_of(engine="ray", **compute).compute, loading.load_checked
+        ) as execute,
         console.progress(count, "texts", "") as bar,
     ):
-        return [*crew(wanted, bar)]
+        return [*execute(wanted, bar)]
 
 
 def test_a_shard_that_ends_every_actor_is_given_up(again, address):
     """After as many retries as Ray is told to make."""
     seen = Path.cwd() / "tries"
 
-    def make(hands):
+    def make(context):
         with seen.open("a") as file:
             file.write("x")
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(UserError, match=r"A replica of .* ended more often than the 4 times that Ray"):
-        crew_of(make)
+        made_by_actors(make)
     assert len(seen.read_text()) == ray_executor.RETRIES + 1
 
 
@@ -181,7 +183,7 @@ def test_an_actor_that_cannot_start_is_told_apart(again, address, monkeypatch):
     monkeypatch.setattr(ray_executor, "Replica", here.Replica)
 
     with pytest.raises(UserError) as caught:
-        crew_of(None)
+        made_by_actors(None)
 
     assert "should start on any node, and got ModuleNotFoundError: No module named" in str(caught.value)
     assert "'only_here'; install fsgen on every node" in str(caught.value)
@@ -190,11 +192,11 @@ def test_an_actor_that_cannot_start_is_told_apart(again, address, monkeypatch):
 def test_a_complaint_on_an_actor_is_the_stages_own(again, address):
     """One sentence, without Ray's stack."""
 
-    def make(hands):
+    def make(context):
         raise UserError("large produced NaN.")
 
     with pytest.raises(UserError, match=r"^large produced NaN\.$"):
-        crew_of(make)
+        made_by_actors(make)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -205,7 +207,7 @@ def test_an_actor_computes_with_as_many_threads_as_the_stage(threads, again, add
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        ((_, tables),) = crew_of(lambda hands: {"told": pa.table({"told": [torch.get_num_threads()]})})
+        ((_, tables),) = made_by_actors(lambda context: {"told": pa.table({"told": [torch.get_num_threads()]})})
     finally:
         torch.set_num_threads(before)
 
@@ -220,7 +222,7 @@ def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", where)
 
         with pytest.raises(UserError, match=f"RAY_ADDRESS is '{where}', but nothing answers there"):
-            crew_of(None)
+            made_by_actors(None)
 
 
 def test_a_cluster_that_wants_a_token_is_one_sentence(again, address, monkeypatch):
@@ -233,7 +235,7 @@ def test_a_cluster_that_wants_a_token_is_one_sentence(again, address, monkeypatc
     monkeypatch.setattr(ray, "init", refuse)
 
     with pytest.raises(UserError, match=rf"^RAY_ADDRESS is '{address}', .* {address}; .*MODE=token"):
-        crew_of(None)
+        made_by_actors(None)
 
 
 @pytest.mark.parametrize(
@@ -262,14 +264,14 @@ def test_places_are_counted_node_by_node(nodes, cards, places):
 def test_more_actors_than_the_nodes_hold_are_refused(replicas, cards, held, again, address):
     """Even for a single shard; Ray would wait for ever."""
     with pytest.raises(UserError, match=rf"the {replicas} actors .* and {cards} cards each, .* for {held};"):
-        crew_of(None, replicas=replicas, gpus_per_replica=cards)
+        made_by_actors(None, replicas=replicas, gpus_per_replica=cards)
 
 
 def test_every_actor_sees_cards_of_its_own(again, address):
     """As many as asked for; the cards are claimed, since what is held here is who may see which."""
     met = Path.cwd()
 
-    def make(hands):
+    def make(context):
         (met / str(os.getpid())).mkdir()
         deadline = time.monotonic() + 60
         while sum(path.name.isdigit() for path in met.iterdir()) < 2:
@@ -277,7 +279,7 @@ def test_every_actor_sees_cards_of_its_own(again, address):
             time.sleep(0.05)
         return {"told": pa.table({"told": [os.environ["CUDA_VISIBLE_DEVICES"]]})}
 
-    made = crew_of(make, count=2, replicas=2, gpus_per_replica=2)
+    made = made_by_actors(make, count=2, replicas=2, gpus_per_replica=2)
 
     seen = [tables["told"]["told"][0].as_py().split(",") for _, tables in made]
     assert [len(cards) for cards in seen] == [2, 2]
@@ -288,13 +290,13 @@ def test_a_cluster_starts_here_where_none_is_named(again, address, monkeypatch):
     """Another than the one that was started last, and it ends with the stage."""
     import ray
 
-    def make(hands):
+    def make(context):
         where = ray.get_runtime_context().gcs_address  # of which Ray rewrites the host
         return {"told": pa.table({"told": [where.rpartition(":")[2]]})}
 
     monkeypatch.delenv("RAY_ADDRESS")
 
-    ((_, tables),) = crew_of(make)
+    ((_, tables),) = made_by_actors(make)
 
     assert tables["told"]["told"].to_pylist() != [address.rpartition(":")[2]]
     assert not ray.is_initialized()
@@ -307,7 +309,7 @@ def test_a_node_without_memory_is_one_sentence(again, address, monkeypatch):
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
 
     with pytest.raises(UserError, match="for want of memory first"):
-        crew_of(lambda hands: time.sleep(60))
+        made_by_actors(lambda context: time.sleep(60))
 
 
 def test_without_ray_the_remedy_is_named(again, monkeypatch):
@@ -315,4 +317,4 @@ def test_without_ray_the_remedy_is_named(again, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
 
     with pytest.raises(UserError, match=r"pip install -e '.\[ray\]'"):
-        crew_of(None)
+        made_by_actors(None)

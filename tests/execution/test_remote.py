@@ -1,4 +1,4 @@
-"""Claims about fsgen.depot: a finished shard is not made again on a machine with another disk."""
+"""Claims about remote.py: a finished shard is not made again on a machine with another disk."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SCHEMA = parquet.schema([("number", pa.int32(), "the shard's number")])
 def shard_of(number: int, made: list[int], parts: dict | None = None) -> Shard:
     """A shard of two tables that notes in `made` when it is made."""
 
-    def make(hands):
+    def make(context):
         made.append(number)
         table = pa.table({"number": np.full(50, number, dtype=np.int32)}, schema=SCHEMA)
         return {"tokens": table, "texts": table[:1]}
@@ -31,11 +31,11 @@ def shard_of(number: int, made: list[int], parts: dict | None = None) -> Shard:
 def finish(shards: list[Shard]) -> dict[str, bytes]:
     """What a stage leaves that has these shards."""
 
-    def crew(missing, bar):
+    def execute(missing, bar):
         for shard in missing:
             yield shard, shard.make(None)
 
-    run_shards(Path("out"), shards, crew, SimpleNamespace(advance=lambda done=0, tokens=0: None))
+    run_shards(Path("out"), shards, execute, SimpleNamespace(advance=lambda done=0, tokens=0: None))
     return {path.name: path.read_bytes() for path in sorted(Path("out").iterdir())}
 
 
@@ -106,10 +106,10 @@ def test_parts_of_another_machines_shard_are_found(depot, tmp_path, monkeypatch)
     finish([shard_of(1, made, parts)])
     move_to(tmp_path / "second", monkeypatch)
 
-    kin = find_reusable(shard_of(1, made, {"b": [2], "c": [3]}))
+    reusable = find_reusable(shard_of(1, made, {"b": [2], "c": [3]}))
 
-    assert kin.parts == ["b"]
-    assert sorted(path.name for path in kin.home.iterdir()) == ["texts.parquet", "tokens.parquet"]
+    assert reusable.parts == ["b"]
+    assert sorted(path.name for path in reusable.home.iterdir()) == ["texts.parquet", "tokens.parquet"]
 
 
 @pytest.mark.parametrize("url", ["nowhere://there", "s3://no-such-bucket-of-ours/there"])
@@ -129,7 +129,7 @@ def leave_notes(tmp_path, monkeypatch) -> Shard:
     finish([shard_of(1, [], {"a": [1]})])
     move_to(tmp_path / "second", monkeypatch)
     wanted = shard_of(1, [], {"a": [1], "b": [2]})
-    wanted.note.parent.mkdir(parents=True)
+    wanted.manifest.parent.mkdir(parents=True)
     return wanted
 
 
@@ -137,7 +137,7 @@ def leave_notes(tmp_path, monkeypatch) -> Shard:
 def test_a_full_disk_here_is_not_the_depots_fault(depot, tmp_path, monkeypatch):
     """The sentence is that of a shard which finds no room, and names what was being fetched."""
     wanted = leave_notes(tmp_path, monkeypatch)
-    note = shard_of(1, [], {"a": [1]}).note.with_suffix(".part")
+    note = shard_of(1, [], {"a": [1]}).manifest.with_suffix(".part")
     note.symlink_to("/dev/full")
 
     with pytest.raises(UserError, match=f"^The disk is full: fetching .* into {note} got no more room; make"):

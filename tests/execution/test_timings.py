@@ -13,15 +13,15 @@ from fsgen.execution import console, timings
 
 STAGE = """
 import sys, time
-from fsgen import console
-from fsgen.typed import Complaint
+from fsgen.errors import UserError
+from fsgen.execution import console
 
 def main(pair: str) -> None:
     with console.progress(3, "texts", "writing") as bar:
         bar.advance(1, tokens=40)
         bar.advance(2, tokens=2)
     if pair == "refused":
-        raise Complaint("No such pair.")
+        raise UserError("No such pair.")
     if pair == "endless":
         print("waiting", flush=True)
         time.sleep(600)

@@ -43,7 +43,7 @@ def project_folder(tmp_path, monkeypatch):
 def make_shard(number, made, texts=2, fails=False):
     """A shard of two tables that notes in `made` when it is made."""
 
-    def make(hands):
+    def make(context):
         made.append(number)
         if fails:
             raise RuntimeError("killed")
@@ -54,7 +54,7 @@ def make_shard(number, made, texts=2, fails=False):
     return Shard({"what": "test", "number": number}, {}, (1, "texts"), make, texts)
 
 
-def crew(shards, bar):
+def execute(shards, bar):
     """One worker without models."""
     for shard in shards:
         yield shard, shard.make(None)
@@ -65,7 +65,7 @@ def bar_into(counted):
 
 
 def finish(folder, shards):
-    return run_shards(Path(folder), shards, crew, bar_into([]))
+    return run_shards(Path(folder), shards, execute, bar_into([]))
 
 
 def typed_table():
@@ -259,7 +259,7 @@ def test_finished_shards_are_linked_and_not_made_again():
     shards = [make_shard(number, made, texts=number) for number in (5, 3)]
     finish("one", shards)
 
-    count = run_shards(Path("two"), shards, crew, bar_into(counted))
+    count = run_shards(Path("two"), shards, execute, bar_into(counted))
 
     assert count == 0
     assert made == [5, 3]
@@ -294,7 +294,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped():
     with pytest.raises(RuntimeError, match="killed"), files.atomic_folder(Path("data/out")) as folder:
         finish(folder, torn)
     assert not Path("data/out").exists()
-    assert not (files.SCRATCH / "shards" / parquet.fingerprint(torn[1].facts)).exists()
+    assert not (files.SCRATCH / "shards" / parquet.fingerprint(torn[1].fingerprint_facts)).exists()
 
     with files.atomic_folder(Path("data/out")) as folder:
         count = finish(folder, [make_shard(number, made) for number in (1, 2, 3)])
@@ -339,7 +339,7 @@ def test_a_truncated_shard_is_named_and_made_again(capsys):
     made = []
     shards = [make_shard(number, made) for number in (1, 2)]
     finish("one", shards)
-    home = files.SCRATCH / "shards" / parquet.fingerprint(shards[1].facts)
+    home = files.SCRATCH / "shards" / parquet.fingerprint(shards[1].fingerprint_facts)
     whole = (home / "tokens.parquet").read_bytes()
     (home / "tokens.parquet").unlink()  # the link in `one` keeps its bytes
     (home / "tokens.parquet").write_bytes(whole[:-20])

@@ -106,7 +106,7 @@ class Branches:
         parents = [self._branches[parent] for parent in parent_C]
         prompt_ids = self.prompt_ids[[parent.prompt for parent in parents]]
         longer = [p.text.followed_by(t) for p, t in zip(parents, token_C.tolist(), strict=True)]
-        texts = self.stop_rule.advance(prompt_ids, longer)
+        texts = self.stop_rule.close_finished_turns(prompt_ids, longer)
         is_finished_C = [self.stop_rule.is_finished(*child) for child in zip(prompt_ids, texts, strict=True)]
         return Children(parent_C, child_R, texts, np.array(is_finished_C, dtype=bool))
 

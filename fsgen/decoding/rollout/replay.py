@@ -127,9 +127,9 @@ class _Path(NamedTuple):
 
 def _close_turn(stop_rule: StopRule, prompt_id: str, text: TokenSequence) -> TokenSequence:
     """The text, with its turn closed if its last token, which no dumped text has, ended that."""
-    if not text.own:
+    if not text.turn_ids:
         return text
-    (closed,) = stop_rule.advance([prompt_id], [text])
+    (closed,) = stop_rule.close_finished_turns([prompt_id], [text])
     return closed
 
 

@@ -38,7 +38,7 @@ def rollout(settings: Settings, pair: str) -> None:
     policies = [policy for policy in settings.policies_of(pair) if policy.draft is None]
     models = _model_specs(settings, pair, policies)
     out = paths.rollouts(pair)
-    with files.atomic_folder(out) as folder, open_executor(settings, load_checked) as executor:
+    with files.atomic_folder(out) as folder, open_executor(settings.compute, load_checked) as executor:
         for dataset in settings.datasets:
             shards = _shards(settings, pair, dataset, policies, models)
             texts = sum(shard.texts for shard in shards)
@@ -101,7 +101,7 @@ class _Block(NamedTuple):
 
     def make(self, context: ShardContext) -> dict[str, pa.Table]:
         """The shard's tables: policies that another run has written before are taken from there."""
-        kept: list[PolicyTables] = [context.kept] if context.kept else []
+        kept: list[PolicyTables] = [context.prefetched] if context.prefetched else []
         kept_names = {name for part in kept for name in part.policies}
         context.bar.advance(len(self.prompts) * len(kept_names))
         fresh = [run for run in self.runs if run.name not in kept_names]
@@ -132,7 +132,7 @@ class _Block(NamedTuple):
             tree = PrefixTree(context.loaded, self.prompts, runs, self.stop_rule, self.settings, rows)
             return tree.run(replayed.pending, context.bar)
 
-        written = context.budget.spend(write)
+        written = context.budget.run(write)
         decisions = [part for part in (replayed.decisions, written.decisions) if part is not None]
         finished = replayed.finished + written.finished
         return policy_tables(concatenate(decisions), finished, runs, self.prompts, self.stop_rule)
@@ -140,13 +140,13 @@ class _Block(NamedTuple):
     def _facts(self) -> dict:
         """What determines the shard's bytes, apart from its policies."""
         prompts = [(name, hash_prompt(ids)) for name, ids in self.prompts.items()]
-        bridges = [self.stop_rule.bridges.get(name) for name in self.prompts]
+        separators = [self.stop_rule.turn_separators.get(name) for name in self.prompts]
         return {
             "what": "rollout",
             "compute": [self.settings.compute.rows, self.settings.compute.read_tokens],
             "seed": self.settings.seed,
             "prompts": prompts,
-            "until": [*self.stop_rule.facts(), bridges],
+            "until": [*self.stop_rule.fingerprint_facts(), separators],
             "k_min": self.settings.dump.k_min,
         }
 
@@ -164,12 +164,12 @@ def _method_facts(
     settings: Settings, models: Mapping[str, ModelSpec], method: Method, dumped: DumpedTexts
 ) -> list:
     """What of a method determines its policies' texts: its rule, the models it runs, the dumped texts."""
-    names = [models[role].name for role in models if role in method.definition.requires]
+    required = [models[role] for role in models if role in method.definition.requires]
     return [
         method.rule,
         definition_digest(registry.RULES, method.rule),
         method.parameters,
-        fingerprint.model_fingerprint(settings, __name__, *names),
+        fingerprint.model_fingerprint(settings.compute, __name__, *required),
         dumped.digest(),
     ]
 
