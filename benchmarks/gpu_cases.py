@@ -99,7 +99,7 @@ def write_case(bench: Bench, name: str, rows: int, uneven: bool = False) -> dict
         "generate_dynamic": lambda: generate(model, prompts, rows, scale.new_tokens),
     }
     memory = PeakMemory(bench.device)
-    with counting_passes() as passes:
+    with counting_passes(bench.models) as passes:
         texts = sides["fsgen"]()
         counted = passes()[name]._asdict()
     grown = memory.grown()
@@ -254,7 +254,7 @@ def read_case(bench: Bench, name: str) -> dict:
         "forward": lambda: _forward(model, batches),
     }
     memory = PeakMemory(bench.device)
-    with counting_passes() as passes:
+    with counting_passes(bench.models) as passes:
         sides["fsgen"]()
         counted = passes()[name]
     grown = memory.grown()
@@ -322,7 +322,7 @@ def rollout_case(bench: Bench) -> dict:
     """All stages of a pair from `dump_solo` to `rollout`, whose tree is looked at closely."""
     settings = bench.settings
     stages, seconds = pair_stages(settings, PAIR), {}
-    with counting_passes() as passes:
+    with counting_passes(bench.models) as passes:
         for name, stage in stages.items():
             before = passes()
             memory = PeakMemory(bench.device)

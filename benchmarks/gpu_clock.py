@@ -7,7 +7,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 from torch.autograd import DeviceType
@@ -113,18 +112,21 @@ class Passes(NamedTuple):
 
 
 @contextlib.contextmanager
-def counting_passes() -> Iterator[Callable[[], dict[str, Passes]]]:
-    """Counts the calls of every model while it lasts."""
-    whole = LoadedModel.hidden_states
+def counting_passes(models: dict[str, LoadedModel]) -> Iterator[Callable[[], dict[str, Passes]]]:
+    """Counts what goes through the networks of these models while it lasts; those of no pass are left out."""
     passes: Counter[str] = Counter()
     positions: Counter[str] = Counter()
 
-    def hidden(self, ids_BL: torch.Tensor, **where) -> torch.Tensor:
-        passes[self.name] += 1
-        positions[self.name] += ids_BL.numel()
-        return whole(self, ids_BL, **where)
+    def count(name: str, kwargs: dict) -> None:
+        passes[name] += 1
+        positions[name] += kwargs["input_ids"].numel()
 
-    with mock.patch.object(LoadedModel, "hidden_states", hidden):
+    with contextlib.ExitStack() as hooks:
+        for name, model in models.items():
+            hook = model.network.base_model.register_forward_pre_hook(
+                lambda _, __, kwargs, name=name: count(name, kwargs), with_kwargs=True
+            )
+            hooks.callback(hook.remove)
         yield lambda: {name: Passes(passes[name], positions[name]) for name in passes}
 
 

@@ -18,7 +18,7 @@ import yaml
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from fsgen.config.load import load_settings
-from fsgen.config.schema import Settings
+from fsgen.config.schema import ComputeConfig, Settings
 from fsgen.models import loading
 from fsgen.models.loaded_model import LoadedModel
 from fsgen.models.spec import ModelSpec, model_spec
@@ -168,8 +168,8 @@ def _in_memory(loaded: dict[str, LoadedModel]) -> Iterator[None]:
     """Stages get these models, and load those of other names."""
     load = loading.load_weights
 
-    def get_or_load(settings: Settings, model: ModelSpec) -> LoadedModel:
-        return loaded[model.name] if model.name in loaded else load(settings, model)
+    def get_or_load(compute: ComputeConfig, model: ModelSpec) -> LoadedModel:
+        return loaded[model.name] if model.name in loaded else load(compute, model)
 
     with mock.patch.object(loading, "load_weights", get_or_load):
         yield
