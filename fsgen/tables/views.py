@@ -87,11 +87,6 @@ def _views_of(
 
 
 VIEWS = {
-    "models": View("every model with its sizes", "catalogue/models.parquet", {}, catalogue.MODELS),
-    "pairs": View("the models of every pair by role", "catalogue/pairs.parquet", {}, catalogue.PAIRS),
-    "policies": View(
-        "every policy of every pair, in its parts", "catalogue/policies.parquet", {}, catalogue.POLICIES
-    ),
     "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}, tasks.PROMPTS),
     "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", _MODEL, dumps.TOKENS),
     "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", _MODEL, dumps.TEXTS),
@@ -134,6 +129,11 @@ VIEWS = {
         "routes/*/*/scores-*.parquet",
         _PAIR,
         collaboration.SCORES,
+    ),
+    "models": View("every model with its sizes", "catalogue/models.parquet", {}, catalogue.MODELS),
+    "pairs": View("the models of every pair by role", "catalogue/pairs.parquet", {}, catalogue.PAIRS),
+    "policies": View(
+        "every policy of every pair, in its parts", "catalogue/policies.parquet", {}, catalogue.POLICIES
     ),
     "closeups": View(
         "all models of a pair at every position of some policies' texts",
