@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fsgen.config import registry
+from fsgen.config.roles import ROLES
 from fsgen.execution import code
 
 ROOT = Path(__file__).parent.parent
@@ -83,15 +84,22 @@ def imported_files(path: Path) -> set[Path]:
 
 
 def reached_files(path: Path) -> set[Path]:
-    """Files of the package that running `path` can execute: what it imports, and what registries name."""
+    """Files whose code decides what a script writes: what it imports, and what registries name, in turn.
+
+    Less `config` and `execution` and what only these import: they reach a stage as values, or change no byte.
+    """
     reached: set[Path] = set()
     waiting = [path]
     while waiting:
         file = waiting.pop()
-        fresh = (imported_files(file) | registered_files(file)) - reached
+        fresh = {one for one in imported_files(file) | registered_files(file) if not is_value(one)} - reached
         reached |= fresh
         waiting += fresh
     return reached
+
+
+def is_value(path: Path) -> bool:
+    return package_of(path) in ("config", "errors", "execution")
 
 
 @functools.cache
@@ -208,16 +216,11 @@ def declared_code(stage: str) -> tuple[Path, list[Path]]:
     return ROOT / script, [ROOT / dep for dep in entry["deps"] if dep.startswith("fsgen/")]
 
 
-def counted(files: set[Path]) -> set[Path]:
-    """Less `config` and `execution`, which reach a stage as values or change no byte of its tables."""
-    return {file for file in files if package_of(file) not in ("config", "errors", "execution")}
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_code_that_it_runs(stage):
     """A folder counts for all files below it; none is named that the stage does not reach."""
     script, declared = declared_code(stage)
-    reached = counted(reached_files(script))
+    reached = reached_files(script)
     uncovered = {file for file in reached if not any(file.is_relative_to(one) for one in declared)}
     idle = [one for one in declared if not any(file.is_relative_to(one) for file in reached)]
     assert all(one.exists() for one in declared)
@@ -229,7 +232,7 @@ def test_training_depends_on_nothing_else():
     """So that no other change makes the committed checkpoints stale: single files, no folder."""
     for stage in ("train", "tune"):
         script, declared = declared_code(stage)
-        assert set(declared) == counted(reached_files(script))
+        assert set(declared) == reached_files(script)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("train", "tune")])
@@ -285,17 +288,17 @@ def test_every_registry_line_leads_to_its_object(name):
 
 COMPARISONS = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
 MAY_COMPARE = {"collaboration", "config"}
-RULES_AND_ROUTERS = {*registry.RULES, *registry.ROUTERS}
+NAMES = {*registry.RULES, *registry.ROUTERS, *ROLES}
 
 
 def name_tests(tree: ast.Module) -> list[str]:
-    """The comparisons of a syntax tree with a literal that names a rule or a router, as `line: source`."""
+    """Comparisons of a syntax tree with a literal that names a rule, a router or a role: `line: source`."""
     comparisons = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
     return [
         f"{node.lineno}: {ast.unparse(node)}"
         for node in comparisons
         if any(isinstance(operator, COMPARISONS) for operator in node.ops)
-        and RULES_AND_ROUTERS & {text for side in (node.left, *node.comparators) for text in strings(side)}
+        and NAMES & {text for side in (node.left, *node.comparators) for text in strings(side)}
     ]
 
 
@@ -305,8 +308,8 @@ def strings(node: ast.expr) -> list[str]:
     return [e.value for e in entries if isinstance(e, ast.Constant) and isinstance(e.value, str)]
 
 
-def test_no_string_test_on_the_name_of_a_rule_or_router():
-    """What a rule or a router is like is asked of the object that its registry names."""
+def test_no_string_test_on_the_name_of_a_rule_a_router_or_a_role():
+    """Rules and routers are asked through the objects that the registry names; roles have constants."""
     files = [path for path in FILES if package_of(path) not in MAY_COMPARE]
     assert [f"{path.relative_to(ROOT)}:{test}" for path in files for test in name_tests(tree_of(path))] == []
 
@@ -318,6 +321,8 @@ def test_no_string_test_on_the_name_of_a_rule_or_router():
         '"never" != name': True,
         'name in ("random", "x")': True,
         'x.rule not in {"oracle"}': True,
+        'role == "large"': True,
+        "role == LARGE": False,
         'kind == "line"': False,
         'label = "proxy"': False,
         'names["entropy"] > 1': False,

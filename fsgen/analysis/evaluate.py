@@ -14,6 +14,7 @@ from fsgen.analysis.counts import Counts
 from fsgen.analysis.fixed_counts import fixed_counts
 from fsgen.analysis.intervals import Interval
 from fsgen.config.policies import Method
+from fsgen.config.roles import SMALL
 from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.models import description
@@ -126,7 +127,7 @@ def cof_json(
             cof[name] = on_dump | {"basis": "dump", "certified_share": certified}
         else:
             cof[name] = Ratio.of(written, "mismatches", seed).to_json() | {"basis": "rollout"}
-        if method.definition.default_role != "small":
+        if method.definition.default_role != SMALL:
             authors[name] = Ratio.of(written, "small_mismatches", seed).to_json()
     return {"cof": cof, "cof_on_large_text": on_large_text, "cof_authors": authors}
 

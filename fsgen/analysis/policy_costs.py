@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from fsgen.analysis import costs
+from fsgen.config.roles import TUNED
 from fsgen.config.schema import Settings
 
 
@@ -32,7 +33,7 @@ def rolled_flops(settings: Settings, pair: str, counts: pl.DataFrame, shapes: di
     for role in set(speaks):
         every_T = costs.flops(shapes[members[role]], given_T - 1, rows_T)
         helper_T = costs.flops(shapes[members["small"]], asked_T, reached_T)
-        spent_T = every_T + (helper_T if role == "tuned" else 0.0)
+        spent_T = every_T + (helper_T if role == TUNED else 0.0)
         total_T = total_T + np.where(speaks == role, spent_T, 0.0)
     return total_T
 

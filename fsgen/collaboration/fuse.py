@@ -11,6 +11,7 @@ import polars as pl
 
 from fsgen.collaboration import fusion
 from fsgen.config.policies import Method
+from fsgen.config.roles import LARGE
 from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.tables import files, parquet, paths
@@ -69,7 +70,7 @@ def _fuse_methods(methods: Mapping[str, Method], inputs: Iterable[FusionInput]) 
 def _is_fused_on(method: Method, writer: str) -> bool:
     """Whether a method is fused on this writer's texts: the large model's, and its own default model's."""
     rule = method.definition
-    return writer == "large" or (writer == rule.default_role and not rule.drafts)
+    return writer == LARGE or (writer == rule.default_role and not rule.drafts)
 
 
 def open_fusion_input(
@@ -97,7 +98,7 @@ def _open_readers(
     by_small = parquet.read(paths.read_by_small(pair, dataset) / f"reads-{shard}.parquet")
     by_small = by_small.filter(writer=writer)
     readers = {"large": text}
-    if writer != "large":
+    if writer != LARGE:
         by_large = parquet.read(paths.read_by_large(pair, dataset) / f"reads-{shard}.parquet")
         readers["large"] = _align(text, by_large.filter(writer=writer))
     readers["small"] = _align(text, by_small.filter(reader="small"))

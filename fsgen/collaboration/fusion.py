@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fsgen.config.policies import Method
+from fsgen.config.roles import LARGE
 
 
 def oracle(l, s, f):
@@ -76,7 +77,7 @@ class Rule(NamedTuple):
     @property
     def follows_large(self) -> bool:
         """Whether a policy that always calls writes the large model's own text, which the dump holds."""
-        return self.inputs == ("large",)
+        return self.inputs == (LARGE,)
 
 
 def _gain_proof(

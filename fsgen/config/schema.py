@@ -5,6 +5,7 @@ from typing import Any
 
 from fsgen.config.policies import Method, Policy, RouterConfig
 from fsgen.config.registry import EXECUTORS, TASKS, resolve
+from fsgen.config.roles import TUNED
 from fsgen.errors import lookup_or_suggest
 
 
@@ -74,7 +75,7 @@ class PairConfig:
     def roles(self) -> dict[str, str]:
         """Role to model name, in reading order; `tuned` only where there is one."""
         roles = {"small": self.small, "tuned": self.tuned, "large": self.large}
-        return {r: m for r, m in roles.items() if r != "tuned" or self.has_tuned}
+        return {r: m for r, m in roles.items() if r != TUNED or self.has_tuned}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from fsgen.config import registry
+from fsgen.config.roles import TUNED
 from fsgen.config.schema import DatasetConfig, ModelConfig, Settings
 from fsgen.errors import UserError, lookup_or_suggest
 
@@ -74,7 +75,7 @@ def check_seed_and_sandbox(settings: Settings) -> None:
 def check_methods(settings: Settings) -> None:
     """A method that every pair can roll out, and lists that hold what the masks need."""
     rules = [method.definition for method in settings.methods.values()]
-    if all(rule.drafts or "tuned" in rule.requires for rule in rules):
+    if all(rule.drafts or TUNED in rule.requires for rule in rules):
         raise UserError("methods should hold one with a rule that every pair can roll out; add oracle.")
     for name, method in settings.methods.items():
         alpha = method.parameters["alpha"] if method.definition.masked else 1.0

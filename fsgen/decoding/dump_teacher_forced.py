@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fsgen.config.roles import LARGE, TUNED
 from fsgen.config.schema import ComputeConfig, DumpConfig, Settings
 from fsgen.decoding import teacher_forcing
 from fsgen.decoding.engines import scorer_of
 from fsgen.decoding.protocol import TeacherForced, TextToRead
-from fsgen.decoding.texts import hash_prompt
+from fsgen.decoding.stored_texts import hash_prompt
 from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.execution.executors import open_executor
@@ -43,7 +44,7 @@ class Reading(NamedTuple):
 
 def dump_large(settings: Settings, pair: str) -> None:
     """The large model reads what the other models wrote, at their lists; writes data/large/<pair>/."""
-    writers = [role for role in settings.pair(pair).roles() if role != "large"]
+    writers = [role for role in settings.pair(pair).roles() if role != LARGE]
     _dump_reads(settings, pair, [Reading(writer, ("large",), False) for writer in writers])
 
 
@@ -53,7 +54,7 @@ def dump_small(settings: Settings, pair: str) -> None:
     The small model reads the tuned one's text too, since the score of the rule `proxy` needs both.
     """
     roles = settings.pair(pair).roles()
-    small = tuple(role for role in roles if role != "large")
+    small = tuple(role for role in roles if role != LARGE)
     readings = {
         "small": Reading("small", ("small",), True),
         "tuned": Reading("tuned", ("small", "tuned"), True),
@@ -69,7 +70,7 @@ def _dump_reads(settings: Settings, pair: str, readings: list[Reading]) -> None:
     tokenization.check_pair(pair, members, described)
     roles = sorted({reader for reading in readings for reader in reading.readers})
     readers = {role: model_spec(settings, members[role]) for role in roles}
-    out = paths.read_by_large(pair) if roles == ["large"] else paths.read_by_small(pair)
+    out = paths.read_by_large(pair) if roles == [LARGE] else paths.read_by_small(pair)
     with files.atomic_folder(out) as folder, open_executor(settings.compute, load_checked) as executor:
         for dataset in settings.datasets:
             shards = _shards(settings, pair, dataset, readings, readers)
@@ -238,6 +239,6 @@ def _reader_table(part: _TextsToRead, reader: str, score: TeacherForced) -> pa.T
         **dict(zip(records.column_names, records.columns, strict=True)),
         "at_logits": parquet.to_list_array(score.at_logits_NK, lists_NK >= 0),
         # the tuned model's rows hold the gain, and the small one's, which read the same text, do not
-        "max_tuned_gain": pa.array(score.gain_N, mask=np.full(size, reader != "tuned")),
+        "max_tuned_gain": pa.array(score.gain_N, mask=np.full(size, reader != TUNED)),
     }
     return pa.table({name: columns[name] for name in READS.names}).cast(READS)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from fsgen.config.policies import Method
+from fsgen.config.roles import SMALL
 from fsgen.decoding.lm_head import NodeLogits, fused_ids
 from fsgen.decoding.rollout.branches import PendingNode
 from fsgen.decoding.rollout.node_table import NodeTable
@@ -31,7 +32,7 @@ def fuse_nodes(
         rows = np.flatnonzero(uses_NM[:, m])
         rule = methods[m].definition
         inputs = {role: logits[role].take(rows) for role in rule.inputs}
-        is_default = rule.default_role == "small"
+        is_default = rule.default_role == SMALL
         small_id_N = None if is_default else inputs["small"].argmax(-1).cpu().numpy()
         nodes.set_fused(m, node_N[rows], fused_ids(methods[m], inputs), small_id_N)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fsgen.collaboration.router_input import RouterInput, blank_router_input
+from fsgen.config.roles import SMALL
 from fsgen.decoding.rollout.decisions import Decisions, concatenate
 
 UNKNOWN = -1
@@ -78,7 +79,7 @@ class NodeTable:
             pos_N=pos_N,
             called_N=called_N,
             default_id_N=default_id_N,
-            small_id_N=np.where(role_N == "small", default_id_N, self._small_id_N[node_N]),
+            small_id_N=np.where(role_N == SMALL, default_id_N, self._small_id_N[node_N]),
             fused_id_N=self._fused_id_NM[node_N, method_of_run[run_N]],
             seen=self._router_input(role_N, node_N),
         )
