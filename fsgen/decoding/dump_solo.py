@@ -7,7 +7,8 @@ import pyarrow as pa
 from fsgen.config.schema import ComputeConfig, DumpConfig, Settings
 from fsgen.decoding.engines import generator_of
 from fsgen.decoding.protocol import GeneratedTexts
-from fsgen.decoding.texts import StopRule, hash_prompt, stop_rule, text_rows, token_flags
+from fsgen.decoding.stored_texts import hash_prompt, text_rows, token_flags
+from fsgen.decoding.texts import StopRule, stop_rule
 from fsgen.execution import console
 from fsgen.execution.executors import open_executor
 from fsgen.execution.shards import BatchLimit, Shard, ShardContext, Tables, chunk_prompts, run_shards

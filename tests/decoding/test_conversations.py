@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fsgen.analysis import evaluate
 from fsgen.decoding import dump_solo
-from fsgen.decoding.texts import StopRule, TokenSequence, stop_rule, text_rows, token_flags, turns_of
+from fsgen.decoding.stored_texts import text_rows, token_flags, turns_of
+from fsgen.decoding.texts import StopRule, TokenSequence, stop_rule
 from fsgen.errors import UserError
 from fsgen.models import description, loading, spec, tokenization
 from fsgen.report import headline

@@ -191,7 +191,8 @@ class Scarce:
     """Stands in for a model's forward pass where so many texts at once do not fit for a while."""
 
     def __init__(self, fits: int, error: Exception, times: float = 1):
-        self.fits, self.error, self.times, self.honest = fits, error, times, loaded_model.LoadedModel.hidden_states
+        self.fits, self.error, self.times = fits, error, times
+        self.honest = loaded_model.LoadedModel.hidden_states
 
     def run(self, loaded, ids_BL, **where):
         if len(ids_BL) > self.fits and self.times > 0:
@@ -200,7 +201,8 @@ class Scarce:
         return self.honest(loaded, ids_BL, **where)
 
     def installed(self, patch: pytest.MonkeyPatch):
-        patch.setattr(loaded_model.LoadedModel, "hidden_states", lambda *ids, **where: self.run(*ids, **where))
+        scarce = lambda *ids, **where: self.run(*ids, **where)  # noqa: E731 - a method of the class it replaces
+        patch.setattr(loaded_model.LoadedModel, "hidden_states", scarce)
 
 
 SHORTAGES = [

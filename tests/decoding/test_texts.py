@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen.decoding import dump_solo
-from fsgen.decoding.texts import StopRule, TokenSequence, Turn, hash_prompt, text_rows
+from fsgen.decoding.stored_texts import hash_prompt, text_rows
+from fsgen.decoding.texts import StopRule, TokenSequence, Turn
 from fsgen.tables import parquet
 from tests.conftest import PARAMS, WORDS, describe_all, make_tokenizer, write_params, write_prompts
 

@@ -149,7 +149,7 @@ def test_finished_shards_load_no_model(engine, local, monkeypatch):
     assert contents(local) == before
 
 
-def made_by_actors(make, count: int = 1, **compute) -> list:
+def run_on_actors(make, count: int = 1, **compute) -> list:
     """What actors on the cluster make of some shards without models."""
     wanted = [shards.Shard({"what": f"test {i}"}, {}, (1, "texts"), make, 1) for i in range(count)]
     with (
@@ -171,7 +171,7 @@ def test_a_shard_that_ends_every_actor_is_given_up(again, address):
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(UserError, match=r"A replica of .* ended more often than the 4 times that Ray"):
-        made_by_actors(make)
+        run_on_actors(make)
     assert len(seen.read_text()) == ray_executor.RETRIES + 1
 
 
@@ -183,7 +183,7 @@ def test_an_actor_that_cannot_start_is_told_apart(again, address, monkeypatch):
     monkeypatch.setattr(ray_executor, "Replica", here.Replica)
 
     with pytest.raises(UserError) as caught:
-        made_by_actors(None)
+        run_on_actors(None)
 
     assert "should start on any node, and got ModuleNotFoundError: No module named" in str(caught.value)
     assert "'only_here'; install fsgen on every node" in str(caught.value)
@@ -196,7 +196,7 @@ def test_a_complaint_on_an_actor_is_the_stages_own(again, address):
         raise UserError("large produced NaN.")
 
     with pytest.raises(UserError, match=r"^large produced NaN\.$"):
-        made_by_actors(make)
+        run_on_actors(make)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -207,7 +207,9 @@ def test_an_actor_computes_with_as_many_threads_as_the_stage(threads, again, add
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        ((_, tables),) = made_by_actors(lambda context: {"told": pa.table({"told": [torch.get_num_threads()]})})
+        ((_, tables),) = run_on_actors(
+            lambda context: {"told": pa.table({"told": [torch.get_num_threads()]})}
+        )
     finally:
         torch.set_num_threads(before)
 
@@ -222,7 +224,7 @@ def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", where)
 
         with pytest.raises(UserError, match=f"RAY_ADDRESS is '{where}', but nothing answers there"):
-            made_by_actors(None)
+            run_on_actors(None)
 
 
 def test_a_cluster_that_wants_a_token_is_one_sentence(again, address, monkeypatch):
@@ -235,7 +237,7 @@ def test_a_cluster_that_wants_a_token_is_one_sentence(again, address, monkeypatc
     monkeypatch.setattr(ray, "init", refuse)
 
     with pytest.raises(UserError, match=rf"^RAY_ADDRESS is '{address}', .* {address}; .*MODE=token"):
-        made_by_actors(None)
+        run_on_actors(None)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_places_are_counted_node_by_node(nodes, cards, places):
 def test_more_actors_than_the_nodes_hold_are_refused(replicas, cards, held, again, address):
     """Even for a single shard; Ray would wait for ever."""
     with pytest.raises(UserError, match=rf"the {replicas} actors .* and {cards} cards each, .* for {held};"):
-        made_by_actors(None, replicas=replicas, gpus_per_replica=cards)
+        run_on_actors(None, replicas=replicas, gpus_per_replica=cards)
 
 
 def test_every_actor_sees_cards_of_its_own(again, address):
@@ -279,7 +281,7 @@ def test_every_actor_sees_cards_of_its_own(again, address):
             time.sleep(0.05)
         return {"told": pa.table({"told": [os.environ["CUDA_VISIBLE_DEVICES"]]})}
 
-    made = made_by_actors(make, count=2, replicas=2, gpus_per_replica=2)
+    made = run_on_actors(make, count=2, replicas=2, gpus_per_replica=2)
 
     seen = [tables["told"]["told"][0].as_py().split(",") for _, tables in made]
     assert [len(cards) for cards in seen] == [2, 2]
@@ -296,7 +298,7 @@ def test_a_cluster_starts_here_where_none_is_named(again, address, monkeypatch):
 
     monkeypatch.delenv("RAY_ADDRESS")
 
-    ((_, tables),) = made_by_actors(make)
+    ((_, tables),) = run_on_actors(make)
 
     assert tables["told"]["told"].to_pylist() != [address.rpartition(":")[2]]
     assert not ray.is_initialized()
@@ -309,7 +311,7 @@ def test_a_node_without_memory_is_one_sentence(again, address, monkeypatch):
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
 
     with pytest.raises(UserError, match="for want of memory first"):
-        made_by_actors(lambda context: time.sleep(60))
+        run_on_actors(lambda context: time.sleep(60))
 
 
 def test_without_ray_the_remedy_is_named(again, monkeypatch):
@@ -317,4 +319,4 @@ def test_without_ray_the_remedy_is_named(again, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
 
     with pytest.raises(UserError, match=r"pip install -e '.\[ray\]'"):
-        made_by_actors(None)
+        run_on_actors(None)

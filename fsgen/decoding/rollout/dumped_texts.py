@@ -11,7 +11,8 @@ import polars as pl
 
 from fsgen.collaboration import router_input
 from fsgen.config.schema import Settings
-from fsgen.decoding.texts import TokenSequence, Turn, turns_of
+from fsgen.decoding.stored_texts import turns_of
+from fsgen.decoding.texts import TokenSequence, Turn
 from fsgen.tables import parquet, paths
 from fsgen.tables.parquet import KEY
 

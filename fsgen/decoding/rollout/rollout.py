@@ -22,7 +22,8 @@ from fsgen.decoding.rollout.tables import (
     policy_tables,
     read_policy_tables,
 )
-from fsgen.decoding.texts import StopRule, hash_prompt, stop_rule
+from fsgen.decoding.stored_texts import hash_prompt
+from fsgen.decoding.texts import StopRule, stop_rule
 from fsgen.execution import console
 from fsgen.execution.code import definition_digest
 from fsgen.execution.executors import open_executor

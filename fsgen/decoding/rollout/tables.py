@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen.collaboration import routers
-from fsgen.decoding import texts
+from fsgen.decoding import stored_texts
 from fsgen.decoding.rollout.decisions import Decisions
 from fsgen.decoding.rollout.runs import FinishedText, PolicyRun
 from fsgen.decoding.texts import StopRule
@@ -64,7 +64,7 @@ def _token_rows(
     decisions: Decisions, finished: list[FinishedText], runs: list[PolicyRun], prompt_ids: list[str]
 ) -> pa.Table:
     """Every token of the finished texts; those that policies chose with what decided them."""
-    flags = texts.token_flags([end.text for end in finished])
+    flags = stored_texts.token_flags([end.text for end in finished])
     row_N = _rows_of_decisions(decisions, finished, (len(runs), len(prompt_ids)))
     lengths = [len(end.text.ids) for end in finished]
     columns = flags._asdict() | {
@@ -129,6 +129,6 @@ def _text_rows(
     prompt_ids, rows = list(prompts), []
     for end in finished:
         prompt_id, policy = prompt_ids[end.prompt], runs[end.run].name
-        turns = texts.text_rows(stop_rule, prompt_id, prompts[prompt_id], end.text)
+        turns = stored_texts.text_rows(stop_rule, prompt_id, prompts[prompt_id], end.text)
         rows += [{"policy": policy, **turn} for turn in turns]
     return pa.Table.from_pylist(rows, schema=ROLLED_TEXTS)
