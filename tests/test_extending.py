@@ -181,7 +181,7 @@ def test_an_executor(registries, tiny_world, monkeypatch):
     counts = [5, 2, 3]
     with executor.SHORTEST_FIRST.open(loaded, None) as execute:
         monkeypatch.setattr(executors.Worker, "make", lambda worker, shard, *_: shard.texts)
-        shards = [types.SimpleNamespace(texts=count, bring=lambda shard: None) for count in counts]
+        shards = [types.SimpleNamespace(texts=count, prefetch=lambda shard: None) for count in counts]
         assert [made for _, made in execute(shards, None)] == sorted(counts)
 
 
