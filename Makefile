@@ -14,7 +14,7 @@ test: $(VENV)/installed
 	pytest -n auto --dist loadfile
 
 test-fast: $(VENV)/installed
-	pytest -n auto --dist loadfile -m "not models and not long"
+	pytest -n auto --dist loadfile -m "not models and not long" --hypothesis-profile=fast
 
 lint: $(VENV)/installed
 	ruff check .

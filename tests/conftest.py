@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # xdist runs one worker a core
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
@@ -30,6 +31,7 @@ from fsgen.tables.schemas.tasks import PROMPTS
 from fsgen.tasks import grade, prompts
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("fast", max_examples=15)  # of make test-fast
 ROOT = Path(__file__).parent.parent
 WORDS = [f"w{i}" for i in range(28)]
 LIMIT = 20  # tokens of a text

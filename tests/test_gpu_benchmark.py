@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.models
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 ENVIRONMENT = {
     "card",

@@ -108,6 +108,7 @@ def test_the_number_of_processes_changes_no_verdict():
     assert [verdict.outcome for verdict in alone] == ["fail", "pass", "fail", "pass"]
 
 
+@pytest.mark.long
 def test_a_text_that_takes_too_long_is_unknown_and_the_others_are_graded():
     """Its worker is ended and replaced; the reason is told."""
     task = replace(math500.TASK, limit_s=4)
