@@ -298,6 +298,7 @@ def test_the_coverage_told_is_the_one_kept():
         assert prediction.COVERAGE[law] == pytest.approx(told, abs=0.0005), law
 
 
+@pytest.mark.long
 def test_intervals_cover_what_they_claim_to():
     """Nominal 95 %: within what 200 replicates may show of it; nothing is claimed of five models."""
     rows = coverage_laws.measure(replicates=200, seed=1)

@@ -21,6 +21,7 @@ QUICK = Limits(cpu_s=1, wall_s=3, memory_mb=128)
 LATE_S = 1.0  # how much later than its limit a program may end
 RIGHT = "def add(a, b): return a + b"
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
+pytestmark = pytest.mark.long  # programs run into their limits
 
 
 @pytest.fixture(scope="module")
