@@ -76,7 +76,8 @@ def shares(held: dict[str, loaded_model.LoadedModel], prompt: list[int], ids: li
     """For each stretch of a text, every cell of the grid with what is proven at its positions."""
     whole = torch.tensor([(prompt + ids)[:-1]])
     hidden = {
-        role: model.hidden_states(whole, use_cache=False)[0, len(prompt) - 1 :] for role, model in held.items()
+        role: model.hidden_states(whole, use_cache=False)[0, len(prompt) - 1 :]
+        for role, model in held.items()
     }
     parts = []
     for span in held["large"].row_chunks(len(ids)):

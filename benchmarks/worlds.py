@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from fsgen.config.load import load_settings
 from fsgen.config.schema import Settings
-from fsgen.models import description, kv_cache, loaded_model, loading, tokenization
+from fsgen.models import description, loaded_model, loading, tokenization
 from fsgen.tables import parquet
 from fsgen.tasks import prompts
 
@@ -51,6 +51,7 @@ BASE = {
     "policies": ["oracle+always"],
     "dump": {"depth": 3.0, "k_min": 8, "k_max": 64, "block": 64},
     "compute": {"device": "cpu", "dtype": "float32", "rows": 64, "read_tokens": 8192},
+    "report": {"prompts": 8},
 }
 
 
@@ -162,9 +163,10 @@ def _write_random_prompts(lengths: list[int]) -> None:
 def in_memory(loaded: Settings, *names: str) -> Iterator[dict[str, loaded_model.LoadedModel]]:
     """The models (all, or those named), loaded once; stages get these, so that no loading is timed."""
     held = {name: loading.load_model(loaded, name) for name in names or loaded.models}
-    with contextlib.ExitStack() as patches:
-        for room in (loading, kv_cache):  # the cursor's own way to load tries the model first
-            patches.enter_context(mock.patch.object(room, "load_weights", lambda _, model: held[model.name]))
+    with (
+        mock.patch.object(loading, "load_weights", lambda _, model: held[model.name]),
+        mock.patch.object(loading, "_check_pieces"),  # each has been tested when it was loaded
+    ):
         yield held
 
 
