@@ -369,18 +369,18 @@ def _rollout_memory(bench: Bench, grown: int | None) -> dict:
     """Peak bytes of the rollout with both models' weights, and what `fsgen check` states."""
     names = bench.settings.pairs[PAIR].roles().values()
     weights = sum(bench.models[name].parameters for name in names) * bench.scale.dtype.itemsize
-    sizes = cost_estimates.model_sizes(bench.settings)
+    sizes = cost_estimates.model_sizes(bench.settings.models)
     estimated = cost_estimates.rollout_memory(bench.settings, PAIR, sizes, cost_estimates.MACHINES["h100"])
     return {"peak_bytes": None if grown is None else weights + grown, "estimated_bytes": estimated}
 
 
 def _estimated_seconds(bench: Bench) -> dict[str, float]:
     """What `fsgen check --on h100` states for every stage and model."""
-    sizes = cost_estimates.model_sizes(bench.settings)
+    sizes = cost_estimates.model_sizes(bench.settings.models)
     machine = cost_estimates.MACHINES["h100"]
     return {
         f"{work.stage} {work.model}": cost_estimates.stage_seconds(
-            bench.settings, work, sizes[work.model], machine
+            work, bench.settings.dtype_of(work.model), sizes[work.model], machine
         )
         for work in stage_work.list_work(bench.settings)
     }

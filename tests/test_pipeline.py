@@ -20,7 +20,9 @@ LONGEST = 64  # tokens of any text here, given ones included
 
 def conversation(world, name: str) -> reference.Conversation:
     """The turns of a prompt."""
-    bridges = [world.until.tokenizer(bridge)["input_ids"] for bridge in world.until.turn_separators.get(name, [])]
+    bridges = [
+        world.until.tokenizer(bridge)["input_ids"] for bridge in world.until.turn_separators.get(name, [])
+    ]
     return reference.Conversation(world.until.stop_ids, world.limit, bridges)
 
 

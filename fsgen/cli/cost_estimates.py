@@ -1,7 +1,7 @@
 """What a params file will cost before anybody runs it: work, disk, memory and, roughly, time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fsgen.cli.stage_work import (
@@ -40,9 +40,9 @@ MACHINES = {  # NVIDIA's data sheets, dense bfloat16: 40 % of the arithmetic, 60
 }
 
 
-def model_sizes(settings: Settings) -> dict[str, int | None]:
+def model_sizes(models: Mapping[str, ModelConfig]) -> dict[str, int | None]:
     """Model to its parameters, by the first there is: description, checkpoint, statement in params.yaml."""
-    return {name: _model_size(name, model) for name, model in settings.models.items()}
+    return {name: _model_size(name, model) for name, model in models.items()}
 
 
 def _model_size(name: str, model: ModelConfig) -> int | None:
@@ -58,18 +58,16 @@ def _is_local(model: ModelConfig) -> bool:
     return model.hub is None and checkpoints.is_available(model)
 
 
-def weight_bytes(settings: Settings, model: str, machine: Machine | None) -> int:
-    """Bytes of one weight of the model, in the precision that params.yaml asks for."""
-    dtype = settings.models[model].dtype or settings.compute.dtype
+def weight_bytes(dtype: str, machine: Machine | None) -> int:
+    """Bytes of one weight in a precision of params.yaml: `auto`, `float32` or `bfloat16`."""
     if dtype == "auto":
         return 2 if machine and machine.is_card else 4
     return 4 if dtype == "float32" else 2
 
 
-def cached_values(settings: Settings, model: str, parameters: float) -> float:
+def cached_values(name: str, model: ModelConfig, parameters: float) -> float:
     """Keys and values of a token: as a local checkpoint says, else the most there can be."""
-    entry = settings.models[model]
-    return checkpoints.count_cached(model, entry) if _is_local(entry) else most_cached_values(parameters)
+    return checkpoints.count_cached(name, model) if _is_local(model) else most_cached_values(parameters)
 
 
 def most_cached_values(parameters: float) -> float:
@@ -83,30 +81,30 @@ def most_cached_values(parameters: float) -> float:
 
 def rollout_memory(settings: Settings, pair: str, sizes: dict[str, int], machine: Machine | None) -> float:
     """Bytes that a pair's rollout holds, at most: all weights, and caches of `compute.rows` texts."""
-    longest = max(volume.prompt_tokens + volume.text_tokens for volume in dataset_volumes(settings))
+    longest = max(volume.prompt_tokens + volume.text_tokens for volume in dataset_volumes(settings.datasets))
     total = 0.0
-    for model in settings.pairs[pair].roles().values():
-        cached = settings.compute.rows * longest * cached_values(settings, model, sizes[model])
-        total += (sizes[model] + cached) * weight_bytes(settings, model, machine)
+    for name in settings.pairs[pair].roles().values():
+        cached = settings.compute.rows * longest * cached_values(name, settings.models[name], sizes[name])
+        total += (sizes[name] + cached) * weight_bytes(settings.dtype_of(name), machine)
     return total
 
 
-def stage_seconds(settings: Settings, work: StageWork, parameters: int, machine: Machine) -> float:
+def stage_seconds(work: StageWork, dtype: str, parameters: int, machine: Machine) -> float:
     """A roofline: 2 FLOPs a parameter and position, or weights read once a pass, whichever is longer."""
-    bytes_read = work.passes * parameters * weight_bytes(settings, work.model, machine)
+    bytes_read = work.passes * parameters * weight_bytes(dtype, machine)
     return max(2 * parameters * work.positions / machine.flops, bytes_read / machine.bandwidth)
 
 
 def report_lines(settings: Settings, machine: Machine | None = None) -> list[str]:
     """Lines for a person: every stage's work, disk and memory; hours on a machine, if sizes are known."""
-    sizes = {name: size for name, size in model_sizes(settings).items() if size}
+    sizes = {name: size for name, size in model_sizes(settings.models).items() if size}
     work = list_work(settings)
     return [
         *_work_table(settings, work, sizes, machine),
         _disk_line(settings, work, machine),
         *_memory_line(settings, sizes, machine),
-        *_unknown_sizes_line(settings, sizes),
-        *_assumptions(settings),
+        *_unknown_sizes_line(settings.models, sizes),
+        *_assumptions(settings.datasets),
         *warn_of_swapped_pairs({name: pair.roles() for name, pair in settings.pairs.items()}, sizes),
         "At most, if every text runs to max_new_tokens; prompt lengths are assumed; a rollout is taken to "
         f"share prefixes as a real pair's did ({TREE_STEP_SHARE:.0%} of one run per policy). `dvc status` "
@@ -131,12 +129,12 @@ def _hours(settings: Settings, work: list[StageWork], sizes: dict[str, int], mac
     """Hours of the work, empty where the size of one of its models is unknown."""
     if any(one.model not in sizes for one in work):
         return ""
-    seconds = sum(stage_seconds(settings, one, sizes[one.model], machine) for one in work)
+    seconds = sum(stage_seconds(one, settings.dtype_of(one.model), sizes[one.model], machine) for one in work)
     return f"{seconds / 3600:.3g}"
 
 
 def _disk_line(settings: Settings, work: list[StageWork], machine: Machine | None) -> str:
-    size = sum(one.rows * ROW_BYTES[weight_bytes(settings, one.model, machine)] for one in work)
+    size = sum(one.rows * ROW_BYTES[weight_bytes(settings.dtype_of(one.model), machine)] for one in work)
     return f"disk: {size / 1e9:.3g} GB of Parquet at most."
 
 
@@ -156,20 +154,20 @@ def _memory_line(settings: Settings, sizes: dict[str, int], machine: Machine | N
     return [f"memory: {memory[widest] / 1e9:.3g} GB at most, in the closed loop of {widest}{cards}."]
 
 
-def _unknown_sizes_line(settings: Settings, sizes: dict[str, int]) -> list[str]:
+def _unknown_sizes_line(models: Iterable[str], sizes: Mapping[str, int]) -> list[str]:
     """One line that names models without a size, or none."""
-    unknown = ", ".join(name for name in settings.models if name not in sizes)
+    unknown = ", ".join(name for name in models if name not in sizes)
     if not unknown:
         return []
     return [f"sizes unknown: {unknown}; state models.<name>.parameters to have memory and time."]
 
 
-def _assumptions(settings: Settings) -> list[str]:
+def _assumptions(datasets: Mapping[str, DatasetConfig]) -> list[str]:
     """A line for every dataset whose task has no figures here: what is assumed instead."""
     return [
         f"{name}: the task '{entry.task}' has no figures here, so one turn and {ASSUMED_PROMPT_TOKENS} "
         f"tokens a prompt are assumed; {_explain_count(name, entry)}"
-        for name, entry in settings.datasets.items()
+        for name, entry in datasets.items()
         if entry.definition.prompt_tokens is None
     ]
 

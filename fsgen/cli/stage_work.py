@@ -5,8 +5,10 @@ assumed. A position is one token that goes through one model, a pass is one forw
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fsgen.config.policies import Policy
 from fsgen.config.schema import DatasetConfig, Settings
 from fsgen.tables import parquet, paths
 
@@ -43,9 +45,9 @@ class DatasetVolume:
     """Of all turns together."""
 
 
-def dataset_volumes(settings: Settings) -> list[DatasetVolume]:
+def dataset_volumes(datasets: Mapping[str, DatasetConfig]) -> list[DatasetVolume]:
     """The volume of every dataset."""
-    return [_volume(name, entry) for name, entry in settings.datasets.items()]
+    return [_volume(name, entry) for name, entry in datasets.items()]
 
 
 def _volume(name: str, entry: DatasetConfig) -> DatasetVolume:
@@ -69,8 +71,9 @@ def count_prompts(name: str, entry: DatasetConfig) -> int | None:
 
 def list_work(settings: Settings) -> list[StageWork]:
     """The work of every stage that runs models, in the pipeline's order."""
-    volumes = dataset_volumes(settings)
-    work = [_count_solo(settings, name, volumes) for name in settings.models]
+    volumes = dataset_volumes(settings.datasets)
+    batch = min(settings.compute.rows, settings.dump.block)
+    work = [_count_solo(name, batch, volumes) for name in settings.models]
     for pair in settings.pairs:
         work += _count_reading(settings, pair, volumes)
         work += _count_rollout(settings, pair, volumes)
@@ -78,9 +81,8 @@ def list_work(settings: Settings) -> list[StageWork]:
     return work
 
 
-def _count_solo(settings: Settings, model: str, volumes: list[DatasetVolume]) -> StageWork:
+def _count_solo(model: str, batch: int, volumes: list[DatasetVolume]) -> StageWork:
     """`dump_solo`: the texts of a batch, which is never larger than a shard, take a step a token."""
-    batch = min(settings.compute.rows, settings.dump.block)
     steps = sum(math.ceil(v.prompts / batch) * v.text_tokens for v in volumes)
     positions = sum(v.prompts * (v.prompt_tokens + v.text_tokens) for v in volumes)
     rows = sum(v.prompts * v.text_tokens for v in volumes)
@@ -101,14 +103,14 @@ def _count_reading(settings: Settings, pair: str, volumes: list[DatasetVolume]) 
         stage, texts = readers[role]
         positions = sum(v.prompts * (v.prompt_tokens + texts * v.text_tokens) for v in volumes)
         rows = sum(v.prompts * texts * v.text_tokens for v in volumes)
-        passes = _count_passes(settings, positions)
+        passes = _count_passes(positions, settings.compute.read_tokens)
         work.append(StageWork(stage, pair, model, passes, positions, rows))
     return sorted(work, key=lambda reader: reader.stage)
 
 
 def _count_rollout(settings: Settings, pair: str, volumes: list[DatasetVolume]) -> list[StageWork]:
     """`rollout`: a text a test prompt and policy, where policies share the steps of equal prefixes."""
-    policies = _count_policies(settings, pair)
+    policies = _count_policies(settings.policies_of(pair))
     text_positions = sum(v.test_prompts * policies * v.text_tokens for v in volumes)
     tree_positions = TREE_STEP_SHARE * text_positions
     positions = sum(v.test_prompts * v.prompt_tokens for v in volumes) + math.ceil(tree_positions)
@@ -122,19 +124,19 @@ def _count_rollout(settings: Settings, pair: str, volumes: list[DatasetVolume]) 
 
 def _count_close_up(settings: Settings, pair: str, volumes: list[DatasetVolume]) -> list[StageWork]:
     """`close_up`: all models read the policies' texts on the prompts that the report shows."""
-    policies, shown = _count_policies(settings, pair), settings.report.prompts
+    policies, shown = _count_policies(settings.policies_of(pair)), settings.report.prompts
     rows = sum(min(shown, v.test_prompts) * policies * v.text_tokens for v in volumes)
     positions = rows + sum(min(shown, v.test_prompts) * v.prompt_tokens for v in volumes)
-    passes = _count_passes(settings, positions)
+    passes = _count_passes(positions, settings.compute.read_tokens)
     models = settings.pairs[pair].roles().values()
     return [StageWork("close_up", pair, model, passes, positions, rows) for model in models]
 
 
-def _count_policies(settings: Settings, pair: str) -> int:
+def _count_policies(policies: Iterable[Policy]) -> int:
     """Policies of a pair that write texts of their own; drafting ones write the large model's."""
-    return sum(policy.draft is None for policy in settings.policies_of(pair))
+    return sum(policy.draft is None for policy in policies)
 
 
-def _count_passes(settings: Settings, positions: int) -> int:
+def _count_passes(positions: int, max_batch_tokens: int) -> int:
     """Passes that read so many positions in full batches."""
-    return math.ceil(positions / settings.compute.read_tokens)
+    return math.ceil(positions / max_batch_tokens)

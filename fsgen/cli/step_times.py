@@ -4,7 +4,7 @@ The one module with a clock: its numbers are of a machine, not of a model, so no
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import torch
 from fsgen.analysis.comparison import drafting
 from fsgen.analysis.intervals import Interval
 from fsgen.cli.cost_estimates import Machine
+from fsgen.config.policies import Method
 from fsgen.config.schema import Settings
 from fsgen.errors import UserError
 from fsgen.models import loading, spec
@@ -119,7 +120,7 @@ def _time_along(
 
 def speed_ups(settings: Settings, pair: str, dataset: str, times: StepTimes) -> dict[int, Interval]:
     """K to the expected speed-up of greedy drafting at these times, from the dumped mismatches."""
-    rows = _drafting_rows(settings, pair, dataset)
+    rows = _drafting_rows(settings.methods_of(pair), pair, dataset)
     return {
         k: drafting.speed_up(
             drafting.draft_along(rows, k),
@@ -131,15 +132,15 @@ def speed_ups(settings: Settings, pair: str, dataset: str, times: StepTimes) -> 
     }
 
 
-def _drafting_rows(settings: Settings, pair: str, dataset: str) -> pl.DataFrame:
+def _drafting_rows(methods: Mapping[str, Method], pair: str, dataset: str) -> pl.DataFrame:
     """Fused tokens of a drafting method along the large model's answers to test prompts, in order."""
-    methods = [name for name, method in settings.methods_of(pair).items() if method.definition.drafts]
-    if not methods:
+    drafting = [name for name, method in methods.items() if method.definition.drafts]
+    if not drafting:
         raise UserError(
             "methods names no speculative one to draft with; add 'speculative: {rule: speculative}'."
         )
     rows = parquet.scan(paths.fused(pair, dataset) / "fused-*.parquet")
-    rows = rows.filter("in_answer", method=methods[0], writer="large").collect()
+    rows = rows.filter("in_answer", method=drafting[0], writer="large").collect()
     prompts = _test_prompts(dataset).select("prompt_id")
     return rows.join(prompts, on="prompt_id").sort("prompt_id", "pos")
 

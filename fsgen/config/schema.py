@@ -211,6 +211,10 @@ class Settings:
         roles = self.pairs[pair].roles().keys()
         return {name: method for name, method in self.methods.items() if method.definition.requires <= roles}
 
+    def dtype_of(self, model: str) -> str:
+        """The precision of a model: its own, else that of `compute`."""
+        return self.models[model].dtype or self.compute.dtype
+
     def dataset(self, name: str) -> DatasetConfig:
         """The dataset of that name; UserError that offers the nearest where there is none."""
         return lookup_or_suggest(self.datasets, name, "datasets of params.yaml")

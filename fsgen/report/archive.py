@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from fsgen.config.schema import Settings
@@ -32,22 +33,24 @@ def archive(settings: Settings, name: str) -> Path:
         raise UserError(f"There is no {PLOTS}/report.html; run 'dvc repro'.")
     out = RESULTS / name
     with files.atomic_folder(out) as folder:
-        _copy_metrics(settings, folder)
+        _copy_metrics(settings.datasets, folder)
         _copy_plots(folder)
         if (out / NOTES).is_file():
             shutil.copy(out / NOTES, folder)
-        (folder / "environment.json").write_text(json.dumps(environment.describe(settings), indent=2) + "\n")
+        (folder / "environment.json").write_text(
+            json.dumps(environment.describe(settings.models, settings.compute), indent=2) + "\n"
+        )
         timings.summarise(timings.KEPT).write_csv(folder / "stages.csv", float_precision=1)
         (folder / "README.md").write_text(findings.page(name, folder))
     console.done(f"{out}: findings of {', '.join(settings.datasets)}; write {NOTES} to comment them")
     return out
 
 
-def _copy_metrics(settings: Settings, folder: Path) -> None:
+def _copy_metrics(datasets: Iterable[str], folder: Path) -> None:
     """Copy params.yaml and the metrics; raises UserError where one is missing."""
     shutil.copy("params.yaml", folder)
     (folder / METRICS).mkdir()
-    for name in (*settings.datasets, *AGGREGATES):
+    for name in (*datasets, *AGGREGATES):
         source = METRICS / f"{name}.json"
         files.read_metrics(source)
         shutil.copy(source, folder / METRICS)

@@ -3,13 +3,14 @@
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 
-from fsgen.config.schema import ComputeConfig, ModelConfig, Settings
+from fsgen.config.schema import ComputeConfig, ModelConfig
 from fsgen.models import description
 
 
-def describe(settings: Settings) -> dict:
+def describe(models: Mapping[str, ModelConfig], compute: ComputeConfig) -> dict:
     """Commit, versions of what fsgen depends on, machine, and models: source, digests, device, dtype.
 
     The machine is the one that runs this, which ran the stages too unless their outputs were copied here.
@@ -20,7 +21,7 @@ def describe(settings: Settings) -> dict:
         "commit": _commit(),
         "versions": _versions(),
         "machine": describe_machine(),
-        "models": {name: _model(name, model, settings.compute) for name, model in settings.models.items()},
+        "models": {name: _model(name, model, compute) for name, model in models.items()},
     }
 
 

@@ -6,7 +6,7 @@ tokens belong to nodes, decisions to policies. Numbers are small integers where 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import duckdb
 import numpy as np
@@ -14,7 +14,7 @@ import polars as pl
 
 from fsgen.collaboration.calibration import read_calibration
 from fsgen.config.policies import Policy
-from fsgen.config.schema import Settings
+from fsgen.config.schema import PairConfig, Settings
 from fsgen.tables import lake, parquet, paths
 
 CALLED, OUTSIDE, FORCED, MISMATCH = 1, 2, 4, 8  # bits of a token's hex digit
@@ -25,7 +25,7 @@ def explore(settings: Settings) -> dict:
     """Everything that the explorer shows of the pairs, as JSON can hold it."""
     connection = lake.connect()
     datasets = {name: _explore_dataset(settings, connection, name) for name in settings.datasets}
-    return {"datasets": datasets, "pieces": _pieces(settings, datasets)}
+    return {"datasets": datasets, "pieces": _pieces(settings.pairs, datasets)}
 
 
 def _explore_dataset(settings: Settings, connection: duckdb.DuckDBPyConnection, dataset: str) -> dict:
@@ -180,12 +180,12 @@ def _scores(scores: pl.Series) -> list[int | None] | None:
     return [None if score is None else round(SCALE * score) for score in scores]
 
 
-def _pieces(settings: Settings, datasets: dict) -> dict[str, dict[int, str]]:
+def _pieces(pairs: Mapping[str, PairConfig], datasets: dict) -> dict[str, dict[int, str]]:
     """Large model to the text of every id that occurs; models of a pair share their vocabulary."""
     used: dict[str, set[int]] = {}
     for dataset in datasets.values():
         for pair, entry in dataset["pairs"].items():
-            ids = used.setdefault(settings.pairs[pair].large, set())
+            ids = used.setdefault(pairs[pair].large, set())
             for tree in entry["texts"].values():
                 ids.update(token_ids(tree))
     return {model: _read_pieces(model, ids) for model, ids in used.items()}

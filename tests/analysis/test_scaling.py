@@ -178,10 +178,9 @@ def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path, monkeypatch)
         about = [(f.name, f.type, "a column") for f in frame.to_arrow().schema]
         parquet.write(tmp_path / f"data/{path}.parquet", frame, parquet.schema(about))
     pairs = {"p": SimpleNamespace(small="s"), "q": SimpleNamespace(small="absent")}
-    settings = SimpleNamespace(datasets={"a": None}, pairs=pairs)
     monkeypatch.chdir(tmp_path)
 
-    assert scaling.small_entropies(settings) == {("a", "s"): 1.5}
+    assert scaling.small_entropies(["a"], pairs.values()) == {("a", "s"): 1.5}
 
 
 def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):

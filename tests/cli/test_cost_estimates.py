@@ -68,10 +68,10 @@ def test_time_is_a_roofline(plan):
     loaded = loaded_with(plan)
     work = by_stage(loaded)
     machine = cost_estimates.Machine(flops=1e15, bandwidth=1e12, memory=80e9)
-    solo = cost_estimates.stage_seconds(loaded, work["dump_solo", "large"], 8e9, machine)
+    solo = cost_estimates.stage_seconds(work["dump_solo", "large"], "bfloat16", 8e9, machine)
     assert solo == pytest.approx(250 * 8e9 * 2 / 1e12)
     read = cost_estimates.stage_seconds(
-        loaded, work["dump_large", "large"], 8e9, replace(machine, bandwidth=1e18)
+        work["dump_large", "large"], "bfloat16", 8e9, replace(machine, bandwidth=1e18)
     )
     assert read == pytest.approx(2 * 8e9 * 100 * 116 / 1e15)
 
@@ -174,7 +174,7 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     """A statement, then a checkpoint, then its description; without any the estimate goes on and says so."""
     del plan["models"]["small"]["parameters"]
     loaded = loaded_with(plan)
-    assert cost_estimates.model_sizes(loaded) == {"small": None, "large": 8_000_000_000}
+    assert cost_estimates.model_sizes(loaded.models) == {"small": None, "large": 8_000_000_000}
     told = "\n".join(cost_estimates.report_lines(loaded, cost_estimates.MACHINES["h100"]))
     assert "sizes unknown: small" in told
     assert re.search(r"dump_large +12 +11,600 +\d", told)
@@ -182,7 +182,7 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     plan["models"]["small"] = {"path": "here", "prompt": "plain"}
     loaded = loaded_with(plan)
     counted = description.describe("small", loaded.models["small"])["parameters"]["total"]
-    assert cost_estimates.model_sizes(loaded)["small"] == counted
+    assert cost_estimates.model_sizes(loaded.models)["small"] == counted
 
 
 def test_a_wrong_statement_is_refused_when_the_checkpoint_is_there(plan, tmp_path):
@@ -215,13 +215,15 @@ def test_a_cache_is_counted_where_the_checkpoint_is_at_hand(plan, tmp_path):
     loaded = loaded_with(plan)
     config = json.loads((tmp_path / "here/config.json").read_text())
     shared = config["num_key_value_heads"] / config["num_attention_heads"]
-    total = cost_estimates.model_sizes(loaded)["small"]
+    total = cost_estimates.model_sizes(loaded.models)["small"]
     volume = max(e.max_new_tokens + e.definition.prompt_tokens for e in loaded.datasets.values())
 
-    assert cost_estimates.cached_values(loaded, "small", total) == 2 * 2 * 24 * shared
+    assert cost_estimates.cached_values("small", loaded.models["small"], total) == 2 * 2 * 24 * shared
     held = 2 * 2 * (total + loaded.compute.rows * volume * 2 * 2 * 24 * shared)
     (pair,) = loaded.pairs
-    assert cost_estimates.rollout_memory(loaded, pair, cost_estimates.model_sizes(loaded), None) == held
+    assert (
+        cost_estimates.rollout_memory(loaded, pair, cost_estimates.model_sizes(loaded.models), None) == held
+    )
 
 
 def told_in(path: Path) -> str:
@@ -243,9 +245,7 @@ def test_a_profile_says_what_it_will_cost(path, tmp_path, monkeypatch):
         Path(data).mkdir(parents=True)
     head, rest = re.split(r"(?s)(?<=# <cost>\n).*(?=# </cost>)", path.read_text())
     if "local" in path.stem:
-        monkeypatch.setattr(
-            cost_estimates, "model_sizes", lambda settings: dict.fromkeys(settings.models, None)
-        )
+        monkeypatch.setattr(cost_estimates, "model_sizes", lambda models: dict.fromkeys(models, None))
     expected = told_in(path)
     if os.environ.get("FSGEN_WRITE_DOCS"):
         path.write_text(head + expected + rest)

@@ -3,7 +3,7 @@
 Shape legend: P pairs, X regressors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ from fsgen.analysis.scaling import series
 from fsgen.analysis.scaling.law_intervals import IDENTIFIED_FROM
 from fsgen.analysis.scaling.laws import LAWS, rmse
 from fsgen.analysis.scaling.prediction import compare_with_measured
-from fsgen.config.schema import Settings
+from fsgen.config.schema import PairConfig, Settings
 from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.tables import files, parquet, paths
@@ -29,7 +29,7 @@ PREDICTORS = {
 def write_scaling(settings: Settings) -> None:
     """Write metrics/scaling.json and data/laws/dumps/ from every evaluated dataset."""
     metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
-    points = pool(metrics, small_entropies(settings))
+    points = pool(metrics, small_entropies(settings.datasets, settings.pairs.values()))
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
     published = parquet.read(paths.laws("published") / "points.parquet")
     drafting = [name for name, method in settings.methods.items() if method.definition.drafts]
@@ -47,15 +47,13 @@ def write_scaling(settings: Settings) -> None:
     console.done(f"{path} and {out}/: {len(LAWS)} laws for {len(described)} series")
 
 
-def small_entropies(settings: Settings) -> dict[tuple[str, str], float]:
+def small_entropies(datasets: Iterable[str], pairs: Iterable[PairConfig]) -> dict[tuple[str, str], float]:
     """Mean entropy in nats of (dataset, model) over the answers it wrote to test prompts, per token.
 
     A model without a dump on a dataset, or without a token there, is left out.
     """
-    models = sorted({pair.small for pair in settings.pairs.values()})
-    means = {
-        (dataset, model): _mean_entropy(dataset, model) for dataset in settings.datasets for model in models
-    }
+    models = sorted({pair.small for pair in pairs})
+    means = {(dataset, model): _mean_entropy(dataset, model) for dataset in datasets for model in models}
     return {key: mean for key, mean in means.items() if mean is not None}
 
 

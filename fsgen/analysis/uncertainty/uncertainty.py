@@ -1,6 +1,6 @@
 """Uncertainty and mismatch: every score against every mismatch on test prompts, as tables."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import polars as pl
 
@@ -38,7 +38,7 @@ def write_uncertainty(settings: Settings) -> None:
 def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple[str, dict]]:
     """Rows of every table but their pair, each with the table's name; one method and text at a time."""
     scores = parquet.scan(paths.routes(pair, dataset) / "scores-*.parquet").filter("in_answer")
-    models, methods = settings.pairs[pair].roles(), _routed_methods(settings, pair)
+    models, methods = settings.pairs[pair].roles(), _routed_methods(settings.methods_of(pair))
     writers = {name: {"large", method.definition.default_role} for name, method in methods.items()}
     places = {writer: _places(models[writer], dataset) for writer in set().union(*writers.values())}
     for method in sorted(methods):
@@ -54,9 +54,8 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
         yield "embedding", {"method": method, "writer": writer} | row
 
 
-def _routed_methods(settings: Settings, pair: str) -> dict[str, Method]:
-    """The pair's methods with a router, which is what scores are for."""
-    methods = settings.methods_of(pair)
+def _routed_methods(methods: Mapping[str, Method]) -> dict[str, Method]:
+    """The methods with a router, which is what scores are for."""
     return {name: method for name, method in methods.items() if not method.definition.drafts}
 
 

@@ -72,16 +72,18 @@ def open_dumped_texts(
     A policy that drafts writes the large model's text, so there is nothing to roll out.
     """
     is_wanted = pl.col("prompt_id").is_in(prompt_ids)
+    models = settings.pairs[pair].roles()
+    columns = [*KEY, "token_id", *router_input.router_input_columns(settings.dump.k_min)]
     fused = parquet.scan(paths.fused(pair, dataset) / "fused-*.parquet").filter(is_wanted).collect()
     texts = {
         role: parquet.scan(paths.dumps(model, dataset) / "texts-*.parquet").filter(is_wanted).collect()
-        for role, model in settings.pairs[pair].roles().items()
+        for role, model in models.items()
     }
     turns = {role: turns_of(rows) for role, rows in texts.items()}
     methods = {name: method.definition for name, method in settings.methods_of(pair).items()}
     default_roles = {name: rule.default_role for name, rule in methods.items() if not rule.drafts}
     records = {
-        role: _default_records(settings, pair, dataset, role, is_wanted)
+        role: _default_records(pair, dataset, role, models[role], columns, is_wanted)
         for role in set(default_roles.values())
     }
     return {
@@ -91,17 +93,15 @@ def open_dumped_texts(
 
 
 def _default_records(
-    settings: Settings, pair: str, dataset: str, role: str, is_wanted: pl.Expr
+    pair: str, dataset: str, role: str, model: str, columns: list, is_wanted: pl.Expr
 ) -> dict[str, pl.DataFrame]:
-    """Writer to KEY, token and router input of a default model, on its own text and on the large model's."""
-    model = settings.pairs[pair].roles()[role]
+    """Writer to these columns of a default model's records, on its own text and on the large model's."""
     reads = parquet.scan(paths.read_by_small(pair, dataset) / "reads-*.parquet")
     sources = {
         role: parquet.scan(paths.dumps(model, dataset) / "tokens-*.parquet"),
         "large": reads.filter(reader=role, writer="large"),
     }
     # lists are cut before any row is in memory: a stored list is many times as wide as what routers see
-    columns = [*KEY, "token_id", *router_input.router_input_columns(settings.dump.k_min)]
     return {writer: rows.filter(is_wanted).select(columns).collect() for writer, rows in sources.items()}
 
 

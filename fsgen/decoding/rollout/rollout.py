@@ -9,7 +9,7 @@ import pyarrow as pa
 from fsgen.collaboration.calibration import read_calibration
 from fsgen.config import registry
 from fsgen.config.policies import Method, Policy
-from fsgen.config.schema import Settings
+from fsgen.config.schema import ComputeConfig, Settings
 from fsgen.decoding.rollout.decisions import concatenate
 from fsgen.decoding.rollout.dumped_texts import DumpedTexts, open_dumped_texts
 from fsgen.decoding.rollout.model_steps import model_steps
@@ -155,14 +155,14 @@ class _Block(NamedTuple):
         """Policy to what determines its rows: its method and its router."""
         methods = {run.policy.method: run.method for run in self.runs}
         facts = {
-            name: _method_facts(self.settings, models, method, self.dumped[name])
+            name: _method_facts(self.settings.compute, models, method, self.dumped[name])
             for name, method in methods.items()
         }
         return {run.name: [facts[run.policy.method], run.router.fingerprint()] for run in self.runs}
 
 
 def _method_facts(
-    settings: Settings, models: Mapping[str, ModelSpec], method: Method, dumped: DumpedTexts
+    compute: ComputeConfig, models: Mapping[str, ModelSpec], method: Method, dumped: DumpedTexts
 ) -> list:
     """What of a method determines its policies' texts: its rule, the models it runs, the dumped texts."""
     required = [models[role] for role in models if role in method.definition.requires]
@@ -170,7 +170,7 @@ def _method_facts(
         method.rule,
         definition_digest(registry.RULES, method.rule),
         method.parameters,
-        fingerprint.model_fingerprint(settings.compute, __name__, *required),
+        fingerprint.model_fingerprint(compute, __name__, *required),
         dumped.digest(),
     ]
 
