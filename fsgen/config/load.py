@@ -23,7 +23,7 @@ from fsgen.config.schema import (
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """Settings of a params file, validated as a whole.
 
-    Raises Complaint, one sentence, on the first thing that does not hold; no model and no data is
+    Raises UserError, one sentence, on the first thing that does not hold; no model and no data is
     opened for that, only the existence of local files is looked at.
     """
     settings = _parse(read_yaml(Path(path)))

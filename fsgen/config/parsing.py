@@ -14,7 +14,7 @@ class _Loader(yaml.SafeLoader):
     """Reads what a safe loader reads, but lets no key silently replace an earlier one of its mapping."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """The mapping's node; Complaint where two of its keys are the same."""
+        """The mapping's node; UserError where two of its keys are the same."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple, int] = {}
         for key, _ in node.value:
@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict:
-    """The mapping that a params file holds; Complaint where it holds a key twice."""
+    """The mapping that a params file holds; UserError where it holds a key twice."""
     if not path.is_file():
         raise UserError(f"There is no params file at {path}; run from the project's folder.")
     try:
@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> dict:
 
 
 def require_mapping(value: object, where: str) -> dict:
-    """The value, if it is a mapping; else a Complaint that says where."""
+    """The value, if it is a mapping; else a UserError that says where."""
     if not isinstance(value, dict):
         raise UserError(f"{where} should be a mapping of names to settings, got {value!r}.")
     return value

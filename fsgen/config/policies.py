@@ -79,7 +79,7 @@ def _check_parameters(name: str, method: Method) -> None:
 
 
 def policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...]:
-    """All policies, sorted by name, every method's +always among them; Complaint where one cannot be."""
+    """All policies, sorted by name, every method's +always among them; UserError where one cannot be."""
     if not isinstance(raw, list):
         raise UserError(f"policies should be a list such as [oracle+entropy@20], got {raw!r}.")
     named = {str(entry): parse_policy(str(entry), methods, routers) for entry in raw}
@@ -91,7 +91,7 @@ def policy_table(raw: object, methods: dict, routers: dict) -> tuple[Policy, ...
 
 
 def parse_policy(text: str, methods: typing.Mapping, routers: typing.Mapping) -> Policy:
-    """The policy that `text` names; Complaint where method, router, budget or K cannot be."""
+    """The policy that `text` names; UserError where method, router, budget or K cannot be."""
     head, _, amount = text.partition("@")
     method, _, router = head.partition("+")
     rule = lookup_or_suggest(methods, method, f"the methods that policy '{text}' can name").definition

@@ -118,7 +118,7 @@ def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
 def query(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] | None = None) -> pl.DataFrame:
     """Result of one query; `values` are what getvariable() finds in it.
 
-    Raises Complaint with DuckDB's own first line where the query fails, where it would write, and where it
+    Raises UserError with DuckDB's own first line where the query fails, where it would write, and where it
     asks a view that has no tables yet.
     """
     connection = connect(data)
@@ -162,7 +162,7 @@ def _finder(data: Path | str) -> Callable[[str], bool]:
 
 
 def _reach(url: str) -> tuple:
-    """File system and folder; Complaint where there is no such folder."""
+    """File system and folder; UserError where there is no such folder."""
     import fsspec.core  # a third of a second, and most lakes are folders
 
     try:

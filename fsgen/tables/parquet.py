@@ -67,7 +67,7 @@ def write(path: Path, table: pa.Table | pl.DataFrame | dict | list[dict], column
 def read(source: str | Path, columns: list[str] | None = None) -> pl.DataFrame:
     """All rows of a file, a folder or a glob, in the order of the file names.
 
-    Raises Complaint where there is no file, a file is no whole Parquet file, or its format differs.
+    Raises UserError where there is no file, a file is no whole Parquet file, or its format differs.
     """
     return pl.concat([pl.from_arrow(_read_one(path, columns)) for path in _found(source)])
 
@@ -81,7 +81,7 @@ def scan(source: str | Path) -> pl.LazyFrame:
 
 
 def shards(folder: Path, kind: str) -> list[str]:
-    """Numbers of a folder's shards `<kind>-<number>.parquet`, in order; Complaint where there is none."""
+    """Numbers of a folder's shards `<kind>-<number>.parquet`, in order; UserError where there is none."""
     return [path.stem.removeprefix(f"{kind}-") for path in _found(folder / f"{kind}-*.parquet")]
 
 

@@ -34,7 +34,7 @@ def checkpoints(tmp_path_factory) -> Path:
 def run_on(home: Path, checkpoints: Path, *size: int) -> dict[str, list[int]]:
     """The model stages of a small project on cards of so many bytes; which of them hold which model.
 
-    In a process of its own; Complaint as RuntimeError.
+    In a process of its own; UserError as RuntimeError.
     """
     home.mkdir()
     with pytest.MonkeyPatch.context() as patch:

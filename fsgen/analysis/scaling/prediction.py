@@ -151,7 +151,7 @@ def predict_pair(
     """Prediction for models of `large` and `small` parameters (counts: 70e9).
 
     Rests on the project's own dumps where they identify the series, else on the published table, else
-    on the dumps without an interval. Raises Complaint, naming the known series, where neither holds it,
+    on the dumps without an interval. Raises UserError, naming the known series, where neither holds it,
     and on sizes that are no small and large model.
     """
     if not 0 < small < large < np.inf:

@@ -28,7 +28,7 @@ def write_published(path: Path) -> None:
 
 
 def read_points(path: Path) -> pl.DataFrame:
-    """The table as points; models are named by their nominal sizes. Raises Complaint where a cell is bad."""
+    """The table as points; models are named by their nominal sizes. Raises UserError where a cell is bad."""
     if not path.is_file():
         raise UserError(f"There is no published table at {path}; restore the file.")
     try:
