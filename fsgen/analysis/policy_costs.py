@@ -1,4 +1,4 @@
-"""What texts cost: the counts of policies that wrote or drafted them, priced by fsgen.costs.
+"""What texts cost: the counts of policies that wrote or drafted them, priced by fsgen.analysis.costs.
 
 Shape legend: N rows, T texts (turns, where a drafted text has several), R rounds.
 """

@@ -52,7 +52,7 @@ def counts_of(prompts: int = 60, seed: int = 0) -> pl.DataFrame:
 
 
 def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
-    """Ratios of sums and a share, with the intervals of fsgen.intervals."""
+    """Ratios of sums and a share, with the intervals of fsgen.analysis.intervals."""
     counts = counts_of()
     rows = {(r["policy"], r["axis"]): r for r in frontiers.frontier_rows(counts, KNOWN, FIXED, seed=3)}
     own = counts.filter(policy="oracle+entropy@10")

@@ -45,7 +45,7 @@ def test_every_policy_writes_its_rolled_text(world, monkeypatch):
 
 @pytest.mark.parametrize("draft", [1, 2, 5, 40])
 def test_drafting_writes_the_large_models_text(world, monkeypatch, draft):
-    """Whatever K, in the rounds and at the price that fsgen.costs finds on its dump."""
+    """Whatever K, in the rounds and at the price that fsgen.analysis.costs finds on its dump."""
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="speculative", writer="large")
     differs = fused.filter(turn=1, forced=False).sort("pos").partition_by("prompt_id", as_dict=True)
     alone = parquet.read("data/dumps/large/toy/tokens-*.parquet").filter(turn=1, forced=False).sort("pos")
