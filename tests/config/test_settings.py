@@ -44,7 +44,7 @@ def test_a_valid_file_becomes_frozen_settings(params):
     loaded = load(params)
 
     assert loaded.methods["contrastive"].parameters == {"alpha": 0.1, "tau": 1.0}
-    assert loaded.pairs["duo"].members() == {"small": "small", "tuned": "tuned", "large": "large"}
+    assert loaded.pairs["duo"].roles() == {"small": "small", "tuned": "tuned", "large": "large"}
     with pytest.raises(AttributeError):
         loaded.seed = 8
 
@@ -66,7 +66,7 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
 
     assert "proxy" not in loaded.methods_of("duo")
     assert all(policy.method != "proxy" for policy in loaded.policies_of("duo"))
-    assert list(loaded.pairs["duo"].members()) == ["small", "large"]
+    assert list(loaded.pairs["duo"].roles()) == ["small", "large"]
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_a_reworded_docstring_runs_no_model(tiny_world, tiny_checkpoints, tmp_pa
     made, dumped = files_with_times("scratch"), contents("data/dumps")
     assert len(made) == len(dumped) == 6
 
-    reword(greedy, '"""Greedy generation', '"""Generation, which is greedy')
+    reword(greedy, '"""The local Generator:', '"""The Generator of this process:')
     weights = Path("checkpoints/small/model.safetensors").rename("hidden.safetensors")
     run_dump_solo(tmp_path / "copy")
     assert files_with_times("scratch") == made
