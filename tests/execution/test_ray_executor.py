@@ -52,7 +52,7 @@ def address():
         patch.setenv("RAY_ADDRESS", where)
         patch.setenv("RAY_AUTH_MODE", "disabled")  # whether or not a cluster here once left a token at home
         head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600  # a cluster starts slowly beside other work
         while time.monotonic() < deadline:
             try:
                 socket.create_connection(("127.0.0.1", int(where.split(":")[1])), timeout=1).close()
@@ -107,7 +107,7 @@ def test_a_cluster_leaves_the_bytes_of_one_process(local, again, address):
 
 def kill_one_at_work(killed: list[int]) -> None:
     """Kill the first actor that is seen to make a shard."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a cluster starts slowly beside other work
     while not killed and time.monotonic() < deadline:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
