@@ -63,12 +63,12 @@ def texts_of(
     """Prompt and ids of the large model's own texts."""
     dataset = next(iter(loaded.datasets))
     prompts = parquet.read(f"data/prompts/{dataset}.parquet").sort("order").head(TEXTS)
-    spelt = tokenization.encode(large.name, large.prompt, large.tokenizer, prompts)
+    encoded = tokenization.encode(large.name, large.prompt, large.tokenizer, prompts)
     rows = parquet.read(
         f"data/dumps/{large.name}/{dataset}/tokens-*.parquet", ["prompt_id", "pos", "token_id"]
     )
     written = dict(rows.sort("pos").group_by("prompt_id").agg("token_id").iter_rows())
-    return [(ids, written[name]) for name, ids in zip(prompts["prompt_id"], spelt, strict=True)]
+    return [(ids, written[name]) for name, ids in zip(prompts["prompt_id"], encoded, strict=True)]
 
 
 @torch.inference_mode()

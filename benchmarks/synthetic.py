@@ -86,9 +86,9 @@ def write_models(data: Path) -> pa.Array:
     """Descriptions and vocabularies of the models; returns what every id spells in a text."""
     (data / "models").mkdir(exist_ok=True)
     pieces, kinds = spell_ids()
-    spelt = {"token_id": np.arange(VOCABULARY), "piece": pieces, "kind": kinds}
+    entries = {"token_id": np.arange(VOCABULARY), "piece": pieces, "kind": kinds}
     first, *others = (data / f"vocabulary/{name}.parquet" for name in MODELS)
-    parquet.write(first, spelt, catalogue.VOCABULARY)
+    parquet.write(first, entries, catalogue.VOCABULARY)
     for path in others:
         shutil.copy(first, path)
     for name, kind in MODELS.items():

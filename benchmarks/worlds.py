@@ -114,8 +114,8 @@ def byte_tokenizer(words: int) -> PreTrainedTokenizerFast:
     Byte-level and with that end token, since transformers reads the tokenizer of any `qwen2` folder so.
     """
     letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    spelt = [*letters, *(f"w{i}" for i in range(words - len(letters) - 1)), "<|endoftext|>"]
-    ids = {word: i for i, word in enumerate(spelt)}
+    entries = [*letters, *(f"w{i}" for i in range(words - len(letters) - 1)), "<|endoftext|>"]
+    ids = {word: i for i, word in enumerate(entries)}
     core = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=ids, merges=[]))
     core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = tokenizers.decoders.ByteLevel()
@@ -179,7 +179,7 @@ def forget(*outputs: str) -> None:
 def read_texts(model: str, held: loaded_model.LoadedModel) -> list[tuple[list[int], list[int]]]:
     """Prompt and written ids of every text of a model, by prompt."""
     prompts = parquet.read("data/prompts/toy.parquet").sort("prompt_id")
-    spelt = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
+    encoded = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
     rows = parquet.read(f"data/dumps/{model}/toy/tokens-*.parquet").sort("prompt_id", "pos")
     written = rows.group_by("prompt_id", maintain_order=True).agg("token_id")["token_id"].to_list()
-    return list(zip(spelt, written, strict=True))
+    return list(zip(encoded, written, strict=True))

@@ -53,11 +53,11 @@ def compare(loaded: Settings, name: str) -> Case:
 def generate(loaded: Settings, held: loaded_model.LoadedModel) -> list[list[int]]:
     """What `generate` writes for every prompt, by prompt, in the stage's batches."""
     prompts = parquet.read("data/prompts/toy.parquet")
-    spelt = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
+    encoded = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
     step, limit = min(loaded.compute.rows, loaded.dump.block), loaded.datasets["toy"].max_new_tokens
     texts = []
-    for start in range(0, len(spelt), step):
-        texts += generate_batch(held, spelt[start : start + step], limit)
+    for start in range(0, len(encoded), step):
+        texts += generate_batch(held, encoded[start : start + step], limit)
     order = prompts["prompt_id"].arg_sort().to_list()
     return [texts[i] for i in order]
 

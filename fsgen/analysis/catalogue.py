@@ -15,7 +15,7 @@ from fsgen.models import description
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.schemas.catalogue import MODELS, PAIRS, POLICIES
 
-SOURCES = ("hub", "path", "family")  # keys of a model, of which it names one
+SOURCES = ("hub", "path", "family")  # a model names one of these keys
 
 
 def write_catalogue(settings: Settings) -> None:
