@@ -8,7 +8,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fsgen.collaboration.read_plan import read_plan
 from fsgen.config.policies import Policy
+from fsgen.config.roles import LARGE
 from fsgen.config.schema import DatasetConfig, Settings
 from fsgen.tables import parquet, paths
 
@@ -91,16 +93,13 @@ def _count_solo(model: str, batch: int, volumes: list[DatasetVolume]) -> StageWo
 
 def _count_reading(settings: Settings, pair: str, volumes: list[DatasetVolume]) -> list[StageWork]:
     """`dump_large` and `dump_small`: every reader sees a prompt once and each of its texts."""
-    members = settings.pairs[pair].roles()
-    partners = len(members) - 1  # of the large model
-    readers = {  # stage, and texts a prompt
-        "large": ("dump_large", partners),
-        "small": ("dump_small", 1 + partners),
-        "tuned": ("dump_small", 2),
-    }
+    plan = read_plan(settings.methods_of(pair))
     work = []
-    for role, model in members.items():
-        stage, texts = readers[role]
+    for role, model in settings.pair(pair).roles().items():
+        stage = "dump_large" if role == LARGE else "dump_small"
+        texts = sum(role in readers and (role, writer) != (LARGE, LARGE) for writer, readers in plan.items())
+        if not texts:  # no rule compares this model's logits
+            continue
         positions = sum(v.prompts * (v.prompt_tokens + texts * v.text_tokens) for v in volumes)
         rows = sum(v.prompts * texts * v.text_tokens for v in volumes)
         passes = _count_passes(positions, settings.compute.read_tokens)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from fsgen.collaboration import fusion
+from fsgen.collaboration.read_plan import read_plan
 from fsgen.config.policies import Method
 from fsgen.config.roles import LARGE
 from fsgen.config.schema import Settings
@@ -39,20 +40,20 @@ def fuse_pair(settings: Settings, pair: str) -> None:
     A shard of the dumps at a time, so that memory does not grow with the prompts.
     """
     methods, out = settings.methods_of(pair), paths.fused(pair)
-    roles = settings.pair(pair).roles()
+    roles, writers = settings.pair(pair).roles(), list(read_plan(methods))
     shares = []
     with files.atomic_folder(out) as folder:
         for dataset in settings.datasets:
             certified = rows = 0
             for shard in parquet.shards(paths.dumps(roles["large"], dataset), "tokens"):
-                inputs = (open_fusion_input(roles, pair, dataset, writer, shard) for writer in roles)
+                inputs = (open_fusion_input(roles, pair, dataset, writer, shard) for writer in writers)
                 table = _fuse_methods(methods, inputs)
                 certified += (table["certificate"] == "exact").sum()
                 rows += len(table)
                 parquet.write(folder / dataset / f"fused-{shard}.parquet", table, FUSED)
             shares.append(f"{certified / rows:.2%} of {dataset}")
     console.done(
-        f"{out}: {len(methods)} methods on the texts of {', '.join(roles)}; certified {', '.join(shares)}"
+        f"{out}: {len(methods)} methods on the texts of {', '.join(writers)}; certified {', '.join(shares)}"
     )
 
 
@@ -62,15 +63,9 @@ def _fuse_methods(methods: Mapping[str, Method], inputs: Iterable[FusionInput]) 
         _fuse(name, method, texts)
         for texts in inputs
         for name, method in methods.items()
-        if _is_fused_on(method, texts.writer)
+        if texts.writer in method.definition.fused_along
     ]
     return pl.concat(frames).sort("method", "writer", *KEY)
-
-
-def _is_fused_on(method: Method, writer: str) -> bool:
-    """Whether a method is fused on this writer's texts: the large model's, and its own default model's."""
-    rule = method.definition
-    return writer == LARGE or (writer == rule.default_role and not rule.drafts)
 
 
 def open_fusion_input(

@@ -75,6 +75,11 @@ class Rule(NamedTuple):
         return frozenset({self.default_role, *self.inputs})
 
     @property
+    def fused_along(self) -> frozenset[str]:
+        """Roles of the models along whose dumped texts a method of this rule is fused."""
+        return frozenset({LARGE} if self.drafts else {LARGE, self.default_role})
+
+    @property
     def follows_large(self) -> bool:
         """Whether a policy that always calls writes the large model's own text, which the dump holds."""
         return self.inputs == (LARGE,)

@@ -208,7 +208,7 @@ class Settings:
 
     def methods_of(self, pair: str) -> dict[str, Method]:
         """The methods that this pair can run: those whose rule requires no model that it lacks."""
-        roles = self.pairs[pair].roles().keys()
+        roles = self.pair(pair).roles().keys()
         return {name: method for name, method in self.methods.items() if method.definition.requires <= roles}
 
     def dtype_of(self, model: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fsgen.collaboration.read_plan import read_plan
 from fsgen.config.roles import LARGE, TUNED
 from fsgen.config.schema import ComputeConfig, DumpConfig, Settings
 from fsgen.decoding import teacher_forcing
@@ -44,23 +45,20 @@ class Reading(NamedTuple):
 
 def dump_large(settings: Settings, pair: str) -> None:
     """The large model reads what the other models wrote, at their lists; writes data/large/<pair>/."""
-    writers = [role for role in settings.pair(pair).roles() if role != LARGE]
-    _dump_reads(settings, pair, [Reading(writer, ("large",), False) for writer in writers])
+    writers = [writer for writer in read_plan(settings.methods_of(pair)) if writer != LARGE]
+    _dump_reads(settings, pair, [Reading(writer, (LARGE,), uses_large_lists=False) for writer in writers])
 
 
 def dump_small(settings: Settings, pair: str) -> None:
     """Small and tuned read the large model's text and their own, at its lists; writes data/small/<pair>/.
 
-    The small model reads the tuned one's text too, since the score of the rule `proxy` needs both.
+    The large model's own text is read at the lists that it left there when it wrote.
     """
-    roles = settings.pair(pair).roles()
-    small = tuple(role for role in roles if role != LARGE)
-    readings = {
-        "small": Reading("small", ("small",), True),
-        "tuned": Reading("tuned", ("small", "tuned"), True),
-        "large": Reading("large", small, False),
-    }
-    _dump_reads(settings, pair, [readings[role] for role in roles])
+    readings = [
+        Reading(writer, tuple(role for role in readers if role != LARGE), uses_large_lists=writer != LARGE)
+        for writer, readers in read_plan(settings.methods_of(pair)).items()
+    ]
+    _dump_reads(settings, pair, readings)
 
 
 def _dump_reads(settings: Settings, pair: str, readings: list[Reading]) -> None:

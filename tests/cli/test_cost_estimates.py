@@ -77,10 +77,15 @@ def test_time_is_a_roofline(plan):
 
 
 def test_a_tuned_model_is_a_third_reader(plan):
-    """It writes, reads three texts with the small one, and one more text is read by the large one."""
+    """Under proxy it writes, three texts are read by the small one, and one more by the large one."""
     plan["models"]["tuned"] = dict(plan["models"]["small"])
     plan["pairs"]["p"]["tuned"] = "tuned"
+    unused = by_stage(loaded_with(plan))
+    plan["methods"]["proxy"] = {"rule": "proxy"}
     work = by_stage(loaded_with(plan))
+
+    assert ("dump_small", "tuned") not in unused
+    assert unused["dump_large", "large"].positions == 100 * (66 + 50)
     assert work["dump_large", "large"].positions == 100 * (66 + 2 * 50)
     assert work["dump_small", "small"].positions == 100 * (66 + 3 * 50)
     assert work["dump_small", "tuned"].positions == 100 * (66 + 2 * 50)
