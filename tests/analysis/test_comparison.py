@@ -70,6 +70,7 @@ def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
         assert (fixed["x"], fixed["x_low"], fixed["x_high"]) == (share, share, share)
 
 
+@pytest.mark.long
 def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_samples():
     """Value, and every replicate's sign, by numpy's interp on explicitly resampled prompts."""
     counts = counts_of()

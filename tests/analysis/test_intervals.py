@@ -96,6 +96,7 @@ def test_samples_on_which_a_statistic_has_no_value_are_left_out():
         intervals.bca(lambda x: np.nan * x[..., 0], counts_P2, seed=1)
 
 
+@pytest.mark.long
 def test_many_like_prompts_give_the_normal_interval():
     """With 2000 symmetric prompts BCa is mean -+ z sd / sqrt(P), to a few percent."""
     numerator_P = np.tile([0.2, 0.3, 0.4], 667)
@@ -223,6 +224,7 @@ def test_a_share_lies_in_its_interval_and_the_interval_between_0_and_1(rows, see
     assert low < high
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prompts", [32, 100])
 def test_intervals_cover_the_truth_about_as_often_as_they_say(prompts):
     """300 samples of beta-binomial clusters of uneven length: 95 % intervals, fixed seed."""

@@ -172,6 +172,7 @@ def measured(cof, low, high, dataset="toy"):
     return pl.DataFrame([names | sizes | {"cof": cof, "low": low, "high": high}])
 
 
+@pytest.mark.long
 def test_an_own_pair_is_held_against_every_law_of_the_series_with_its_name():
     """Each law's value and interval are those of `predict`; other methods and datasets foretell nothing."""
     known = pl.concat([series(), series().with_columns(method=pl.lit("proxy"))])
@@ -185,6 +186,7 @@ def test_an_own_pair_is_held_against_every_law_of_the_series_with_its_name():
     assert prediction.compare_with_measured(known, measured(0.1, 0.09, 0.11, dataset="other")) == []
 
 
+@pytest.mark.long
 def test_two_intervals_agree_where_they_share_a_number():
     """What was measured may lie outside the prediction and yet its interval reach into it."""
     (found,) = [prediction.predict(series(), "two_size", 20.0, 2.0)]

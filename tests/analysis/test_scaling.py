@@ -71,6 +71,7 @@ def test_a_method_has_the_points_of_the_pairs_that_run_it():
     assert {law["params"] for law in proxy["laws"].values()} == {None}
 
 
+@pytest.mark.long
 def test_six_distinct_models_identify_a_law():
     """Five do not, however many pairs they make; only six have intervals over models."""
     for count in (5, 6):

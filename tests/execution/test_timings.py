@@ -39,6 +39,7 @@ def stage(tmp_path, monkeypatch):
     return [sys.executable, "work.py", "--pair"]
 
 
+@pytest.mark.long
 def test_a_stage_leaves_its_time_and_its_tokens(stage):
     """Two attempts at one pair are one line; another pair is another."""
     for pair in ("a-b", "a-b", "c-d"):
@@ -52,6 +53,7 @@ def test_a_stage_leaves_its_time_and_its_tokens(stage):
     assert (found["cpu_s"] > 0).all()
 
 
+@pytest.mark.long
 def test_failed_and_killed_attempts_count(stage):
     """A refusal is an attempt that ended; a killed stage leaves what it had last written down."""
     refused = subprocess.run([*stage, "refused"], capture_output=True, text=True)

@@ -57,6 +57,7 @@ def test_a_problems_steps_lead_from_its_first_number_to_its_answer():
     assert lengths == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.long
 def test_training_never_sees_a_problem_of_the_pool():
     """The hash of a question says on which side it is."""
     trained = {question for question, _, _ in arith_problems.training_problems(random.Random(0), 2000)}
@@ -165,6 +166,7 @@ def settings_with(members: dict, tuned: dict) -> Settings:
     )
 
 
+@pytest.mark.models
 def test_committed_checkpoints_are_what_params_yaml_describes(default):
     """Sizes as set, one tokenizer for all, 20 MB at most together."""
     folder = ROOT / "data/family"

@@ -337,10 +337,12 @@ def test_every_gold_answer_of_gsm8k_is_right():
 @pytest.mark.skipif(
     "FSGEN_DATA" not in os.environ, reason="FSGEN_DATA names no folder with gsm8k/train.jsonl"
 )
-def test_exemplars_of_gsm8k_hold_no_annotation():
-    """The whole train split loses every << and >>, and keeps its answers."""
+def test_exemplars_of_gsm8k_hold_no_annotation(tmp_path):
+    """The whole train split loses every << and >>, and keeps its answers; one question asks after all of it."""
     folder = Path(os.environ["FSGEN_DATA"]) / "gsm8k"
-    turns = gsm8k.prompts(dataset(folder, shots=7473))[0].messages
+    (tmp_path / "train.jsonl").symlink_to(folder / "train.jsonl")
+    (tmp_path / "test.jsonl").write_text((folder / "test.jsonl").read_text().splitlines()[0])
+    turns = gsm8k.prompts(dataset(tmp_path, shots=7473))[0].messages
     answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
 
     assert len(answers) == 7473

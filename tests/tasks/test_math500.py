@@ -235,6 +235,7 @@ def test_too_few_problems_to_show_are_refused(school):
         math500.prompts(dataset(school / "test.jsonl", shots=1))
 
 
+@pytest.mark.long
 @pytest.mark.skipif("FSGEN_DATA" not in os.environ, reason="FSGEN_DATA names no folder with math500")
 def test_every_gold_answer_of_math_500_is_right_and_its_neighbours_wrong():
     """All 500, boxed and by their worked solutions; three neighbours have the same answer."""
