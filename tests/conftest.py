@@ -1,9 +1,14 @@
-"""A small world for the tests: three random models that share one tokenizer, and prompts for them."""
+"""A small world for the tests: three random models that share one tokenizer, and prompts for them.
+
+Functions import what runs models themselves: the controller of pytest-xdist loads this file too, before any
+worker starts, and torch and transformers take seconds.
+"""
 
 import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # xdist runs one worker a core
 
@@ -11,26 +16,17 @@ import hypothesis
 import numpy as np
 import polars as pl
 import pytest
-import tokenizers
-import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fsgen.analysis import catalogue, evaluate
-from fsgen.analysis.comparison import compare
-from fsgen.analysis.scaling import published, scaling
-from fsgen.analysis.uncertainty import uncertainty
-from fsgen.collaboration import fuse, route
 from fsgen.config.load import load_settings
 from fsgen.config.schema import DatasetConfig, PairConfig, Settings
-from fsgen.decoding import dump_rollouts, dump_solo, dump_teacher_forced, texts
-from fsgen.decoding.rollout import rollout
-from fsgen.models import description, loading, vocabulary
 from fsgen.tables import parquet
 from fsgen.tables.schemas.tasks import PROMPTS
-from fsgen.tasks import grade, prompts
+from fsgen.tasks import prompts
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 hypothesis.settings.register_profile("fast", max_examples=15)  # of make test-fast
 ROOT = Path(__file__).parent.parent
 WORDS = [f"w{i}" for i in range(28)]
@@ -85,8 +81,11 @@ PARAMS["policies"] = [f"speculative@{k}" for k in (1, 3, 5)] + [
 PARAMS["policies"] += [f"{method}+{router}" for method in ("oracle", "proxy") for router in LEARNED]
 
 
-def make_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+def make_tokenizer(words: list[str]) -> "PreTrainedTokenizerFast":
     """A tokenizer with one id a word; the end token is the last."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {word: i for i, word in enumerate([*words, "<unk>", "<end>"])}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
@@ -98,6 +97,9 @@ def make_model(folder: Path, noise: float, seed: int, words: list[str] = WORDS, 
 
     Its output matrix has more rows than its tokenizer has ids, as in real checkpoints.
     """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     tokenizer = make_tokenizer(words)
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 4,
@@ -131,6 +133,8 @@ def write_prompts(
 
     Of `follow_ups` the prompts have, in turn, the first, the first two, and none.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(3)
     lengths = torch.randint(2, 9, (count,), generator=generator)
     rows = []
@@ -163,6 +167,8 @@ def write_params(params: dict = PARAMS) -> Settings:
 
 def describe_all(loaded: Settings) -> None:
     """Run the stage `model` for every model, less its vocabulary."""
+    from fsgen.models import description
+
     for name in loaded.models:
         description.write_description(loaded, name)
 
@@ -217,6 +223,10 @@ def talking_world(checkpoints: Path) -> Settings:
 
 def run_pair(loaded: Settings) -> None:
     """Run the stages from `dump_solo` to `rollout`."""
+    from fsgen.collaboration import fuse, route
+    from fsgen.decoding import dump_solo, dump_teacher_forced
+    from fsgen.decoding.rollout import rollout
+
     for name in loaded.models:
         dump_solo.dump_solo(loaded, name)
     dump_teacher_forced.dump_large(loaded, "duo")
@@ -228,6 +238,10 @@ def run_pair(loaded: Settings) -> None:
 
 def finish_pair(loaded: Settings) -> None:
     """Run the stages from `model` to `evaluate`: all that the analyses read."""
+    from fsgen.analysis import catalogue, evaluate
+    from fsgen.models import vocabulary
+    from fsgen.tasks import grade
+
     describe_all(loaded)
     catalogue.write_catalogue(loaded)
     run_pair(loaded)
@@ -241,6 +255,9 @@ def finish_pair(loaded: Settings) -> None:
 @pytest.fixture(scope="module", params=[random_world, family_world, talking_world])
 def world(request, tiny_checkpoints, tmp_path_factory):
     """A project folder in which the stages up to `rollout` have run, with its models in memory."""
+    from fsgen.decoding import texts
+    from fsgen.models import loading
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("world"))
         loaded = request.param(tiny_checkpoints)
@@ -274,6 +291,11 @@ def sums(tmp_path, monkeypatch) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def finished_home(tiny_checkpoints, tmp_path_factory) -> Path:
     """A project folder in which a pair of the embedded family ran every stage but the report."""
+    from fsgen.analysis.comparison import compare
+    from fsgen.analysis.scaling import published, scaling
+    from fsgen.analysis.uncertainty import uncertainty
+    from fsgen.decoding import dump_rollouts
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("finished"))
         Path("queries").symlink_to(ROOT / "queries")
