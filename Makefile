@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 repro: $(VENV)/installed
 	fsgen check
 	dvc repro
-	fsgen headline
+	fsgen summary
 
 test: $(VENV)/installed
 	pytest -n auto --dist loadfile

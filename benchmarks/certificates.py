@@ -23,9 +23,9 @@ from fsgen.models import loaded_model, loading, records, tokenization
 from fsgen.tables import parquet
 
 GRID = [
-    DumpConfig(depth=depth, k_min=k_min, k_max=k_max, block=1)
-    for k_min in (2, 8)
-    for k_max in (16, 32, 64, 256)
+    DumpConfig(nats_below_top=depth, min_top_k=min_top_k, max_top_k=max_top_k, prompts_per_shard=1)
+    for min_top_k in (2, 8)
+    for max_top_k in (16, 32, 64, 256)
     for depth in (2.5, 3.0, 6.0, 10.0, 15.0)
 ]
 MASKED = Method(rule="li2022", parameters={"alpha": 0.1, "tau": 0.5})
@@ -53,7 +53,9 @@ def measure(loaded: Settings, pair: str) -> dict:
     for cell, dump in enumerate(GRID):
         cells = [part[cell] for part in parts]
         means = {name: float(np.concatenate([c[name] for c in cells]).mean()) for name in cells[0]}
-        rows.append({"k_min": dump.k_min, "k_max": dump.k_max, "depth": dump.depth, **means})
+        rows.append(
+            {"min_top_k": dump.min_top_k, "max_top_k": dump.max_top_k, "depth": dump.nats_below_top, **means}
+        )
     return {"texts": TEXTS, "positions": sum(len(part[0]["masked"]) for part in parts), "rows": rows}
 
 
@@ -63,7 +65,7 @@ def texts_of(
     """Prompt and ids of the large model's own texts."""
     dataset = next(iter(loaded.datasets))
     prompts = parquet.read(f"data/prompts/{dataset}.parquet").sort("order").head(TEXTS)
-    encoded = tokenization.encode(large.name, large.prompt, large.tokenizer, prompts)
+    encoded = tokenization.encode(large.name, large.prompt_format, large.tokenizer, prompts)
     rows = parquet.read(
         f"data/dumps/{large.name}/{dataset}/tokens-*.parquet", ["prompt_id", "pos", "token_id"]
     )

@@ -109,11 +109,11 @@ def _run_case(case: Case, left: float, so_far: dict, miniature: bool) -> dict:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     figures["case_seconds"] = time.monotonic() - start
-    _say(f"{case.name}: {_headline(figures)}")
+    _say(f"{case.name}: {_summary(figures)}")
     return figures
 
 
-def _headline(figures: dict) -> str:
+def _summary(figures: dict) -> str:
     """The figures of a case that fit into a line."""
     shown = {
         name: value

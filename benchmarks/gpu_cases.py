@@ -55,14 +55,14 @@ def write_greedily(
 ) -> list[list[int]]:
     """Texts of the prompts, by fsgen's loop, which also makes a record of every token."""
     rule = StopRule(tokenizer=model.tokenizer, stop_ids=model.stop_ids, stops=(), max_new_tokens=new_tokens)
-    dump, limit = bench.settings.dump, bench.settings.compute.read_tokens
+    dump, limit = bench.settings.dump, bench.settings.compute.max_batch_tokens
     written = greedy.generate_greedy(model, dump, limit, prompts, rule, rows, console.TokenCounter())
     return [text.ids for text in written.texts]
 
 
 def read_texts(bench: Bench, model: LoadedModel, texts: list[TextToRead]) -> None:
     """Make records of the model at all positions of the texts."""
-    dump, limit = bench.settings.dump, bench.settings.compute.read_tokens
+    dump, limit = bench.settings.dump, bench.settings.compute.max_batch_tokens
     teacher_forcing.teacher_force({"large": model}, dump, texts, limit)
 
 
@@ -285,7 +285,7 @@ def read_case(bench: Bench, name: str) -> dict:
 def _texts_to_read(bench: Bench, model: LoadedModel) -> list[TextToRead]:
     """Texts of random ids, each after a prompt of its own, with lists of random ids to gather at."""
     scale, chance = bench.scale, np.random.default_rng(11)
-    width = min(bench.settings.dump.k_max, model.vocabulary)
+    width = min(bench.settings.dump.max_top_k, model.vocabulary)
     found = []
     for prompt in gpu_worlds.ragged_prompts(scale, scale.read_texts).values():
         count = int(chance.integers(scale.read_new_tokens // 2, scale.read_new_tokens + 1))
@@ -296,10 +296,10 @@ def _texts_to_read(bench: Bench, model: LoadedModel) -> list[TextToRead]:
 
 
 def _batches(bench: Bench, texts: list[TextToRead]) -> list[torch.Tensor]:
-    """Texts of like length together, padded on the right, at most `compute.read_tokens` a batch."""
+    """Texts of like length together, padded on the right, at most `compute.max_batch_tokens` a batch."""
     batches: list[list[list[int]]] = []
     for ids in sorted(((text.prompt + text.ids)[:-1] for text in texts), key=len):
-        if not batches or (len(batches[-1]) + 1) * len(ids) > bench.settings.compute.read_tokens:
+        if not batches or (len(batches[-1]) + 1) * len(ids) > bench.settings.compute.max_batch_tokens:
             batches.append([])
         batches[-1].append(ids)
     return [
@@ -343,7 +343,7 @@ def rollout_case(bench: Bench) -> dict:
         "texts": rolled.select("policy", "prompt_id").n_unique(),
         "tokens": len(rolled),
         "called_share": float(rolled["called"].mean()),
-        "rows": settings.compute.rows,
+        "rows": settings.compute.batch_size,
         "stage_seconds": seconds,
         "tokens_per_second": len(rolled) / spent,
         "positions_per_second": sum(real.values()) / spent,

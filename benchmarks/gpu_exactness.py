@@ -8,7 +8,7 @@ import polars as pl
 from gpu_cases import pair_stages
 from gpu_clock import seconds_of
 
-FOLDERS = ("dumps", "large", "small", "fused", "routes", "rollouts")
+FOLDERS = ("dumps", "teacher_forced", "fused", "routes", "rollouts")
 LARGEST_SHOWN = 12
 
 

@@ -42,7 +42,7 @@ FAMILY_METHODS = {
     "contrastive": {"rule": "li2022"},
     "average": {"rule": "average"},
 }
-REPORT = {"report": {"prompts": 3}}
+REPORT = {"report": {"explorer_prompts": 3}}
 LOGIT_SPREAD = 4.5  # standard deviation of the logits: entropies of some nats, as of a language model
 
 
@@ -136,7 +136,7 @@ MINIATURE = Scale(
 @contextlib.contextmanager
 def on_random_models(scale: Scale, device: str) -> Iterator[tuple[Settings, dict[str, LoadedModel]]]:
     """A project of random models, which its stages find in memory; none has a checkpoint's weights."""
-    names = {name: {"path": f"checkpoints/{name}", "prompt": "plain"} for name in scale.shapes}
+    names = {name: {"path": f"checkpoints/{name}", "prompt_format": "plain"} for name in scale.shapes}
     params = {
         "datasets": {"toy": _dataset(scale.rollout_prompts, scale.new_tokens)},
         "models": names,
@@ -180,7 +180,9 @@ def on_family(limit: int, device: str) -> Iterator[Settings]:
     """A project of three embedded models in float32 on `limit` problems."""
     params = {
         "datasets": {"toy": _dataset(limit, 96)},
-        "models": {name: {"path": f"data/family/{name}", "prompt": "plain"} for name in FAMILY_PAIR.values()},
+        "models": {
+            name: {"path": f"data/embedded/{name}", "prompt_format": "plain"} for name in FAMILY_PAIR.values()
+        },
         "pairs": {"duo": FAMILY_PAIR},
         "methods": FAMILY_METHODS,
         "routers": {name: {} for name in ("always", "entropy", "margin", "random")},
@@ -189,18 +191,18 @@ def on_family(limit: int, device: str) -> Iterator[Settings]:
     }
     with worlds.project({}):
         Path("params.yaml").write_text(yaml.safe_dump(worlds.BASE | REPORT | params))
-        Path("data/family").symlink_to(worlds.ROOT / "data/family")
+        Path("data/embedded").symlink_to(worlds.ROOT / "data/embedded")
         settings = load_settings()
         worlds.prompts.write_prompts(settings, "toy")
         yield worlds.described(settings)
 
 
 def _dataset(prompts: int, new_tokens: int) -> dict:
-    return {"task": "arith", "limit": prompts, "max_new_tokens": new_tokens, "calibration": 0.25}
+    return {"task": "arith", "limit": prompts, "max_new_tokens": new_tokens, "calibration_share": 0.25}
 
 
 def _compute(device: str, dtype: str, rows: int) -> dict:
-    return {"device": device, "dtype": dtype, "rows": rows, "read_tokens": 8192}
+    return {"device": device, "dtype": dtype, "rows": rows, "max_batch_tokens": 8192}
 
 
 def _network(scale: Scale, name: str, tokenizer: PreTrainedTokenizerFast, device: str) -> Qwen2ForCausalLM:
@@ -232,7 +234,7 @@ def _describe(
     head = shape.vocab_size * shape.hidden_size
     about = {
         "model": name,
-        "prompt": "plain",
+        "prompt_format": "plain",
         "files": {},
         "tokenizer": "random",
         "vocabulary": vocabulary,

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from fsgen.collaboration import fusion, routers
 from fsgen.config.policies import method_table
 
-DUMP = {"depth": 3.0, "k_min": 8, "k_max": 64}
-CANDIDATES = DUMP["k_max"]
+DUMP = {"nats_below_top": 3.0, "min_top_k": 8, "max_top_k": 64}
+CANDIDATES = DUMP["max_top_k"]
 VOCABULARY = 64 * 2374  # as wide as Qwen2.5's output matrix
 END = VOCABULARY - 1
 AT_ONCE = 4096  # positions whose candidates stay in a core's cache
@@ -205,7 +205,7 @@ def look(writer: str, ids_NC: np.ndarray, logits: dict, mask_N: np.ndarray) -> d
         if writer == small:
             seen[f"{large}@{small}"] = {"at_logits": gather(logits[large], orders[small])}
         if writer == large:
-            listed_N8 = orders[large].column_NC[:, : DUMP["k_min"]]
+            listed_N8 = orders[large].column_NC[:, : DUMP["min_top_k"]]
             heads = (
                 np.take_along_axis(array, listed_N8, 1) for array in (ids_NC, logits[large], logits[small])
             )
@@ -221,7 +221,7 @@ def rank(ids_NC: np.ndarray, logits_NC: np.ndarray, mask_N: np.ndarray) -> Order
     key_NC.sort(axis=1)
     column_NC = (key_NC.astype(np.int64) & (CANDIDATES - 1)) ^ mask_N[:, None]
     sorted_NC = np.take_along_axis(logits_NC, column_NC, 1)
-    kept_N = (sorted_NC >= sorted_NC[:, :1] - DUMP["depth"]).sum(axis=1).clip(DUMP["k_min"])
+    kept_N = (sorted_NC >= sorted_NC[:, :1] - DUMP["nats_below_top"]).sum(axis=1).clip(DUMP["min_top_k"])
     held_NC = np.arange(CANDIDATES) < kept_N[:, None]
     place_F = (column_NC + np.arange(len(ids_NC))[:, None] * CANDIDATES)[held_NC]
     offset_N = pa.array(np.concatenate([[0], kept_N.cumsum()]).astype(np.int32))
@@ -280,7 +280,7 @@ def text_rows(text: Text, pieces: pa.Array) -> dict:
         "text": spell(text.rows["token_id"], text.length_P, pieces),
         "tokens": text.length_P,
         "answer_tokens": text.answer_P,
-        "tail": np.zeros(len(text.names), np.int32),
+        "tokens_after_stop": np.zeros(len(text.names), np.int32),
         "finish_reason": np.where(text.was_cut_P, "length", "eos"),
         "prompt_tokens": text.given_P,
         "prompt_digest": [f"{given:016x}" for given in text.given_P],

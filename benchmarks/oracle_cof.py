@@ -34,7 +34,7 @@ def main() -> None:
         ours, theirs, counted, looped = alternate(
             lambda: run_stages(loaded),
             lambda: {name: run_pair(loaded, held[s], held[l]) for name, (s, l) in pairs.items()},
-            lambda: worlds.forget(*(f"data/{out}" for out in ("dumps", "large", "small", "fused"))),
+            lambda: worlds.forget(*(f"data/{out}" for out in ("dumps", "teacher_forced", "fused"))),
         )
     assert counted == looped, f"counts differ: {counted} {looped}"
     sizes = {"pairs": len(pairs), "prompts": LIMIT, "tokens": sum(tokens for _, tokens in counted.values())}
@@ -59,7 +59,7 @@ def run_pair(
     """Mismatches and tokens of one pair by FS-GEN's loops, its run without a large model included."""
     prompts = parquet.read("data/prompts/toy.parquet")
     limit, mismatches, tokens = loaded.datasets["toy"].max_new_tokens, 0, 0
-    for prompt in tokenization.encode(large.name, large.prompt, large.tokenizer, prompts):
+    for prompt in tokenization.encode(large.name, large.prompt_format, large.tokenizer, prompts):
         said = write_together(large, small, prompt, limit)
         mismatches += sum(l != s for l, s in said)
         tokens += len(said)

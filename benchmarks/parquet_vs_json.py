@@ -23,8 +23,8 @@ ROW = Row(
     against="FS-GEN's JSON for the same tokens",
     target=30,
     definition="Bytes of JSON a token (three lists of the 100 likeliest {token: probability}: large, small, "
-    "fused) over bytes of Parquet a token for both models: twice the bytes a row of data/large and "
-    "data/small, where every row holds at_logits. The JSON is written for the large model's own texts.",
+    "fused) over bytes of Parquet a token for both models: twice the bytes a row of data/teacher_forced/large and "
+    "data/teacher_forced/small, where every row holds at_logits. The JSON is written for the large model's own texts.",
 )
 SHARP = 14.0  # makes a random model's entropy like a language model's
 PROMPTS, NEW_TOKENS = 64, 64
@@ -60,7 +60,7 @@ def on_real(folder: Path):
     """A project of a real pair on GSM8K's test rows; FSGEN_DATA names the folder that holds them."""
     data = Path(os.environ["FSGEN_DATA"]).resolve() / "gsm8k"
     small, large = (
-        {"path": str(folder.resolve() / name), "prompt": "chat", "dtype": "bfloat16"} for name in REAL
+        {"path": str(folder.resolve() / name), "prompt_format": "chat", "dtype": "bfloat16"} for name in REAL
     )
     dataset = {"task": "gsm8k", "path": str(data), "limit": REAL_LIMIT, "max_new_tokens": REAL_TOKENS}
     changes = {"datasets": {"toy": dataset}, "models": {"small": small, "large": large}}
@@ -77,12 +77,15 @@ def measure(loaded: Settings) -> tuple[dict, float, float]:
             dump_solo.dump_solo(loaded, name)
         dump_teacher_forced.dump_large(loaded, "duo")
         dump_teacher_forced.dump_small(loaded, "duo")
-        rows = parquet.read("data/large/duo/toy/reads-*.parquet").vstack(
-            parquet.read("data/small/duo/toy/reads-*.parquet")
+        rows = parquet.read("data/teacher_forced/large/duo/toy/reads-*.parquet").vstack(
+            parquet.read("data/teacher_forced/small/duo/toy/reads-*.parquet")
         )
         texts = worlds.read_texts("large", held["large"])[:JSON_TEXTS]
         entries = [entry for prompt, ids in texts for entry in fs_gen_entries(held, prompt, ids)]
-    files = [*Path("data/large").rglob("*.parquet"), *Path("data/small").rglob("*.parquet")]
+    files = [
+        *Path("data/teacher_forced/large").rglob("*.parquet"),
+        *Path("data/teacher_forced/small").rglob("*.parquet"),
+    ]
     listed = rows["top_ids"].list.len()
     sizes = {"rows": len(rows), "rows told apart": rows.select("top_ids", "top_logits").n_unique()}
     sizes |= {"json_tokens": len(entries), "mean entropy, nats": rows["entropy"].mean()}

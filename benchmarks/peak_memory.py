@@ -14,9 +14,9 @@ from fsgen.decoding import dump_teacher_forced
 def main(side: str) -> None:
     """Print the growth in MB for the pair `duo` of the current folder; `side` is ours or bare."""
     loaded = load_settings()
-    worlds.forget("data/large")
+    worlds.forget("data/teacher_forced/large")
     with worlds.in_memory(loaded, "writer", "reader") as held:
-        batches = batch(worlds.read_texts("writer", held["writer"]), loaded.compute.read_tokens)
+        batches = batch(worlds.read_texts("writer", held["writer"]), loaded.compute.max_batch_tokens)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading the weights
         before = status("VmRSS")

@@ -20,11 +20,11 @@ ROW = Row(
     against="the model's bare forward pass on the same batches",
     target=0.85,
     definition="CPU time of network(input_ids), head included, over CPU time of the whole stage dump_large "
-    "on the same texts; both take the texts sorted by length, at most compute.read_tokens tokens a batch. "
+    "on the same texts; both take the texts sorted by length, at most compute.max_batch_tokens tokens a batch. "
     "The stage makes logits at the text's own positions alone, the forward pass at those of the prompt too. "
     "Stored maximum, logsumexp and top logits equal the forward pass's within 1e-4.",
 )
-BIG = {"prompts": [8] * 8, "new_tokens": 64, "compute": worlds.BASE["compute"] | {"read_tokens": 512}}
+BIG = {"prompts": [8] * 8, "new_tokens": 64, "compute": worlds.BASE["compute"] | {"max_batch_tokens": 512}}
 SMALL_LIMIT = 200
 PEAKS = [(128, worlds.WORDS), (512, worlds.WORDS), (512, worlds.WORDS // 4)]  # tokens a text, vocabulary
 PEAK_SHAPE = worlds.FORTY_MILLION | {"num_hidden_layers": 1}
@@ -49,24 +49,24 @@ def compare(loaded: Settings, writer: str, reader: str) -> Case:
     with worlds.in_memory(loaded) as held:
         dump_solo.dump_solo(loaded, writer)
         texts = worlds.read_texts(writer, held[writer])
-        batches = batch(texts, loaded.compute.read_tokens)
+        batches = batch(texts, loaded.compute.max_batch_tokens)
         ours, theirs, _, _ = alternate(
             lambda: dump_teacher_forced.dump_large(loaded, "duo"),
             lambda: forward(held[reader], batches),
-            lambda: worlds.forget("data/large"),
+            lambda: worlds.forget("data/teacher_forced/large"),
         )
         check(held[reader], texts)
     tokens = sum(len(ids) for _, ids in texts)
     sizes = {"texts": len(texts), "tokens": tokens, "prompt_tokens": sum(len(p) for p, _ in texts)}
-    sizes |= {"vocabulary": held[reader].vocabulary, "read_tokens": loaded.compute.read_tokens}
+    sizes |= {"vocabulary": held[reader].vocabulary, "max_batch_tokens": loaded.compute.max_batch_tokens}
     return Case(ours, theirs, sizes)
 
 
-def batch(texts: list, read_tokens: int) -> list[torch.Tensor]:
+def batch(texts: list, max_batch_tokens: int) -> list[torch.Tensor]:
     """Texts of like length together, padded on the right, as the stage takes them."""
     batches: list[list[list[int]]] = []
     for ids in sorted(((prompt + written)[:-1] for prompt, written in texts), key=len):
-        if not batches or (len(batches[-1]) + 1) * (len(ids) + 1) > read_tokens:
+        if not batches or (len(batches[-1]) + 1) * (len(ids) + 1) > max_batch_tokens:
             batches.append([])
         batches[-1].append(ids)
     return [torch.tensor([ids + [0] * (len(rows[-1]) - len(ids)) for ids in rows]) for rows in batches]
@@ -83,7 +83,9 @@ def forward(held: loaded_model.LoadedModel, batches: list[torch.Tensor]) -> None
 def check(held: loaded_model.LoadedModel, texts: list) -> None:
     """The stage's numbers are those of a forward pass over each text by itself."""
     rows = (
-        parquet.read("data/large/duo/toy/reads-*.parquet").sort("prompt_id", "pos").partition_by("prompt_id")
+        parquet.read("data/teacher_forced/large/duo/toy/reads-*.parquet")
+        .sort("prompt_id", "pos")
+        .partition_by("prompt_id")
     )
     for (prompt, ids), stored in list(zip(texts, rows, strict=True))[:8]:
         whole = held.network(input_ids=torch.tensor([prompt + ids[:-1]]), use_cache=False).logits

@@ -46,7 +46,7 @@ def compare(loaded: Settings, writer: str, reader: str) -> Case:
         ours, theirs, _, looped = alternate(
             lambda: dump_teacher_forced.dump_large(loaded, "duo"),
             lambda: [step_through(held[reader], prompt, ids) for prompt, ids in texts],
-            lambda: worlds.forget("data/large"),
+            lambda: worlds.forget("data/teacher_forced/large"),
         )
     check(looped)
     tokens = sum(len(ids) for _, ids in texts)
@@ -70,7 +70,7 @@ def step_through(held: loaded_model.LoadedModel, prompt: list[int], ids: list[in
 
 def check(looped: list[list[tuple]]) -> None:
     """The stage's tokens and sums are the loop's."""
-    stored = parquet.read("data/large/duo/toy/reads-*.parquet").sort("prompt_id", "pos")
+    stored = parquet.read("data/teacher_forced/large/duo/toy/reads-*.parquet").sort("prompt_id", "pos")
     rows = [row for text in looped for row in text]
     np.testing.assert_array_equal(stored["top_ids"].list.first().to_numpy(), [row[0] for row in rows])
     np.testing.assert_allclose(stored["logsumexp"].to_numpy(), [row[1] for row in rows], rtol=0, atol=1e-4)

@@ -30,7 +30,7 @@ from fsgen.execution import timings
 ROOT = Path(__file__).parent.parent
 PROFILE = ROOT / "profiles/qwen15.yaml"
 PROMPTS, NEW_TOKENS = 24, 32
-BASE, NOISE = "data/family/base-87k", 0.1  # noise in standard deviations of a weight
+BASE, NOISE = "data/embedded/base-87k", 0.1  # noise in standard deviations of a weight
 DATASETS = ("gsm8k", "mmlu_stem", "mbpp", "mtbench")  # the paper's four, by name; all ask for sums
 CLOCK = """#!{python} -IS
 import os, sys, time
@@ -87,8 +87,8 @@ def write_params(home: Path, pairs: int) -> dict:
     names = [name for name in params["models"] if name in wanted]
     for seed, name in enumerate(names):
         make_model(home / BASE, home / "local" / name, seed)
-    params["models"] = {name: {"path": f"local/{name}", "prompt": "plain"} for name in names}
-    sums = {"task": "arith", "max_new_tokens": NEW_TOKENS, "calibration": 0.25}
+    params["models"] = {name: {"path": f"local/{name}", "prompt_format": "plain"} for name in names}
+    sums = {"task": "arith", "max_new_tokens": NEW_TOKENS, "calibration_share": 0.25}
     limits = range(PROMPTS, PROMPTS + len(DATASETS))  # not the same: equal files would be stored once
     params["datasets"] = {name: sums | {"limit": limit} for name, limit in zip(DATASETS, limits, strict=True)}
     (home / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False, default_flow_style=None))

@@ -52,7 +52,7 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
     (home / "params.yaml").write_text(yaml.safe_dump(list_params(prompts, tokens, seed, block)))
     pieces = write_models(data)
     points = published.read_points(ROOT / "data/published/cof.csv")
-    parquet.write(data / "laws/published/points.parquet", points, SERIES_TABLES["points"])
+    parquet.write(data / "scaling/published/points.parquet", points, SERIES_TABLES["points"])
     asked = make_prompts(prompts, seed)
     parquet.write(data / f"prompts/{DATASET}.parquet", asked, PROMPTS)
     press = Press(data, pieces, block)
@@ -65,7 +65,7 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
 
 def list_params(prompts: int, tokens: int, seed: int, block: int) -> dict:
     """The content of params.yaml; `random` calls by its seed."""
-    model = {"revision": "0" * 40, "prompt": "plain"}
+    model = {"revision": "0" * 40, "prompt_format": "plain"}
     dataset = {"task": "arith", "limit": prompts, "max_new_tokens": longest(tokens)}
     return {
         "seed": seed,
@@ -73,12 +73,12 @@ def list_params(prompts: int, tokens: int, seed: int, block: int) -> dict:
         "models": {name: {"hub": f"synthetic/{name}"} | model for name in MODELS},
         "pairs": {name: {"small": s, "tuned": s, "large": l} for name, (s, l) in PAIRS.items()},
         "methods": METHODS,
-        "routers": {"margin": {"at": 0.4}}
+        "routers": {"margin": {"threshold": 0.4}}
         | {name: {} for name in ("always", "never", "entropy", "logistic", "random", "perfect")},
         "policies": [*POLICIES, "speculative@3"],
-        "dump": DUMP | {"block": block},
-        "compute": {"device": "cpu", "dtype": "bfloat16", "rows": 64, "read_tokens": 8192},
-        "report": {"prompts": 8},
+        "dump": DUMP | {"prompts_per_shard": block},
+        "compute": {"device": "cpu", "dtype": "bfloat16", "batch_size": 64, "max_batch_tokens": 8192},
+        "report": {"explorer_prompts": 8},
     }
 
 
@@ -101,7 +101,7 @@ def describe(name: str, kind: Kind) -> dict:
     counts = {"non_embedding": kind.non_embedding, "head": kind.head}
     return {
         "model": name,
-        "prompt": "plain",
+        "prompt_format": "plain",
         "files": {"model.safetensors": name},
         "tokenizer": "synthetic",
         "vocabulary": VOCABULARY,
@@ -161,12 +161,18 @@ class Press:
             self.put(f"dumps/{model}", "texts", number, text_rows(text, self.pieces), TEXTS)
         for pair, (small, large) in PAIRS.items():
             own, other = by_writer[small], by_writer[large]
-            self.put(f"large/{pair}", "reads", number, read_rows(own, "small", "large", large, small), READS)
+            self.put(
+                f"teacher_forced/large/{pair}",
+                "reads",
+                number,
+                read_rows(own, "small", "large", large, small),
+                READS,
+            )
             reads = [
                 read_rows(own, "small", "small", small, large),
                 read_rows(other, "large", "small", small, large),
             ]
-            self.put(f"small/{pair}", "reads", number, pa.concat_tables(reads), READS)
+            self.put(f"teacher_forced/small/{pair}", "reads", number, pa.concat_tables(reads), READS)
             self.rolled[pair].add(*roll(own, other, self.pieces), tested)
             self.rolled[pair].write(is_last=False)
 

@@ -49,19 +49,19 @@ BASE = {
     "methods": {"oracle": {"rule": "oracle"}},
     "routers": {"always": {}},
     "policies": ["oracle+always"],
-    "dump": {"depth": 3.0, "k_min": 8, "k_max": 64, "block": 64},
-    "compute": {"device": "cpu", "dtype": "float32", "rows": 64, "read_tokens": 8192},
-    "report": {"prompts": 8},
+    "dump": {"nats_below_top": 3.0, "min_top_k": 8, "max_top_k": 64, "prompts_per_shard": 64},
+    "compute": {"device": "cpu", "dtype": "float32", "batch_size": 64, "max_batch_tokens": 8192},
+    "report": {"explorer_prompts": 8},
 }
 
 
 @contextlib.contextmanager
 def on_arith(names: list[str], limit: int, **changes) -> Iterator[Settings]:
     """A project of embedded models (`base-451k` is called that in params too) on `limit` problems."""
-    entries = {name: {"path": f"data/family/{name}", "prompt": "plain"} for name in names}
-    datasets = {"toy": {"task": "arith", "limit": limit, "max_new_tokens": 96, "calibration": 0.25}}
+    entries = {name: {"path": f"data/embedded/{name}", "prompt_format": "plain"} for name in names}
+    datasets = {"toy": {"task": "arith", "limit": limit, "max_new_tokens": 96, "calibration_share": 0.25}}
     with project({"datasets": datasets, "models": entries, **changes}):
-        Path("data/family").symlink_to(ROOT / "data/family")
+        Path("data/embedded").symlink_to(ROOT / "data/embedded")
         loaded = load_settings()
         prompts.write_prompts(loaded, "toy")
         yield described(loaded)
@@ -77,7 +77,9 @@ def on_random(
     **changes,
 ) -> Iterator[Settings]:
     """A project of random Qwen2 models of these shapes; `prompts` holds the prompts' lengths in tokens."""
-    entries = {name: {"path": f"checkpoints/{name}", "prompt": "plain", "dtype": dtype} for name in shapes}
+    entries = {
+        name: {"path": f"checkpoints/{name}", "prompt_format": "plain", "dtype": dtype} for name in shapes
+    }
     datasets = {"toy": {"task": "arith", "max_new_tokens": new_tokens}}
     with project({"datasets": datasets, "models": entries, **changes}):
         tokenizer = byte_tokenizer(words)
@@ -179,7 +181,7 @@ def forget(*outputs: str) -> None:
 def read_texts(model: str, held: loaded_model.LoadedModel) -> list[tuple[list[int], list[int]]]:
     """Prompt and written ids of every text of a model, by prompt."""
     prompts = parquet.read("data/prompts/toy.parquet").sort("prompt_id")
-    encoded = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
+    encoded = tokenization.encode(held.name, held.prompt_format, held.tokenizer, prompts)
     rows = parquet.read(f"data/dumps/{model}/toy/tokens-*.parquet").sort("prompt_id", "pos")
     written = rows.group_by("prompt_id", maintain_order=True).agg("token_id")["token_id"].to_list()
     return list(zip(encoded, written, strict=True))

@@ -45,7 +45,7 @@ def compare(loaded: Settings, name: str) -> Case:
         assert texts == generated, "generate wrote other tokens"
     lengths = [len(ids) for ids in texts]
     sizes = {"texts": len(texts), "tokens": sum(lengths), "shortest": min(lengths), "longest": max(lengths)}
-    sizes |= {"rows": loaded.compute.rows, "vocabulary": held[name].vocabulary}
+    sizes |= {"rows": loaded.compute.batch_size, "vocabulary": held[name].vocabulary}
     return Case(ours, theirs, sizes)
 
 
@@ -53,8 +53,11 @@ def compare(loaded: Settings, name: str) -> Case:
 def generate(loaded: Settings, held: loaded_model.LoadedModel) -> list[list[int]]:
     """What `generate` writes for every prompt, by prompt, in the stage's batches."""
     prompts = parquet.read("data/prompts/toy.parquet")
-    encoded = tokenization.encode(held.name, held.prompt, held.tokenizer, prompts)
-    step, limit = min(loaded.compute.rows, loaded.dump.block), loaded.datasets["toy"].max_new_tokens
+    encoded = tokenization.encode(held.name, held.prompt_format, held.tokenizer, prompts)
+    step, limit = (
+        min(loaded.compute.batch_size, loaded.dump.prompts_per_shard),
+        loaded.datasets["toy"].max_new_tokens,
+    )
     texts = []
     for start in range(0, len(encoded), step):
         texts += generate_batch(held, encoded[start : start + step], limit)

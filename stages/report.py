@@ -1,4 +1,4 @@
-"""Draw the figures, write the page, and print the headline table.
+"""Draw the figures, write the page, and print the summary table.
 
 python stages/report.py
 """

@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items):
 PARAMS = {
     "seed": 7,
     "datasets": {"toy": {"task": "arith", "max_new_tokens": LIMIT}},
-    "models": {name: {"path": f"checkpoints/{name}", "prompt": "plain"} for name in NOISE},
+    "models": {name: {"path": f"checkpoints/{name}", "prompt_format": "plain"} for name in NOISE},
     "pairs": {"duo": {"small": "small", "tuned": "tuned", "large": "large"}},
     "methods": {
         "oracle": {"rule": "oracle"},
@@ -60,19 +60,19 @@ PARAMS = {
     "routers": {
         "always": {},
         "never": {},
-        "threshold": {"at": 0.5},
-        "margin": {"at": 0.4},
+        "max_probability": {"threshold": 0.5},
+        "margin": {"threshold": 0.4},
         "entropy": {},
-        "logistic": {"at": 0.5},
+        "logistic": {"threshold": 0.5},
         "svm": {},
         "random": {},
         "perfect": {},
     },
-    "dump": {"depth": 2.5, "k_min": 4, "k_max": 20, "block": 6},
-    "compute": {"device": "cpu", "dtype": "float32", "rows": 4, "read_tokens": 120},
-    "report": {"prompts": 3},
+    "dump": {"nats_below_top": 2.5, "min_top_k": 4, "max_top_k": 20, "prompts_per_shard": 6},
+    "compute": {"device": "cpu", "dtype": "float32", "batch_size": 4, "max_batch_tokens": 120},
+    "report": {"explorer_prompts": 3},
 }
-ROUTES = ["always", "never", "threshold", "margin", "threshold@30", "margin@10"]
+ROUTES = ["always", "never", "max_probability", "margin", "max_probability@30", "margin@10"]
 ROUTES += ["entropy@20", "random@20", "perfect", "perfect@10"]
 LEARNED = ["logistic", "logistic@20", "svm@30"]
 PARAMS["policies"] = [f"speculative@{k}" for k in (1, 3, 5)] + [
@@ -204,8 +204,8 @@ def family_world(checkpoints: Path) -> Settings:
     """Settings of two members of the embedded family and a tuned one on arith."""
     Path("checkpoints").mkdir()
     for role, name in {"small": "base-23k", "tuned": "tuned-23k", "large": "base-87k"}.items():
-        Path("checkpoints", role).symlink_to(ROOT / "data/family" / name)
-    dataset = {"task": "arith", "limit": 16, "max_new_tokens": LIMIT, "calibration": 0.3}
+        Path("checkpoints", role).symlink_to(ROOT / "data/embedded" / name)
+    dataset = {"task": "arith", "limit": 16, "max_new_tokens": LIMIT, "calibration_share": 0.3}
     loaded = write_params(PARAMS | {"datasets": {"toy": dataset}})
     prompts.write_prompts(loaded, "toy")
     return loaded
@@ -338,8 +338,8 @@ def s3():
 TABLE_KEYS = {
     "dumps/*/toy/tokens": ["prompt_id", "pos"],
     "dumps/*/toy/texts": ["prompt_id"],
-    "large/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
-    "small/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
+    "teacher_forced/large/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
+    "teacher_forced/small/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
     "fused/duo/toy/fused": ["method", "writer", "prompt_id", "pos"],
     "routes/duo/toy/routed": ["policy", "prompt_id", "pos"],
     "rollouts/duo/toy/tokens": ["policy", "prompt_id", "pos"],

@@ -17,10 +17,10 @@ from tests.conftest import PARAMS
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
-    "datasets": {"toy": {"task": "arith", "limit": 12, "max_new_tokens": 8, "calibration": 0.4}},
+    "datasets": {"toy": {"task": "arith", "limit": 12, "max_new_tokens": 8, "calibration_share": 0.4}},
     "policies": ["oracle+entropy@20", "speculative@3"],
-    "family": {},
-    "tuned": {},
+    "embedded_models": {},
+    "embedded_finetunes": {},
 }
 
 
@@ -33,8 +33,8 @@ def project(tiny_checkpoints, tmp_path_factory) -> Path:
     for file in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / file, home)
     (home / "checkpoints").symlink_to(tiny_checkpoints)
-    (home / "data/family").mkdir(parents=True)
-    (home / "data/family/none.txt").write_text("no embedded family here\n")
+    (home / "data/embedded").mkdir(parents=True)
+    (home / "data/embedded/none.txt").write_text("no embedded family here\n")
     save(home, PARAMS | SMALL)
     dvc(home, "init", "--no-scm", "-q")
     shutil.copy(ROOT / ".dvc/config", home / ".dvc/config")
@@ -120,7 +120,7 @@ def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(proj
     before = (project / "data/rollouts/duo/toy/tokens-0000.parquet").stat().st_mtime_ns
     save(project, params)
 
-    own = {"dump_large", "dump_small", "fuse", "route", "rollout", "close_up", "grade"}
+    own = {"dump_large", "dump_small", "fuse", "route", "rollout", "dump_rollouts", "grade_policies"}
     assert ran(dvc(project, "repro")) == {f"{stage}@other" for stage in own} | {
         "catalogue",
         "evaluate@toy",

@@ -61,7 +61,7 @@ def test_a_task(registries, finished, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, module.__name__, module)
     add("fsgen/tasks/letters.py", module, registry.TASKS)
 
-    dataset = DatasetConfig(task="letters", max_new_tokens=8, calibration=0.4)
+    dataset = DatasetConfig(task="letters", max_new_tokens=8, calibration_share=0.4)
     table = prompts.build_prompts("letters", dataset, seed=1)
     assert set(table["split"]) == {"calibration", "test"}
     golds = {row["prompt_id"]: json.loads(row["gold"]) for row in table.iter_rows(named=True)}
@@ -109,7 +109,7 @@ def test_a_method(registries, tiny_world):
     """Fused on the dumps with sound certificates, and in the closed loop over the full vocabulary."""
     add("fsgen/collaboration/fusion.py", fusion, registry.RULES)
     methods = {"oracle": {"rule": "oracle"}, "agreement": {"rule": "agreement", "weight": 2.0}}
-    loaded = write_params(PARAMS | {"methods": methods, "policies": ["agreement+threshold"]})
+    loaded = write_params(PARAMS | {"methods": methods, "policies": ["agreement+max_probability"]})
     assert loaded.methods["agreement"].parameters == {"alpha": 0.1, "weight": 2.0}
     run_pair(loaded)
     key = ["prompt_id", "turn", "pos"]

@@ -17,7 +17,7 @@ from fsgen.execution import code
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fsgen"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-GPU_STAGES = ("train", "tune", "dump_solo", "dump_large", "dump_small", "rollout", "close_up")
+GPU_STAGES = ("train", "tune", "dump_solo", "dump_large", "dump_small", "rollout", "dump_rollouts")
 CPU_STAGES = [name for name in STAGES if name not in GPU_STAGES]
 
 RUNNING = {"config", "errors", "execution", "tables"}
@@ -265,7 +265,7 @@ def test_a_stage_names_no_executor():
     params = [param for stage in STAGES.values() for param in stage.get("do", stage).get("params", [])]
 
     assert {param for param in params if param.startswith("compute")} == {
-        *("compute.device", "compute.dtype", "compute.rows", "compute.read_tokens")
+        *("compute.device", "compute.dtype", "compute.batch_size", "compute.max_batch_tokens")
     }
 
 

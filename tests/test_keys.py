@@ -34,9 +34,9 @@ SECTIONS = {
     "dump": DumpConfig,
     "compute": ComputeConfig,
     "report": ReportConfig,
-    "curriculum": CurriculumConfig,
-    "family": PretrainConfig,
-    "tuned": FinetuneConfig,
+    "embedded_curriculum": CurriculumConfig,
+    "embedded_models": PretrainConfig,
+    "embedded_finetunes": FinetuneConfig,
 }
 
 
@@ -84,4 +84,4 @@ def test_every_key_is_explained(name):
     section = SECTIONS[name]
     missing = {field.name for field in dataclasses.fields(section)} - sentences(section).keys()
 
-    assert not missing or name in ("family", "tuned")
+    assert not missing or name in ("embedded_models", "embedded_finetunes")

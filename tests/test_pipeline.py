@@ -79,8 +79,8 @@ def test_records_hold_the_full_distribution(world):
             loaded, ids[row["prompt_id"]] + written[row["prompt_id"]][: row["pos"]]
         )
         ranked = sorted(enumerate(logits.double().tolist()), key=lambda pair: (-pair[1], pair[0]))
-        near = [i for i, x in ranked if x >= ranked[0][1] - dump.depth]
-        kept = max(dump.k_min, min(len(near), dump.k_max))
+        near = [i for i, x in ranked if x >= ranked[0][1] - dump.nats_below_top]
+        kept = max(dump.min_top_k, min(len(near), dump.max_top_k))
         p = torch_softmax(logits)
 
         assert [i for i, _ in ranked[:kept]] == row["top_ids"]

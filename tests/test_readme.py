@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fsgen.cli.__main__ import app
-from fsgen.report import headline
+from fsgen.report import summary
 from fsgen.tables import views
 from fsgen.tables.schemas import comparison, scaling, uncertainty
 from tests.conftest import check_part
@@ -80,14 +80,14 @@ def test_the_list_of_views_is_fresh():
     check_part("views", [list_of_views()])
 
 
-def test_the_headline_is_what_was_committed():
+def test_the_summary_is_what_was_committed():
     """metrics/arith.json as it lies here or, where another machine has made it anew, as git knows it."""
     known = subprocess.run(
         ["git", "show", "HEAD:metrics/arith.json"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     metrics = [(ROOT / "metrics/arith.json").read_text(), known.stdout or "{}"]
-    contents = [headline.markdown("arith", json.loads(one)) + "\n" for one in metrics if one != "{}"]
-    check_part("headline", contents)
+    contents = [summary.markdown("arith", json.loads(one)) + "\n" for one in metrics if one != "{}"]
+    check_part("summary", contents)
 
 
 def test_it_is_short_enough_to_be_read():

@@ -22,8 +22,8 @@ PAIRS = sorted(synthetic.PAIRS)
 ALL = {
     "dumps/*/sums/tokens": TOKENS,
     "dumps/*/sums/texts": TEXTS,
-    "large/*/sums/reads": READS,
-    "small/*/sums/reads": READS,
+    "teacher_forced/large/*/sums/reads": READS,
+    "teacher_forced/small/*/sums/reads": READS,
     "rollouts/*/sums/tokens": ROLLED,
     "rollouts/*/sums/texts": ROLLED_TEXTS,
     "rollouts/*/sums/steps": STEPS,
@@ -104,8 +104,8 @@ def test_partners_are_asked_at_each_others_lists(data, pair):
     """On both texts, of the length of the partner's list, and equal to its own logits where lists meet."""
     small, large = synthetic.PAIRS[pair]
     own = {m: parquet.read(f"data/dumps/{m}/sums/tokens-*.parquet").sort(KEY) for m in (small, large)}
-    by_large = parquet.read(f"data/large/{pair}/sums/reads-*.parquet").sort(KEY)
-    by_small = parquet.read(f"data/small/{pair}/sums/reads-*.parquet").sort(KEY)
+    by_large = parquet.read(f"data/teacher_forced/large/{pair}/sums/reads-*.parquet").sort(KEY)
+    by_small = parquet.read(f"data/teacher_forced/small/{pair}/sums/reads-*.parquet").sort(KEY)
     met = [
         (by_large, own[small]),
         (by_small.filter(writer="small"), by_large),

@@ -15,7 +15,7 @@ from fsgen.models import description
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.schemas.catalogue import MODELS, PAIRS, POLICIES
 
-SOURCES = ("hub", "path", "family")  # a model names one of these keys
+SOURCES = ("hub", "path", "embedded")  # a model names one of these keys
 
 
 def write_catalogue(settings: Settings) -> None:
@@ -38,7 +38,7 @@ def model_rows(models: Mapping[str, ModelConfig], described: Mapping[str, Mappin
         sizes = described[name]["parameters"]
         yield {
             "model": name,
-            "prompt_format": model.prompt,
+            "prompt_format": model.prompt_format,
             "source": next(source for source in SOURCES if getattr(model, source) is not None),
             "total_parameters": sizes["total"],
             "non_embedding_parameters": sizes["non_embedding"],

@@ -110,7 +110,7 @@ DRAFTED_ROWS = f"""
     with {TESTED},
     -- the position behind each turn of the large model's text, tokens after its stop left out
     ends as (
-        select prompt_id, turn, sum(tokens - tail + if(turn > 1, prompt_tokens, 0))
+        select prompt_id, turn, sum(tokens - tokens_after_stop + if(turn > 1, prompt_tokens, 0))
                over (partition by prompt_id order by turn) as ended
         from solo_texts where model = $model and dataset = $dataset
     )
@@ -122,7 +122,7 @@ DRAFTED_ROWS = f"""
 """
 LARGE_TURNS = f"""
     with {TESTED}
-    select prompt_id, turn, prompt_tokens, tokens - tail as written
+    select prompt_id, turn, prompt_tokens, tokens - tokens_after_stop as written
     from solo_texts where model = $model and dataset = $dataset and prompt_id in (from tested)
     order by prompt_id, turn
 """

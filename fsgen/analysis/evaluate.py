@@ -44,7 +44,7 @@ class Ratio:
 
 
 def evaluate(settings: Settings, dataset: str) -> None:
-    """Write data/evaluated/<dataset>/*.parquet (counts) and metrics/<dataset>.json (numbers)."""
+    """Write data/counts/<dataset>/*.parquet (counts) and metrics/<dataset>.json (numbers)."""
     settings.dataset(dataset)
     counted = counts.count_policies(settings, dataset)
     out = paths.counts(dataset)

@@ -5,8 +5,8 @@ import traceback
 
 import typer
 
-from fsgen.cli import check, measure, prune, query, results, run, show
-from fsgen.cli.app import app
+from fsgen.cli import check, measure, migrate, prune, query, results, run, show
+from fsgen.cli.app import app, refuse_old_name
 from fsgen.errors import UserError
 
 COMMANDS = (  # in the order of the help page
@@ -14,16 +14,17 @@ COMMANDS = (  # in the order of the help page
     query.tables,
     show.show,
     query.predict,
-    query.headline,
+    query.summary,
     check.check,
     show.generate,
     run.run,
     measure.speedup,
-    measure.stability,
+    measure.batch_invariance,
     results.grade,
     results.report,
-    results.keep,
-    prune.tidy,
+    results.archive,
+    prune.prune,
+    migrate.migrate,
 )
 for command in COMMANDS:
     app.command()(command)
@@ -32,6 +33,7 @@ for command in COMMANDS:
 def main() -> None:
     """Run the command that the command line names; any error is one line on stderr and exit code 1."""
     try:
+        refuse_old_name(sys.argv[1:])
         app(standalone_mode=False)
     except UserError as error:
         _fail(str(error))

@@ -50,7 +50,7 @@ def _model_size(name: str, model: ModelConfig) -> int | None:
         return description.read_description(name)["parameters"]["total"]
     if _is_local(model):
         return checkpoints.count_parameters(name, model)["total"]
-    return None if model.parameters is None else int(model.parameters)
+    return None if model.parameter_count is None else int(model.parameter_count)
 
 
 def _is_local(model: ModelConfig) -> bool:
@@ -80,11 +80,13 @@ def most_cached_values(parameters: float) -> float:
 
 
 def rollout_memory(settings: Settings, pair: str, sizes: dict[str, int], machine: Machine | None) -> float:
-    """Bytes that a pair's rollout holds, at most: all weights, and caches of `compute.rows` texts."""
+    """Bytes that a pair's rollout holds, at most: all weights, and caches of `compute.batch_size` texts."""
     longest = max(volume.prompt_tokens + volume.text_tokens for volume in dataset_volumes(settings.datasets))
     total = 0.0
     for name in settings.pairs[pair].roles().values():
-        cached = settings.compute.rows * longest * cached_values(name, settings.models[name], sizes[name])
+        cached = (
+            settings.compute.batch_size * longest * cached_values(name, settings.models[name], sizes[name])
+        )
         total += (sizes[name] + cached) * weight_bytes(settings.dtype_of(name), machine)
     return total
 
@@ -159,7 +161,7 @@ def _unknown_sizes_line(models: Iterable[str], sizes: Mapping[str, int]) -> list
     unknown = ", ".join(name for name in models if name not in sizes)
     if not unknown:
         return []
-    return [f"sizes unknown: {unknown}; state models.<name>.parameters to have memory and time."]
+    return [f"sizes unknown: {unknown}; state models.<name>.parameter_count to have memory and time."]
 
 
 def _assumptions(datasets: Mapping[str, DatasetConfig]) -> list[str]:

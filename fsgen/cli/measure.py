@@ -1,4 +1,4 @@
-"""`fsgen speedup` and `fsgen stability`: measurements on this machine."""
+"""`fsgen speedup` and `fsgen batch-invariance`: measurements on this machine."""
 
 from typing import Annotated
 
@@ -22,17 +22,17 @@ def speedup(
     print("\n".join(step_times.report_lines(settings, pair, dataset, prompts)))
 
 
-def stability(
+def batch_invariance(
     model: Annotated[str, typer.Argument(help="A key of models in params.yaml.")],
     dataset: Dataset = None,
     prompts: Annotated[int, typer.Option(min=1, help="To write on.")] = 8,
 ):
-    """Write prompts one by one and side by side, and say where a model's texts part.
+    """Generate prompts one at a time and in one batch, and report where a model's texts differ first.
 
-    Example: `fsgen stability arith-87k --prompts 4`
+    Example: `fsgen batch-invariance arith-87k --prompts 4`
     """
-    from fsgen.decoding import batch_invariance  # torch
+    from fsgen.decoding.batch_invariance import report_lines  # torch
 
     settings = load_settings()
     dataset = name_or_first(dataset, settings, "datasets")
-    print("\n".join(batch_invariance.report_lines(settings, model, dataset, prompts)))
+    print("\n".join(report_lines(settings, model, dataset, prompts)))

@@ -1,4 +1,4 @@
-"""`fsgen tidy`: remove outputs of names that params.yaml no longer holds."""
+"""`fsgen prune`: remove outputs of names that params.yaml no longer holds."""
 
 import shutil
 from pathlib import Path
@@ -30,10 +30,10 @@ OUTPUTS = {
 }
 
 
-def tidy(yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False):
+def prune(yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False):
     """Remove outputs of pairs, models and datasets that params.yaml no longer names.
 
-    Example: `fsgen tidy`
+    Example: `fsgen prune`
     """
     leftovers = find_leftovers(load_settings())
     for path in leftovers:

@@ -1,4 +1,4 @@
-"""`fsgen sql`, `tables`, `predict` and `headline`: queries on the stored tables."""
+"""`fsgen sql`, `tables`, `predict` and `summary`: queries on the stored tables."""
 
 from pathlib import Path
 from typing import Annotated
@@ -128,11 +128,11 @@ def predict(
     print(predict_pair(method, dataset, large, small))
 
 
-def headline():
+def summary():
     """Print accuracy and collaboration frequency of every pair.
 
-    Example: `fsgen headline`
+    Example: `fsgen summary`
     """
-    from fsgen.report.headline import print_headline
+    from fsgen.report.summary import print_summary
 
-    print_headline({name: read_metrics(METRICS / f"{name}.json") for name in load_settings().datasets})
+    print_summary({name: read_metrics(METRICS / f"{name}.json") for name in load_settings().datasets})

@@ -1,4 +1,4 @@
-"""`fsgen grade`, `report` and `keep`: work on results that are written."""
+"""`fsgen grade`, `report` and `archive`: work on results that are written."""
 
 import json
 from pathlib import Path
@@ -41,11 +41,11 @@ def report():
     write_report(load_settings())
 
 
-def keep(name: Annotated[str, typer.Argument(help="The folder under results/.")]):
+def archive(name: Annotated[str, typer.Argument(help="The folder under results/.")]):
     """Keep what this run found in `results/<name>/`, small enough for git: numbers, figures, times, findings.
 
-    Example: `fsgen keep qwen-coder`
+    Example: `fsgen archive qwen-coder`
     """
-    from fsgen.report.archive import archive
+    from fsgen.report import archive as archived
 
-    archive(load_settings(), name)
+    archived.archive(load_settings(), name)

@@ -34,7 +34,7 @@ def run(
 ):
     """Run one combination without editing params.yaml, in runs/.
 
-    Example: `fsgen run --large data/family/base-451k --small data/family/base-23k --dataset arith --limit 32`
+    Example: `fsgen run --large data/embedded/base-451k --small data/embedded/base-23k --dataset arith --limit 32`
     """
     from fsgen.cli import single_run
 
@@ -57,12 +57,12 @@ def run(
 
 
 def _print_results(folder: Path, dataset: str) -> None:
-    """Print the headline and every policy of a run; warn where the small model is the larger one."""
+    """Print the summary and every policy of a run; warn where the small model is the larger one."""
     from fsgen.cli import cost_estimates
-    from fsgen.report import headline
+    from fsgen.report import summary
 
     metrics = json.loads((folder / "metrics" / f"{dataset}.json").read_text())
-    print(f"{headline.markdown(dataset, metrics)}\n\n{headline.policies(metrics)}\n")
+    print(f"{summary.markdown(dataset, metrics)}\n\n{summary.policies(metrics)}\n")
     sizes = {name: model["total_parameters"] for name, model in metrics["models"].items()}
     for warning in cost_estimates.warn_of_swapped_pairs(metrics["pairs"], sizes):
         console.warn(warning)

@@ -29,9 +29,9 @@ RUNS = Path("runs")
 PARAMS = Path("params.yaml")
 DEFAULTS = {  # in a folder without params.yaml
     "seed": 20240618,
-    "dump": {"depth": 3.0, "k_min": 8, "k_max": 64, "block": 64},
-    "compute": {"device": "auto", "dtype": "auto", "rows": 32, "read_tokens": 8192},
-    "report": {"prompts": 8},
+    "dump": {"nats_below_top": 3.0, "min_top_k": 8, "max_top_k": 64, "prompts_per_shard": 64},
+    "compute": {"device": "auto", "dtype": "auto", "batch_size": 32, "max_batch_tokens": 8192},
+    "report": {"explorer_prompts": 8},
     "sandbox": "strict",
     "allow_code_execution": False,
 }
@@ -124,7 +124,7 @@ def _pair_and_models(request: RunRequest) -> tuple[dict[str, str], dict[str, dic
     """The pair, role to model name, and the entry of every model by name."""
     sources = {"small": request.small, "tuned": request.tuned or request.small, "large": request.large}
     names = _name_sources(sources)
-    models = {name: _locate(source) | {"prompt": request.prompt} for source, name in names.items()}
+    models = {name: _locate(source) | {"prompt_format": request.prompt} for source, name in names.items()}
     return {role: names[source] for role, source in sources.items()}, models
 
 
@@ -176,7 +176,7 @@ def _method_and_policy(request: RunRequest, present: dict) -> tuple[dict[str, di
 def _default_routers() -> dict[str, dict]:
     """Every router by its own name, with the threshold of FS-GEN's paper where it has one."""
     thresholds = {name: resolve(ROUTERS, name, "the routers").default_threshold for name in ROUTERS}
-    return {name: {} if at is None else {"at": at} for name, at in thresholds.items()}
+    return {name: {} if at is None else {"threshold": at} for name, at in thresholds.items()}
 
 
 def _dataset(request: RunRequest, present: dict) -> dict:

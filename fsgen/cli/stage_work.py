@@ -57,7 +57,7 @@ def _volume(name: str, entry: DatasetConfig) -> DatasetVolume:
     prompts = count_prompts(name, entry) or 0
     return DatasetVolume(
         prompts=prompts,
-        test_prompts=math.ceil(prompts * (1 - entry.calibration)),
+        test_prompts=math.ceil(prompts * (1 - entry.calibration_share)),
         prompt_tokens=(task.prompt_tokens or ASSUMED_PROMPT_TOKENS) + EXAMPLE_TOKENS * entry.shots,
         text_tokens=task.turns * entry.max_new_tokens,
     )
@@ -74,7 +74,7 @@ def count_prompts(name: str, entry: DatasetConfig) -> int | None:
 def list_work(settings: Settings) -> list[StageWork]:
     """The work of every stage that runs models, in the pipeline's order."""
     volumes = dataset_volumes(settings.datasets)
-    batch = min(settings.compute.rows, settings.dump.block)
+    batch = min(settings.compute.batch_size, settings.dump.prompts_per_shard)
     work = [_count_solo(name, batch, volumes) for name in settings.models]
     for pair in settings.pairs:
         work += _count_reading(settings, pair, volumes)
@@ -102,7 +102,7 @@ def _count_reading(settings: Settings, pair: str, volumes: list[DatasetVolume]) 
             continue
         positions = sum(v.prompts * (v.prompt_tokens + texts * v.text_tokens) for v in volumes)
         rows = sum(v.prompts * texts * v.text_tokens for v in volumes)
-        passes = _count_passes(positions, settings.compute.read_tokens)
+        passes = _count_passes(positions, settings.compute.max_batch_tokens)
         work.append(StageWork(stage, pair, model, passes, positions, rows))
     return sorted(work, key=lambda reader: reader.stage)
 
@@ -113,7 +113,7 @@ def _count_rollout(settings: Settings, pair: str, volumes: list[DatasetVolume]) 
     text_positions = sum(v.test_prompts * policies * v.text_tokens for v in volumes)
     tree_positions = TREE_STEP_SHARE * text_positions
     positions = sum(v.test_prompts * v.prompt_tokens for v in volumes) + math.ceil(tree_positions)
-    steps = math.ceil(tree_positions / settings.compute.rows)
+    steps = math.ceil(tree_positions / settings.compute.batch_size)
     members = settings.pairs[pair].roles()
     rows = {members["large"]: text_positions}  # one table for all models
     return [
@@ -122,13 +122,13 @@ def _count_rollout(settings: Settings, pair: str, volumes: list[DatasetVolume]) 
 
 
 def _count_close_up(settings: Settings, pair: str, volumes: list[DatasetVolume]) -> list[StageWork]:
-    """`close_up`: all models read the policies' texts on the prompts that the report shows."""
-    policies, shown = _count_policies(settings.policies_of(pair)), settings.report.prompts
+    """`dump_rollouts`: all models read the policies' texts on the prompts that the report shows."""
+    policies, shown = _count_policies(settings.policies_of(pair)), settings.report.explorer_prompts
     rows = sum(min(shown, v.test_prompts) * policies * v.text_tokens for v in volumes)
     positions = rows + sum(min(shown, v.test_prompts) * v.prompt_tokens for v in volumes)
-    passes = _count_passes(positions, settings.compute.read_tokens)
+    passes = _count_passes(positions, settings.compute.max_batch_tokens)
     models = settings.pairs[pair].roles().values()
-    return [StageWork("close_up", pair, model, passes, positions, rows) for model in models]
+    return [StageWork("dump_rollouts", pair, model, passes, positions, rows) for model in models]
 
 
 def _count_policies(policies: Iterable[Policy]) -> int:

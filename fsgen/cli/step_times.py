@@ -81,7 +81,7 @@ def measure(settings: Settings, pair: str, dataset: str, prompts: int) -> StepTi
     kinds += [_StepKind(k, large, k + 1) for k in drafting.TIMED]
     seconds: dict[str | int, list[float]] = {kind.name: [] for kind in kinds}
     for name, ids in zip(rows["prompt_id"], spec.prompt_ids(large, rows, max_new_tokens), strict=True):
-        _time_along(kinds, ids, texts[name], settings.compute.read_tokens, seconds)
+        _time_along(kinds, ids, texts[name], settings.compute.max_batch_tokens, seconds)
     medians = {kind: median(values) for kind, values in seconds.items()}
     return StepTimes(medians.pop("small"), medians.pop("large"), medians)
 

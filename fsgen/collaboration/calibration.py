@@ -88,7 +88,7 @@ def calibrated_router(
     name = fit_name(policy.method, config.rule)
     weights = _weights(fits, name if name in fits else None)
     if policy.budget is None:
-        return CalibratedRouter(config.rule, config.at, weights)
+        return CalibratedRouter(config.rule, config.threshold, weights)
     if policy.name not in thresholds:
         raise UserError(f"Policy '{policy.name}' has no calibrated threshold; rerun the stage 'route'.")
     return CalibratedRouter(config.rule, thresholds[policy.name], weights)

@@ -126,7 +126,7 @@ class _DumpedRecords(NamedTuple):
         """Those of one split's prompts, in one shard of the dumps or in all."""
         prompts = parquet.read(paths.prompts(dataset), ["prompt_id", "split"]).filter(split=split)
         in_split = pl.col("prompt_id").is_in(prompts["prompt_id"].implode())
-        columns = [*KEY, *router_input.router_input_columns(settings.dump.k_min)]
+        columns = [*KEY, *router_input.router_input_columns(settings.dump.min_top_k)]
         methods = {n: m for n, m in settings.methods_of(pair).items() if not m.definition.drafts}
         reads = parquet.scan(paths.read_by_small(pair, dataset) / f"reads-{shard}.parquet")
         reads = reads.filter(in_split, writer="large")
@@ -137,7 +137,7 @@ class _DumpedRecords(NamedTuple):
             records[role, role] = own.select(columns).collect()
             records[role, "large"] = reads.filter(reader=role).select(columns).collect()
         fused = parquet.scan(paths.fused(pair, dataset) / f"fused-{shard}.parquet").filter(in_split)
-        return cls(records, fused.collect(), methods, settings.dump.k_min)
+        return cls(records, fused.collect(), methods, settings.dump.min_top_k)
 
     def rows_of(self, name: str, writer: str | None = None) -> pl.DataFrame:
         """Records and fused tokens of a method where its default model chose, by KEY.

@@ -1,6 +1,6 @@
 """What a router sees of a position: the record of the model that would speak there.
 
-Shape legend: N positions, K most likely tokens (as many as every stored list holds: dump.k_min).
+Shape legend: N positions, K most likely tokens (as many as every stored list holds: dump.min_top_k).
 """
 
 from typing import NamedTuple

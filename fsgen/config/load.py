@@ -6,6 +6,7 @@ from pathlib import Path
 from fsgen.config import validation
 from fsgen.config.parsing import from_mapping, read_yaml, require_mapping
 from fsgen.config.policies import RouterConfig, method_table, policy_table
+from fsgen.config.renamed import refuse_router_rule
 from fsgen.config.schema import (
     ComputeConfig,
     CurriculumConfig,
@@ -32,23 +33,26 @@ def load_settings(path: str | Path = "params.yaml") -> Settings:
     return settings
 
 
+def _parse_router(name: str, entry: object) -> RouterConfig:
+    where = f"routers.{name}"
+    raw = {"rule": name} | require_mapping(entry or {}, where)
+    refuse_router_rule(where, raw["rule"])
+    return from_mapping(RouterConfig, raw, where)
+
+
 def _parse(raw: dict) -> Settings:
     validation.check_sections(raw)
     raw = dict(raw)
     methods = method_table(require_mapping(raw.pop("methods", None), "methods"))
-    routers = {
-        name: from_mapping(
-            RouterConfig, {"rule": name} | require_mapping(entry or {}, f"routers.{name}"), f"routers.{name}"
-        )
-        for name, entry in require_mapping(raw.pop("routers", None), "routers").items()
-    }
+    entries = require_mapping(raw.pop("routers", None), "routers")
+    routers = {name: _parse_router(name, entry) for name, entry in entries.items()}
     policies = policy_table(raw.pop("policies", None), methods, routers)
     tables = {
         "datasets": DatasetConfig,
         "models": ModelConfig,
         "pairs": PairConfig,
-        "family": PretrainConfig,
-        "tuned": FinetuneConfig,
+        "embedded_models": PretrainConfig,
+        "embedded_finetunes": FinetuneConfig,
     }
     built: dict[str, typing.Any] = {}
     for section, cls in tables.items():
@@ -58,7 +62,7 @@ def _parse(raw: dict) -> Settings:
         "dump": DumpConfig,
         "compute": ComputeConfig,
         "report": ReportConfig,
-        "curriculum": CurriculumConfig,
+        "embedded_curriculum": CurriculumConfig,
     }.items():
         if section in raw:
             built[section] = from_mapping(cls, raw.pop(section), section)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from fsgen.config.renamed import refuse_key
 from fsgen.errors import UserError, lookup_or_suggest
 
 
@@ -55,6 +56,7 @@ def from_mapping(cls: type, raw: object, where: str) -> typing.Any:
     raw = require_mapping(raw, where)
     hints = typing.get_type_hints(cls)
     for key in raw:
+        refuse_key(where, key)
         lookup_or_suggest(hints, key, f"the keys of {where}")
     missing = [
         f.name

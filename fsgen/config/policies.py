@@ -29,9 +29,9 @@ class RouterConfig:
     """A rule by which the large model is called, and its threshold."""
 
     rule: str
-    """`always`, `never`, `threshold`, `margin`, `entropy`, `logistic`, `svm`, `random` or `perfect`; by
+    """`always`, `never`, `max_probability`, `margin`, `entropy`, `logistic`, `svm`, `random` or `perfect`; by
     default the router's name."""
-    at: float | None = None
+    threshold: float | None = None
     """Threshold of a policy that names no budget, in the score's own unit."""
 
     @property
@@ -113,9 +113,9 @@ def _check_budget(text: str, router: str, entry: RouterConfig, budget: float | N
     if definition.is_constant and budget is not None:
         amount = text.partition("@")[2]
         raise UserError(f"Policy '{text}' gives a budget to '{router}', which has none; drop '@{amount}'.")
-    if definition.needs_threshold and budget is None and entry.at is None:
+    if definition.needs_threshold and budget is None and entry.threshold is None:
         raise UserError(
-            f"Policy '{text}' needs a budget such as '@20', or a threshold 'routers.{router}.at'."
+            f"Policy '{text}' needs a budget such as '@20', or a threshold 'routers.{router}.threshold'."
         )
 
 

@@ -30,7 +30,7 @@ RULES = {
 ROUTERS = {
     "always": "fsgen.collaboration.routers:ALWAYS",
     "never": "fsgen.collaboration.routers:NEVER",
-    "threshold": "fsgen.collaboration.routers:THRESHOLD",
+    "max_probability": "fsgen.collaboration.routers:MAX_PROBABILITY",
     "margin": "fsgen.collaboration.routers:MARGIN",
     "entropy": "fsgen.collaboration.routers:ENTROPY",
     "logistic": "fsgen.collaboration.learned_routers:LOGISTIC",

@@ -5,7 +5,7 @@ from typing import Any
 
 from fsgen.config.policies import Method, Policy, RouterConfig
 from fsgen.config.registry import EXECUTORS, TASKS, resolve
-from fsgen.config.roles import TUNED
+from fsgen.config.roles import LARGE, SMALL, TUNED
 from fsgen.errors import lookup_or_suggest
 
 
@@ -25,7 +25,7 @@ class DatasetConfig:
     """Number of prompts, calibration and test together, in a seeded order that a raise only extends."""
     shots: int = 0
     """Worked examples before the question."""
-    calibration: float = 0.25
+    calibration_share: float = 0.25
     """Share of the prompts on which routers are calibrated and which no result counts."""
 
     @property
@@ -38,7 +38,7 @@ class DatasetConfig:
 class ModelConfig:
     """A checkpoint, where it lies and how it is asked."""
 
-    prompt: str
+    prompt_format: str
     """`plain` text or the tokenizer's `chat` template; equal for all models of a pair."""
     hub: str | None = None
     """Repository of the hub, fetched once."""
@@ -46,14 +46,14 @@ class ModelConfig:
     """Commit of the hub repository; required with `hub`, so that results can be rebuilt."""
     path: str | None = None
     """Local folder of a checkpoint, in place of `hub`."""
-    family: str | None = None
-    """Name of a member of the embedded family."""
+    embedded: str | None = None
+    """Name of an embedded model."""
     dtype: str | None = None
     """`float32` or `bfloat16`; without it `compute.dtype` decides."""
     stop_tokens: tuple[str, ...] | None = None
     """Tokens that end a text; without it those that the checkpoint itself names."""
-    parameters: float | None = None
-    """All of them, for estimates before the checkpoint is fetched; one that differs by 5 % is refused."""
+    parameter_count: float | None = None
+    """All parameters, for estimates before the checkpoint is fetched; one that differs by 5 % is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +63,9 @@ class PairConfig:
     small: str
     """Name of a model: the one that writes."""
     tuned: str
-    """The small model after fine-tuning; the small model's own name where there is none (no proxy then)."""
+    """The small model after fine-tuning, which `proxy` needs; the small model's own name where there is none."""
     large: str
-    """Name of a model: the one that steps in."""
+    """Name of a model: the one that is called."""
 
     @property
     def has_tuned(self) -> bool:
@@ -73,24 +73,24 @@ class PairConfig:
         return self.tuned != self.small
 
     def roles(self) -> dict[str, str]:
-        """Role to model name, in reading order; `tuned` only where there is one."""
-        roles = {"small": self.small, "tuned": self.tuned, "large": self.large}
-        return {r: m for r, m in roles.items() if r != TUNED or self.has_tuned}
+        """Role to model name, in the order of ROLES; `tuned` only where there is one."""
+        models = {SMALL: self.small, TUNED: self.tuned, LARGE: self.large}
+        return {role: model for role, model in models.items() if role != TUNED or self.has_tuned}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DumpConfig:
     """What a record keeps of the logits."""
 
-    depth: float
-    """A stored list holds every id within so many nats of the maximum ..."""
-    k_min: int
-    """... at least so many ids, ..."""
-    k_max: int
-    """... at most so many."""
-    block: int
+    nats_below_top: float
+    """A stored list holds every id whose logit is within so many nats of the maximum,"""
+    min_top_k: int
+    """at least so many ids,"""
+    max_top_k: int
+    """and at most so many."""
+    prompts_per_shard: int
     """Prompts in a shard."""
-    tail: int = 0
+    tokens_after_stop: int = 0
     """Tokens kept after a stop string, outside every ratio."""
 
 
@@ -102,11 +102,11 @@ class ComputeConfig:
     """`auto`, `cpu` or `cuda`."""
     dtype: str
     """`auto` (bfloat16 on CUDA, float32 elsewhere), `float32` or `bfloat16`."""
-    rows: int
-    """Texts written side by side."""
-    read_tokens: int
-    """Tokens of a reading batch, padding included."""
-    engine: str = "local"
+    batch_size: int
+    """Texts that are generated at once."""
+    max_batch_tokens: int
+    """Tokens of a batch in a scoring pass, padding included."""
+    executor: str = "local"
     """`local` (this process) or `ray` (the cluster at RAY_ADDRESS), which leave the same bytes in float32 on
     devices of one kind."""
     replicas: int = 1
@@ -117,15 +117,15 @@ class ComputeConfig:
     @property
     def definition(self) -> Any:
         """The `ExecutorKind` that the registry names."""
-        return resolve(EXECUTORS, self.engine, "the engines that compute.engine can name")
+        return resolve(EXECUTORS, self.executor, "the executors that compute.executor can name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """What the page shows."""
 
-    prompts: int
-    """Test prompts of a dataset whose texts the report shows token by token."""
+    explorer_prompts: int
+    """Test prompts of a dataset whose texts the report's explorer shows token by token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,12 +194,12 @@ class Settings:
     """Whether grading may run programs that a model wrote, in a sandbox."""
     sandbox: str = "strict"
     """`strict`, or `weak` to go on where this machine grants less than the whole sandbox."""
-    curriculum: CurriculumConfig | None = None
-    """Of the embedded family's training text, in shares that add up to 1."""
-    family: dict[str, PretrainConfig] = field(default_factory=dict)
-    """Base models that are trained here, by name."""
-    tuned: dict[str, FinetuneConfig] = field(default_factory=dict)
-    """Fine-tuned variants of them, by name."""
+    embedded_curriculum: CurriculumConfig | None = None
+    """Shares of answer styles in the embedded models' training text; they add up to 1."""
+    embedded_models: dict[str, PretrainConfig] = field(default_factory=dict)
+    """Base models that the stage `train` trains, by name."""
+    embedded_finetunes: dict[str, FinetuneConfig] = field(default_factory=dict)
+    """Fine-tuned variants of them, which the stage `tune` trains, by name."""
 
     def policies_of(self, pair: str) -> list[Policy]:
         """The policies that this pair can run: all of them, less those that require a model it lacks."""
@@ -227,10 +227,10 @@ class Settings:
         """The pair of that name; UserError that offers the nearest where there is none."""
         return lookup_or_suggest(self.pairs, name, "pairs of params.yaml")
 
-    def family_member(self, name: str) -> PretrainConfig:
+    def embedded_model(self, name: str) -> PretrainConfig:
         """The base model of the embedded family; UserError that offers the nearest where there is none."""
-        return lookup_or_suggest(self.family, name, "family of params.yaml")
+        return lookup_or_suggest(self.embedded_models, name, "embedded_models of params.yaml")
 
-    def tuned_member(self, name: str) -> FinetuneConfig:
+    def embedded_finetune(self, name: str) -> FinetuneConfig:
         """The fine-tuned model of the embedded family; UserError where there is none."""
-        return lookup_or_suggest(self.tuned, name, "tuned of params.yaml")
+        return lookup_or_suggest(self.embedded_finetunes, name, "embedded_finetunes of params.yaml")

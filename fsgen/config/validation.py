@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from fsgen.config import registry
+from fsgen.config.renamed import refuse_section
 from fsgen.config.roles import TUNED
 from fsgen.config.schema import DatasetConfig, ModelConfig, Settings
 from fsgen.errors import UserError, lookup_or_suggest
@@ -14,7 +15,7 @@ from fsgen.errors import UserError, lookup_or_suggest
 RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
 ENTRIES = {  # how an entry is written in a section that a command cannot go without
     "datasets": "gsm8k: {task: gsm8k, max_new_tokens: 256}",
-    "models": "tiny: {path: checkpoints/tiny, prompt: plain}",
+    "models": "tiny: {path: checkpoints/tiny, prompt_format: plain}",
     "pairs": "duo: {small: tiny, tuned: tiny, large: big}",
     "methods": "oracle: {rule: oracle}",
 }
@@ -23,6 +24,7 @@ ENTRIES = {  # how an entry is written in a section that a command cannot go wit
 def check_sections(raw: dict) -> None:
     """Of the file as it was read: keys that exist, and entries; models may well be run without any pair."""
     for key in raw:
+        refuse_section(key)
         lookup_or_suggest(
             dict.fromkeys(field.name for field in fields(Settings)), key, "the keys of params.yaml"
         )
@@ -41,13 +43,23 @@ def refuse_empty(section: str, entries: object) -> None:
 
 def check_names(settings: Settings) -> None:
     """Names that DVC and folders can hold: a dot is a step into a mapping for DVC."""
-    for section in ("datasets", "models", "pairs", "methods", "routers", "family", "tuned"):
+    for section in (
+        "datasets",
+        "models",
+        "pairs",
+        "methods",
+        "routers",
+        "embedded_models",
+        "embedded_finetunes",
+    ):
         for name in getattr(settings, section):
             if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or not isinstance(name, str):
                 raise UserError(f"{section} holds the name {name!r}; use letters, digits, '-' and '_' alone.")
-    both = sorted(set(settings.family) & set(settings.tuned))
+    both = sorted(set(settings.embedded_models) & set(settings.embedded_finetunes))
     if both:
-        raise UserError(f"'{both[0]}' stands in family and in tuned, which share a folder; rename one.")
+        raise UserError(
+            f"'{both[0]}' is in embedded_models and in embedded_finetunes, which share a folder; rename one."
+        )
 
 
 def check_routers(settings: Settings) -> None:
@@ -60,8 +72,10 @@ def check_routers(settings: Settings) -> None:
             raise UserError(
                 f"routers.{name} should be the rule of that name, got '{router.rule}'; rename it."
             )
-        if router.at is not None and definition.score is None:
-            raise UserError(f"routers.{name}.at has no meaning for the rule '{router.rule}'; remove it.")
+        if router.threshold is not None and definition.score is None:
+            raise UserError(
+                f"routers.{name}.threshold has no meaning for the rule '{router.rule}'; remove it."
+            )
 
 
 def check_seed_and_sandbox(settings: Settings) -> None:
@@ -79,9 +93,9 @@ def check_methods(settings: Settings) -> None:
         raise UserError("methods should hold one with a rule that every pair can roll out; add oracle.")
     for name, method in settings.methods.items():
         alpha = method.parameters["alpha"] if method.definition.masked else 1.0
-        if settings.dump.depth <= -math.log(alpha):
+        if settings.dump.nats_below_top <= -math.log(alpha):
             raise UserError(
-                f"dump.depth {settings.dump.depth} should exceed -ln alpha = {-math.log(alpha):.3f} of "
+                f"dump.nats_below_top {settings.dump.nats_below_top} should exceed -ln alpha = {-math.log(alpha):.3f} of "
                 f"methods.{name}."
             )
 
@@ -102,9 +116,9 @@ def _check_dataset(name: str, entry: DatasetConfig) -> None:
         )
     if entry.max_new_tokens < 1 or entry.shots < 0 or (entry.limit is not None and entry.limit < 1):
         raise UserError(f"datasets.{name} should have max_new_tokens and limit above 0 and shots at least 0.")
-    if not 0 < entry.calibration < 1:
+    if not 0 < entry.calibration_share < 1:
         raise UserError(
-            f"datasets.{name}.calibration should be a share between 0 and 1, got {entry.calibration}."
+            f"datasets.{name}.calibration_share should be a share between 0 and 1, got {entry.calibration_share}."
         )
 
 
@@ -120,20 +134,22 @@ def _check_task(name: str, entry: DatasetConfig, allow_code_execution: bool) -> 
 
 def check_models(settings: Settings) -> None:
     """One source each, pinned if it is a hub; prompt modes, sizes and precisions that exist."""
-    members = {**settings.family, **settings.tuned}
+    members = {**settings.embedded_models, **settings.embedded_finetunes}
     for name, entry in settings.models.items():
         _check_source(name, entry, members)
         _check_model_values(name, entry)
-    for name, entry in settings.tuned.items():
-        lookup_or_suggest(settings.family, entry.base, f"the family members that tuned.{name}.base can name")
+    for name, entry in settings.embedded_finetunes.items():
+        lookup_or_suggest(
+            settings.embedded_models, entry.base, f"the models that embedded_finetunes.{name}.base can name"
+        )
 
 
 def _check_source(name: str, entry: ModelConfig, members: Mapping[str, object]) -> None:
-    sources = [source for source in ("hub", "path", "family") if getattr(entry, source) is not None]
+    sources = [source for source in ("hub", "path", "embedded") if getattr(entry, source) is not None]
     if len(sources) != 1:
-        raise UserError(f"models.{name} should name one of hub, path, family, got {sources or 'none'}.")
-    if entry.family is not None:
-        lookup_or_suggest(members, entry.family, f"the family members that models.{name} can name")
+        raise UserError(f"models.{name} should name one of hub, path, embedded, got {sources or 'none'}.")
+    if entry.embedded is not None:
+        lookup_or_suggest(members, entry.embedded, f"the embedded models that models.{name} can name")
     if entry.path is not None and not (Path(entry.path) / "config.json").is_file():
         raise UserError(
             f"models.{name}.path: '{entry.path}' is no checkpoint folder (no config.json); correct it."
@@ -145,10 +161,14 @@ def _check_source(name: str, entry: ModelConfig, members: Mapping[str, object]) 
 
 
 def _check_model_values(name: str, entry: ModelConfig) -> None:
-    if entry.prompt not in ("plain", "chat"):
-        raise UserError(f"models.{name}.prompt should be 'plain' or 'chat', got '{entry.prompt}'.")
-    if entry.parameters is not None and entry.parameters <= 0:
-        raise UserError(f"models.{name}.parameters should be above 0, got {entry.parameters}; correct it.")
+    if entry.prompt_format not in ("plain", "chat"):
+        raise UserError(
+            f"models.{name}.prompt_format should be 'plain' or 'chat', got '{entry.prompt_format}'."
+        )
+    if entry.parameter_count is not None and entry.parameter_count <= 0:
+        raise UserError(
+            f"models.{name}.parameter_count should be above 0, got {entry.parameter_count}; correct it."
+        )
     if entry.dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"models.{name}.dtype should be float32 or bfloat16, got '{entry.dtype}'.")
 
@@ -162,17 +182,20 @@ def check_pairs(settings: Settings) -> None:
             raise UserError(
                 f"pairs.{name} names '{pair.large}' twice; a pair is a small and another, large model."
             )
-        modes = {settings.models[model].prompt for model in pair.roles().values()}
+        modes = {settings.models[model].prompt_format for model in pair.roles().values()}
         if len(modes) > 1:
-            raise UserError(f"pairs.{name} mixes plain and chat prompts; give its models the same 'prompt'.")
+            raise UserError(
+                f"pairs.{name} mixes plain and chat prompts; give its models the same 'prompt_format'."
+            )
 
 
 def check_dump(settings: Settings) -> None:
     """Lists that hold a margin, and shards that hold a prompt."""
     dump = settings.dump
-    if not 2 <= dump.k_min <= dump.k_max or dump.block < 1 or dump.tail < 0:
+    if not 2 <= dump.min_top_k <= dump.max_top_k or dump.prompts_per_shard < 1 or dump.tokens_after_stop < 0:
         raise UserError(
-            "dump should have 2 <= k_min <= k_max, block >= 1 and tail >= 0 (two ids make a margin)."
+            "dump should have 2 <= min_top_k <= max_top_k (two ids make a margin), prompts_per_shard >= 1 "
+            "and tokens_after_stop >= 0."
         )
 
 
@@ -183,14 +206,16 @@ def check_compute(settings: Settings) -> None:
         raise UserError(
             "compute.device should be auto, cpu or cuda and compute.dtype auto, float32 or bfloat16."
         )
-    if compute.rows < 1 or compute.read_tokens < 1 or settings.report.prompts < 1:
-        raise UserError("compute.rows, compute.read_tokens and report.prompts should be at least 1.")
+    if compute.batch_size < 1 or compute.max_batch_tokens < 1 or settings.report.explorer_prompts < 1:
+        raise UserError(
+            "compute.batch_size, compute.max_batch_tokens and report.explorer_prompts should be at least 1."
+        )
     if compute.replicas < 1 or compute.gpus_per_replica < 0:
         raise UserError("compute.replicas should be at least 1 and compute.gpus_per_replica at least 0.")
     if not compute.definition.is_cluster and (compute.replicas, compute.gpus_per_replica) != (1, 0):
         raise UserError(
-            "compute.replicas and gpus_per_replica mean something to the engine ray alone; remove them or "
-            "set compute.engine: ray."
+            "compute.replicas and gpus_per_replica apply to the executor ray alone; remove them or "
+            "set compute.executor: ray."
         )
 
 

@@ -50,7 +50,7 @@ def compare(settings: Settings, name: str, dataset: str, count: int) -> Comparis
     ids = prompt_ids(loaded, prompts, max_new_tokens)
     ids_of = dict(zip(prompts["prompt_id"], ids, strict=True))
     rule = stop_rule(loaded, prompts, max_new_tokens)
-    generate = generator_of(loaded, settings.dump, settings.compute.read_tokens)
+    generate = generator_of(loaded, settings.dump, settings.compute.max_batch_tokens)
     alone, together = (generate(ids_of, rule, size, console.TokenCounter()) for size in (1, count))
     return _compare(prompts["prompt_id"], alone, together)
 

@@ -1,4 +1,4 @@
-"""The stage `close_up`: what every model of a pair predicts along policies' texts, for the report's explorer.
+"""The stage `dump_rollouts`: what every model of a pair predicts along policies' texts, for the report's explorer.
 
 Shape legend: L tokens of one text.
 """
@@ -28,16 +28,16 @@ TEXT_COLUMNS = ["turn", "pos", "token_id", "in_answer", "forced"]
 
 
 def dump_rollouts(settings: Settings, pair: str) -> None:
-    """Every model reads what policies wrote on the first test prompts; writes data/closeups/<pair>/.
+    """Every model reads what policies wrote on the first test prompts; writes data/rollout_logits/<pair>/.
 
     A text that several policies wrote is read once. One model is in memory at a time.
     """
     readers = {role: model_spec(settings, name) for role, name in settings.pair(pair).roles().items()}
-    top_ids = replace(settings.dump, k_min=TOP, k_max=TOP)
+    top_ids = replace(settings.dump, min_top_k=TOP, max_top_k=TOP)
     out, count = paths.rollout_logits(pair), 0
     with files.atomic_folder(out) as folder, open_executor(settings.compute, load_checked) as executor:
         for dataset, entry in settings.datasets.items():
-            prompts = first_prompts(dataset, settings.report.prompts)
+            prompts = first_prompts(dataset, settings.report.explorer_prompts)
             texts = distinct_texts(pair, dataset, prompts["prompt_id"].to_list())
             work = _Texts(prompts, texts, entry.max_new_tokens)
             shards = [_shard(role, model, work, top_ids, settings.compute) for role, model in readers.items()]
@@ -95,12 +95,12 @@ def _shard(role: str, model: ModelSpec, work: _Texts, dump: DumpConfig, compute:
 
     facts = model_fingerprint(compute, __name__, model) | {
         "what": "closeups",
-        "read_tokens": compute.read_tokens,
+        "max_batch_tokens": compute.max_batch_tokens,
         "prompts": work.prompts.select("prompt_id", "plain", "messages").to_dicts(),
         "texts": work.texts.select("prompt_id", "policies", *TEXT_COLUMNS).to_dicts(),
         "reader": role,
     }
-    limit = BatchLimit(compute.read_tokens, "tokens in a batch")
+    limit = BatchLimit(compute.max_batch_tokens, "tokens in a batch")
     return Shard(facts, {role: model}, limit, make, len(work.texts))
 
 

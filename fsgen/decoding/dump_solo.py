@@ -26,8 +26,8 @@ def dump_solo(settings: Settings, name: str) -> None:
     with files.atomic_folder(out) as folder, open_executor(compute, load_checked) as executor:
         for dataset, entry in settings.datasets.items():
             prompts = parquet.read(paths.prompts(dataset))
-            rule = stop_rule(model, prompts, entry.max_new_tokens, dump.tail)
-            chunks = chunk_prompts(prompts, dump.block)
+            rule = stop_rule(model, prompts, entry.max_new_tokens, dump.tokens_after_stop)
+            chunks = chunk_prompts(prompts, dump.prompts_per_shard)
             shards = [_solo_shard(model, chunk, rule, dump, compute) for chunk in chunks]
             with console.progress(len(prompts), "texts", f"{name} writes {dataset}") as bar:
                 run_shards(folder / dataset, shards, executor, bar)
@@ -43,18 +43,18 @@ def _solo_shard(
 
     def make(context: ShardContext) -> Tables:
         (loaded,) = context.loaded.values()
-        generate = generator_of(loaded, dump, compute.read_tokens)
+        generate = generator_of(loaded, dump, compute.max_batch_tokens)
         generated = context.budget.run(lambda size: generate(ids_of, rule, size, context.bar))
         return dump_tables(rule, ids_of, generated)
 
     facts = model_fingerprint(compute, __name__, model) | {
         "what": "solo",
         "dump": vars(dump),
-        "compute": [compute.rows, compute.read_tokens],
+        "compute": [compute.batch_size, compute.max_batch_tokens],
         "prompts": [(prompt_id, hash_prompt(ids)) for prompt_id, ids in ids_of.items()],
         "until": [*rule.fingerprint_facts(), [rule.turn_separators.get(prompt_id) for prompt_id in ids_of]],
     }
-    limit = BatchLimit(compute.rows, "texts side by side")
+    limit = BatchLimit(compute.batch_size, "texts side by side")
     return Shard(facts, {"writer": model}, limit, make, len(prompts))
 
 

@@ -44,13 +44,13 @@ class Reading(NamedTuple):
 
 
 def dump_large(settings: Settings, pair: str) -> None:
-    """The large model reads what the other models wrote, at their lists; writes data/large/<pair>/."""
+    """The large model reads what the other models wrote, at their lists; writes data/teacher_forced/large/<pair>/."""
     writers = [writer for writer in read_plan(settings.methods_of(pair)) if writer != LARGE]
     _dump_reads(settings, pair, [Reading(writer, (LARGE,), uses_large_lists=False) for writer in writers])
 
 
 def dump_small(settings: Settings, pair: str) -> None:
-    """Small and tuned read the large model's text and their own, at its lists; writes data/small/<pair>/.
+    """Small and tuned read the large model's text and their own, at its lists; writes data/teacher_forced/small/<pair>/.
 
     The large model's own text is read at the lists that it left there when it wrote.
     """
@@ -87,7 +87,7 @@ def _shards(
     dumps = [_open_dump(reading, members[reading.writer], pair, dataset) for reading in readings]
     max_new_tokens = settings.datasets[dataset].max_new_tokens
     shards = []
-    for prompts in chunk_prompts(parquet.read(paths.prompts(dataset)), settings.dump.block):
+    for prompts in chunk_prompts(parquet.read(paths.prompts(dataset)), settings.dump.prompts_per_shard):
         spelled = {role: _spell_prompts(model, prompts, max_new_tokens) for role, model in readers.items()}
         parts = [dump.of_prompts(prompts["prompt_id"], spelled) for dump in dumps]
         shards.append(_read_shard(readers, parts, settings.dump, settings.compute))
@@ -150,7 +150,7 @@ def _check_prompts(texts: pl.DataFrame, spelled: SpelledPrompts) -> None:
         if hash_prompt(spelled.ids[prompt_id]) != digest:
             raise UserError(
                 f"{spelled.model} spells prompt '{prompt_id}' with other ids than the text's writer; "
-                "a pair's models need the same chat template, or 'prompt: plain'."
+                "a pair's models need the same chat template, or 'prompt_format: plain'."
             )
 
 
@@ -190,7 +190,7 @@ def _read_shard(
 
     def make(context: ShardContext) -> Tables:
         score = scorer_of(context.loaded, dump)
-        texts = [text for part in parts for text in part.split(dump.k_max)]
+        texts = [text for part in parts for text in part.split(dump.max_top_k)]
         scores = context.budget.run(lambda size: score(texts, size))
         tables = []
         for part in parts:
@@ -202,10 +202,10 @@ def _read_shard(
     facts = model_fingerprint(compute, __name__, *readers.values()) | {
         "what": f"reads by {', '.join(readers)}",
         "dump": vars(dump),
-        "read_tokens": compute.read_tokens,
+        "max_batch_tokens": compute.max_batch_tokens,
         "parts": [part.fingerprint_facts() for part in parts],
     }
-    limit = BatchLimit(compute.read_tokens, "tokens in a batch")
+    limit = BatchLimit(compute.max_batch_tokens, "tokens in a batch")
     return Shard(facts, readers, limit, make, sum(len(part.texts) for part in parts))
 
 

@@ -105,7 +105,7 @@ class _Texts:
         return [self.sequences[i].ids[length:] for i, length in zip(texts, lengths, strict=True)]
 
     def _close_turns(self, texts: np.ndarray) -> None:
-        """End the turns that the last tokens have ended; texts whose turns have all ended write a tail."""
+        """End the turns that the last tokens have ended; texts whose turns have all ended write a tokens_after_stop."""
         open_texts = [i for i in texts if not self._is_finished(i)]
         prompt_ids = [self._prompt_ids[i] for i in open_texts]
         closed = self._stop_rule.close_finished_turns(prompt_ids, [self.sequences[i] for i in open_texts])
@@ -113,7 +113,7 @@ class _Texts:
             self.sequences[i] = text
 
     def go_on(self, texts: np.ndarray) -> np.ndarray:
-        """Whether each of these texts is written on: it has not ended, or its tail is not full."""
+        """Whether each of these texts is written on: it has not ended, or its tokens_after_stop is not full."""
         return np.array([not self._is_finished(i) or self._has_tail_left(self.sequences[i]) for i in texts])
 
     def _is_finished(self, i: int) -> bool:
@@ -121,7 +121,7 @@ class _Texts:
 
     def _has_tail_left(self, text: TokenSequence) -> bool:
         turn, rule = text.turns[-1], self._stop_rule
-        longest = min(turn.end + rule.tail, turn.written + rule.max_new_tokens)
+        longest = min(turn.end + rule.tokens_after_stop, turn.written + rule.max_new_tokens)
         return turn.finish_reason == "stop" and text.ids[-1] not in rule.stop_ids and len(text.ids) < longest
 
 

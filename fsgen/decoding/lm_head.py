@@ -21,10 +21,10 @@ def router_input_from_hidden(
     loaded: LoadedModel, hidden_BH: torch.Tensor, dump: DumpConfig
 ) -> tuple[np.ndarray, RouterInput]:
     """Top tokens [B] of a model and what routers see of it, equal to what a dump stores."""
-    visible = replace(dump, k_max=dump.k_min)
+    visible = replace(dump, max_top_k=dump.min_top_k)
     chunks = [hidden_BH[span] for span in loaded.row_chunks(len(hidden_BH))]
     stored = records.join([records.record(loaded.logits(chunk), visible) for chunk in chunks])
-    seen = router_input.blank_router_input(len(hidden_BH), dump.k_min)
+    seen = router_input.blank_router_input(len(hidden_BH), dump.min_top_k)
     seen.top_logits_NK[:, : stored.top_logits_NK.shape[1]] = stored.top_logits_NK
     seen = seen._replace(logsumexp_N=stored.logsumexp_N, entropy_N=stored.entropy_N)
     return stored.top_ids_NK[:, 0], seen

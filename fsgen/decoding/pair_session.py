@@ -59,7 +59,7 @@ def open_session(settings: Settings, pair: str, policy: str, dataset: str) -> Pa
         prompts=prompts,
         seed=settings.seed,
         dump=settings.dump,
-        max_batch_tokens=settings.compute.read_tokens,
+        max_batch_tokens=settings.compute.max_batch_tokens,
     )
 
 

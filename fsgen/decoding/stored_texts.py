@@ -23,15 +23,15 @@ def text_rows(rule: StopRule, prompt_id: str, prompt: list[int], text: TokenSequ
     rows = []
     for number, turn in enumerate(text.turns, 1):
         given = prompt if number == 1 else text.ids[turn.start : turn.written]
-        tail = len(text.ids) - turn.end if number == last else 0
+        tokens_after_stop = len(text.ids) - turn.end if number == last else 0
         rows.append(
             {
                 "prompt_id": prompt_id,
                 "turn": number,
                 "text": rule.decode_turn(text.ids[turn.written : turn.end]),
-                "tokens": turn.end - turn.written + tail,
+                "tokens": turn.end - turn.written + tokens_after_stop,
                 "answer_tokens": turn.answer_tokens,
-                "tail": tail,
+                "tokens_after_stop": tokens_after_stop,
                 "finish_reason": turn.finish_reason,
                 "prompt_tokens": len(given),
                 "prompt_digest": hash_prompt(given),
@@ -47,7 +47,7 @@ def turns_of(texts: pl.DataFrame) -> dict[str, tuple[Turn, ...]]:
         earlier = turns.get(row["prompt_id"], ())
         start = earlier[-1].end if earlier else 0
         written = start + (row["prompt_tokens"] if earlier else 0)
-        end = written + row["tokens"] - row["tail"]
+        end = written + row["tokens"] - row["tokens_after_stop"]
         turn = Turn(start, written, end, row["finish_reason"], row["answer_tokens"])
         turns[row["prompt_id"]] = (*earlier, turn)
     return turns

@@ -72,7 +72,7 @@ class StopRule:
     stops: tuple[str, ...]
     max_new_tokens: int
     """Of a turn."""
-    tail: int = 0
+    tokens_after_stop: int = 0
     """Tokens that are still written after a text's last stop string; no ratio counts them."""
     answer: str | None = None
     """Pattern whose last match closes the answer; no ratio counts the tokens of a turn behind it."""
@@ -81,7 +81,7 @@ class StopRule:
 
     def fingerprint_facts(self) -> list:
         """What of the rule, apart from separators, determines the bytes of a text."""
-        return [self.stop_ids, self.stops, self.max_new_tokens, self.tail, self.answer]
+        return [self.stop_ids, self.stops, self.max_new_tokens, self.tokens_after_stop, self.answer]
 
     def finish_reasons(self, turns: list[list[int]]) -> list[str | None]:
         """For each turn so far `eos`, `stop` or `length`; None if it goes on.
@@ -168,20 +168,22 @@ class StopRule:
         return [any(stop in ending for stop in self.stops) for ending in endings]
 
 
-def stop_rule(model: ModelSpec, prompts: pl.DataFrame, max_new_tokens: int, tail: int = 0) -> StopRule:
+def stop_rule(
+    model: ModelSpec, prompts: pl.DataFrame, max_new_tokens: int, tokens_after_stop: int = 0
+) -> StopRule:
     """The rule that ends a model's texts of a prompts table.
 
     Turns end at the model's stop ids, and at those of the task's stop tokens that the vocabulary has.
     """
     task = prompts.row(0, named=True)  # the task's columns are the same in every row
     task_ids = {model.tokenizer.get_vocab().get(token) for token in task["stop_tokens"]} - {None}
-    separators = tokenization.turn_separators(model.name, model.prompt, model.tokenizer, prompts)
+    separators = tokenization.turn_separators(model.name, model.prompt_format, model.tokenizer, prompts)
     return StopRule(
         tokenizer=model.tokenizer,
         stop_ids=tuple(sorted(task_ids.union(model.stop_ids))),
         stops=tuple(task["stops"]),
         max_new_tokens=max_new_tokens,
-        tail=tail,
+        tokens_after_stop=tokens_after_stop,
         answer=task["answer"],
         turn_separators=separators,
     )

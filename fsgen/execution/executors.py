@@ -1,4 +1,4 @@
-"""Executors: what makes the shards of a stage that runs models, as `compute.engine` names it."""
+"""Executors: what makes the shards of a stage that runs models, as `compute.executor` names it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -140,7 +140,7 @@ def _import_ray():
         import ray.util
     except ImportError as error:
         raise UserError(
-            "compute.engine is ray, which is not installed; run pip install -e '.[ray]'."
+            "compute.executor is ray, which is not installed; run pip install -e '.[ray]'."
         ) from error
     return ray
 

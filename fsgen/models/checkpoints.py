@@ -8,7 +8,7 @@ from pathlib import Path
 from fsgen.config.schema import ModelConfig
 from fsgen.errors import UserError
 
-EMBEDDED_FOLDER = Path("data/family")
+EMBEDDED_FOLDER = Path("data/embedded")
 SHAPE_KEYS = (
     "vocab_size",
     "hidden_size",
@@ -22,8 +22,8 @@ def folder(name: str, model: ModelConfig, weights: bool = True) -> Path:
     """Local folder of a checkpoint; a hub model is fetched at its pinned revision, weights only if wanted."""
     if model.path is not None:
         return Path(model.path)
-    if model.family is not None:
-        return EMBEDDED_FOLDER / model.family
+    if model.embedded is not None:
+        return EMBEDDED_FOLDER / model.embedded
     from huggingface_hub import snapshot_download
 
     try:
@@ -38,7 +38,7 @@ def folder(name: str, model: ModelConfig, weights: bool = True) -> Path:
 
 def is_available(model: ModelConfig) -> bool:
     """False for a member of the embedded family that has not been trained yet."""
-    return model.family is None or (EMBEDDED_FOLDER / model.family).is_dir()
+    return model.embedded is None or (EMBEDDED_FOLDER / model.embedded).is_dir()
 
 
 def count_parameters(name: str, model: ModelConfig) -> dict[str, int]:

@@ -28,16 +28,19 @@ def describe(name: str, model: ModelConfig) -> dict:
         )
     weights = checkpoints.weight_files(name, home)
     counts = checkpoints.sum_parameters(weights, config)
-    if model.parameters is not None and abs(counts["total"] - model.parameters) > 0.05 * counts["total"]:
+    if (
+        model.parameter_count is not None
+        and abs(counts["total"] - model.parameter_count) > 0.05 * counts["total"]
+    ):
         raise UserError(
-            f"models.{name}.parameters says {model.parameters:.4g}, but its checkpoint holds "
+            f"models.{name}.parameter_count says {model.parameter_count:.4g}, but its checkpoint holds "
             f"{counts['total']:.4g}; correct it."
         )
     return {
         "model": name,
-        "prompt": model.prompt,
+        "prompt_format": model.prompt_format,
         "files": {path.name: checkpoints.file_digest(path) for path in [home / "config.json", *weights]},
-        "tokenizer": tokenizer_digest(name, tokenizer, model.prompt),
+        "tokenizer": tokenizer_digest(name, tokenizer, model.prompt_format),
         "vocabulary": max(tokenizer.get_vocab().values()) + 1,
         "stop_ids": stop_ids(name, model, tokenizer),
         "parameters": counts,

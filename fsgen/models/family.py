@@ -21,7 +21,7 @@ from fsgen.errors import UserError
 from fsgen.execution import console
 from fsgen.tasks.arith_problems import LARGEST, training_problems, write_answer
 
-FOLDER = Path("data/family")
+FOLDER = Path("data/embedded")
 CONTEXT = 512
 IGNORED = -100  # label of positions that bear no loss
 STYLES = ("worked", "terse", "wrong")
@@ -29,20 +29,20 @@ BUCKET = 16  # batches that are sorted by length together
 
 
 def train(settings: Settings, name: str) -> None:
-    """Train the base model `name` of params.yaml; writes data/family/<name>/."""
-    member = settings.family_member(name)
-    if settings.curriculum is None:
+    """Train the base model `name` of params.yaml; writes data/embedded/<name>/."""
+    member = settings.embedded_model(name)
+    if settings.embedded_curriculum is None:
         raise UserError("params.yaml lacks 'curriculum', the shares of answer styles to train on; add it.")
     torch.manual_seed(member.seed)
     tokenizer = make_tokenizer()
     network = make_network(member, tokenizer)
-    loss = fit(network, tokenizer, member, settings.curriculum, name)
+    loss = fit(network, tokenizer, member, settings.embedded_curriculum, name)
     _save(network, tokenizer, name, loss)
 
 
 def tune(settings: Settings, name: str) -> None:
-    """Fine-tune a base model on clean worked steps; writes data/family/<name>/."""
-    tuned = settings.tuned_member(name)
+    """Fine-tune a base model on clean worked steps; writes data/embedded/<name>/."""
+    tuned = settings.embedded_finetune(name)
     torch.manual_seed(tuned.seed)
     network = LlamaForCausalLM.from_pretrained(FOLDER / tuned.base, dtype=torch.float32)
     tokenizer = make_tokenizer()

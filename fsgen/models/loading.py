@@ -111,7 +111,7 @@ def placement(compute: ComputeConfig, dtype: str | None) -> tuple[torch.device, 
     is_cluster = compute.definition.is_cluster
     if is_cluster and compute.device == "auto" and not compute.gpus_per_replica and torch.cuda.is_available():
         raise UserError(
-            "compute.engine is ray and gpus_per_replica 0, so models would run on CPUs, with local on the "
+            "compute.executor is ray and gpus_per_replica 0, so models would run on CPUs, with local on the "
             "card here, which gives other numbers; set gpus_per_replica, or device to cpu."
         )
     has_cuda = compute.gpus_per_replica > 0 if is_cluster else torch.cuda.is_available()

@@ -105,13 +105,13 @@ class TopList(NamedTuple):
 
 def top_list(logits_NV: torch.Tensor, dump: DumpConfig) -> TopList:
     """The lists that a dump stores: ids int32, padded with -1, logits padded with -inf."""
-    width = min(dump.k_max, logits_NV.shape[1])
+    width = min(dump.max_top_k, logits_NV.shape[1])
     ids_NK, values_NK, next_N = _largest(logits_NV, width)
     ids_NK, order_NK = ids_NK.sort(dim=-1)
     values_NK, order_NK = values_NK.gather(1, order_NK).sort(dim=-1, descending=True, stable=True)
     ids_NK = ids_NK.gather(1, order_NK)
-    is_dropped_NK = values_NK < values_NK[:, :1] - dump.depth
-    is_dropped_NK[:, : dump.k_min] = False
+    is_dropped_NK = values_NK < values_NK[:, :1] - dump.nats_below_top
+    is_dropped_NK[:, : dump.min_top_k] = False
     kept_N1 = (~is_dropped_NK).sum(-1, keepdim=True)
     outside_N = torch.cat([values_NK, next_N[:, None]], dim=-1).gather(1, kept_N1)[:, 0]
     ids_NK = ids_NK.masked_fill(is_dropped_NK, -1).int()

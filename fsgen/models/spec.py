@@ -19,7 +19,7 @@ class ModelSpec:
     source: ModelConfig
     """Its entry in params.yaml, where a local folder's path is absolute."""
     tokenizer: object
-    prompt: str
+    prompt_format: str
     vocabulary: int
     """Ids of the tokenizer; a larger output matrix is padding and is cut off."""
     stop_ids: tuple[int, ...]
@@ -36,7 +36,7 @@ def model_spec(settings: Settings, name: str) -> ModelSpec:
         name=name,
         source=_with_absolute_path(name, model),
         tokenizer=tokenization.load_tokenizer(name, model),
-        prompt=model.prompt,
+        prompt_format=model.prompt_format,
         vocabulary=about["vocabulary"],
         stop_ids=tuple(about["stop_ids"]),
         context=min(about["shape"]["context"], window),
@@ -49,7 +49,7 @@ def prompt_ids(model: ModelSpec, prompts: pl.DataFrame, max_new_tokens: int) -> 
 
     `max_new_tokens` are those of a turn.
     """
-    ids = tokenization.encode(model.name, model.prompt, model.tokenizer, prompts)
+    ids = tokenization.encode(model.name, model.prompt_format, model.tokenizer, prompts)
     for prompt_id, tokens in zip(prompts["prompt_id"], ids, strict=True):
         if not tokens:
             raise UserError(
@@ -65,7 +65,7 @@ def _check_context(
 ) -> None:
     """UserError if the longest prompt, with all questions, and as many new tokens exceed the context."""
     lengths = dict(zip(prompts["prompt_id"], map(len, ids), strict=True))
-    separators = tokenization.turn_separators(model.name, model.prompt, model.tokenizer, prompts)
+    separators = tokenization.turn_separators(model.name, model.prompt_format, model.tokenizer, prompts)
     for prompt_id, texts in separators.items():
         lengths[prompt_id] += len(model.tokenizer("".join(texts), add_special_tokens=False)["input_ids"])
     longest, turns = max(lengths.values()), 1 + max(map(len, separators.values()), default=0)
@@ -80,7 +80,7 @@ def _with_absolute_path(name: str, model: ModelConfig) -> ModelConfig:
     """The entry with a path that does not depend on the current folder."""
     if model.hub is not None:
         return model
-    return replace(model, family=None, path=str(checkpoints.folder(name, model).absolute()))
+    return replace(model, embedded=None, path=str(checkpoints.folder(name, model).absolute()))
 
 
 def _window(name: str, home: Path) -> int:

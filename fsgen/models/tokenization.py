@@ -72,7 +72,7 @@ def check_tokenizers(settings: Settings, pair: str) -> None:
         model = settings.models[name]
         tokenizer = load_tokenizer(name, model)
         described[role] = {
-            "tokenizer": tokenizer_digest(name, tokenizer, model.prompt),
+            "tokenizer": tokenizer_digest(name, tokenizer, model.prompt_format),
             "stop_ids": stop_ids(name, model, tokenizer),
         }
     check_pair(pair, members, described)
@@ -125,7 +125,7 @@ def _turn_separator(name: str, tokenizer, messages: list[dict], longer: list[dic
     if separator == whole or ids(answered) + ids(separator) != ids(whole):
         raise UserError(
             f"models.{name}: its chat template should spell a second turn by going on after the first, "
-            "got another beginning; set 'prompt: plain'."
+            "got another beginning; set 'prompt_format: plain'."
         )
     return separator
 
@@ -135,13 +135,13 @@ def _render(name: str, tokenizer, messages: list[dict], **how) -> str | list[int
     from jinja2 import TemplateError
 
     if tokenizer.chat_template is None:
-        raise UserError(f"models.{name}: its tokenizer has no chat template; set 'prompt: plain'.")
+        raise UserError(f"models.{name}: its tokenizer has no chat template; set 'prompt_format: plain'.")
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **how)
     except TemplateError as error:
         raise UserError(
             f"models.{name}: its chat template refuses a system turn followed by questions and answers "
-            f"({error}); set 'prompt: plain'."
+            f"({error}); set 'prompt_format: plain'."
         ) from error
 
 

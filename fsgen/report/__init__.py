@@ -1,4 +1,4 @@
-"""What people read: the headline table, figures, the page with its explorer, archived runs.
+"""What people read: the summary table, figures, the page with its explorer, archived runs.
 
 Everything is drawn from stored tables.
 """

@@ -54,10 +54,10 @@ def _model(name: str, model: ModelConfig, compute: ComputeConfig) -> dict:
     described = description.read_description(name)
     device, dtype = placement(compute, model.dtype)
     return {
-        "source": model.path or model.family or f"{model.hub}@{model.revision}",
+        "source": model.path or model.embedded or f"{model.hub}@{model.revision}",
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
-        "prompt": model.prompt,
+        "prompt_format": model.prompt_format,
         "parameters": described["parameters"],
         "files": described["files"],
     }

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from fsgen.report import findings_tables
 from fsgen.report.formatting import markdown_table, percent, quality
-from fsgen.report.headline import COMPARED_POLICIES
 from fsgen.report.kept_run import KeptRun, read_kept_run
+from fsgen.report.summary import COMPARED_POLICIES
 
 
 class Section(NamedTuple):

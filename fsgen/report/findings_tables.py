@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fsgen.report import headline
+from fsgen.report import summary
 from fsgen.report.formatting import markdown_table, percent_if_known, quality
 from fsgen.report.kept_run import KeptRun
 
@@ -77,7 +77,7 @@ def accuracy_against_calls(run: KeptRun) -> str:
         return f"{quality(metrics)} for {100 * metrics['call_ratio']:.1f}" if metrics else "-"
 
     every_policy = [
-        f"<details><summary>{dataset}: every policy, percent</summary>\n\n{headline.policies(content)}\n\n"
+        f"<details><summary>{dataset}: every policy, percent</summary>\n\n{summary.policies(content)}\n\n"
         "</details>"
         for dataset, content in run.datasets.items()
     ]

@@ -1,4 +1,4 @@
-"""plots/report.html: one self-contained page with a run's headline, figures and token explorer."""
+"""plots/report.html: one self-contained page with a run's summary, figures and token explorer."""
 
 import base64
 import gzip
@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from fsgen.report import headline
+from fsgen.report import summary
 from fsgen.report.figures import gallery
 
 ASSETS = Path(__file__).parent / "assets"
@@ -35,7 +35,7 @@ def build(metrics: dict[str, dict], figures: list[SavedFigure], explored: dict) 
     fixed = {
         "style": (ASSETS / "page.css").read_text(),
         "script": (ASSETS / "explorer.js").read_text(),
-        "headlines": "\n".join(_headline(dataset, content) for dataset, content in metrics.items()),
+        "summaries": "\n".join(_summary(dataset, content) for dataset, content in metrics.items()),
         "figures": "\n".join(_figure(figure) for figure in figures),
     }
     while True:
@@ -61,15 +61,15 @@ def _shown_prompts(explored: dict) -> str:
     return escape(", ".join(counts))
 
 
-def _headline(dataset: str, content: dict) -> str:
-    """A dataset's headline table and sentences."""
-    head, rows = headline.table(content)
+def _summary(dataset: str, content: dict) -> str:
+    """A dataset's summary table and sentences."""
+    head, rows = summary.table(content)
     cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(_table_row(row) for row in rows)
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in headline.sentences(content))
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in summary.sentences(content))
     return (
-        f"<h3>{escape(dataset)}</h3><p>{escape(headline.CAPTION)}</p>"
-        f'<div class="wide" tabindex="0" role="region" aria-label="headline of {escape(dataset)}">'
+        f"<h3>{escape(dataset)}</h3><p>{escape(summary.CAPTION)}</p>"
+        f'<div class="wide" tabindex="0" role="region" aria-label="summary of {escape(dataset)}">'
         f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
         + (f"<ul>{items}</ul>" if items else "")
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fsgen.config.schema import Settings
 from fsgen.execution import console
-from fsgen.report import explorer, headline, page
+from fsgen.report import explorer, page, summary
 from fsgen.report.figures import gallery
 from fsgen.tables import files, lake, paths
 
@@ -13,13 +13,13 @@ PLOTS = Path("plots")
 
 
 def write_report(settings: Settings) -> None:
-    """Draw all figures whose query finds something, write the page, and print the headline."""
+    """Draw all figures whose query finds something, write the page, and print the summary."""
     metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
     with files.atomic_folder(PLOTS) as folder:
         figures = _draw_figures(settings.datasets, folder)
         text = page.build(metrics, figures, explorer.explore(settings))
         (folder / "report.html").write_text(text)
-    headline.print_headline(metrics)
+    summary.print_summary(metrics)
     size = len(text.encode()) / 1e6
     console.done(f"{PLOTS}/: {len(figures)} figures, each as SVG and PNG; report.html, {size:.1f} MB")
 

@@ -105,7 +105,7 @@ def show_token(pair: str, prompt_id: str, policy: str, pos: int) -> Group:
     """Every model's ten likeliest tokens at a position of a policy's text, and what was decided there.
 
     Raises UserError where the position is beyond the text, and where no records of the models are stored:
-    `report.prompts` says on how many prompts they are.
+    `report.explorer_prompts` says on how many prompts they are.
     """
     chosen = {"pair": pair, "prompt_id": prompt_id, "policy": policy, "pos": str(pos)}
     decision = _decision(chosen)
@@ -148,7 +148,7 @@ def _top_lists(chosen: dict[str, str]) -> pl.DataFrame:
     )
     if not len(rows):
         raise UserError(
-            f"No model looked closely at '{chosen['prompt_id']}'; raise report.prompts and run 'dvc repro' "
+            f"No model looked closely at '{chosen['prompt_id']}'; raise report.explorer_prompts and run 'dvc repro' "
             "to see it."
         )
     return rows

@@ -34,13 +34,13 @@ def dumps(model: str, dataset: str = "") -> Path:
 
 
 def read_by_large(pair: str, dataset: str = "") -> Path:
-    """Records of the large model on the texts of the small (and tuned) one."""
-    return DATA / "large" / pair / dataset
+    """Records of the large model on the texts of the small (and tuned) model."""
+    return DATA / "teacher_forced" / "large" / pair / dataset
 
 
 def read_by_small(pair: str, dataset: str = "") -> Path:
     """Records of the small (and tuned) model on the large one's texts and their own."""
-    return DATA / "small" / pair / dataset
+    return DATA / "teacher_forced" / "small" / pair / dataset
 
 
 def fused(pair: str, dataset: str = "") -> Path:
@@ -60,7 +60,7 @@ def rollouts(pair: str, dataset: str = "") -> Path:
 
 def rollout_logits(pair: str, dataset: str = "") -> Path:
     """Records of all models of a pair on some policies' texts."""
-    return DATA / "closeups" / pair / dataset
+    return DATA / "rollout_logits" / pair / dataset
 
 
 def model_grades(model: str) -> Path:
@@ -75,12 +75,12 @@ def policy_grades(pair: str) -> Path:
 
 def counts(dataset: str) -> Path:
     """Counts, costs and verdicts of every policy on every prompt."""
-    return DATA / "evaluated" / dataset
+    return DATA / "counts" / dataset
 
 
 def comparisons(dataset: str = "") -> Path:
     """Tables of the `compare` stage."""
-    return DATA / "compared" / dataset
+    return DATA / "comparisons" / dataset
 
 
 def uncertainty(dataset: str = "") -> Path:
@@ -90,4 +90,4 @@ def uncertainty(dataset: str = "") -> Path:
 
 def laws(source: str) -> Path:
     """Fits of the laws to `dumps` (our own pairs) or to `published` (FS-GEN's table)."""
-    return DATA / "laws" / source
+    return DATA / "scaling" / source

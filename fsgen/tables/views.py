@@ -120,7 +120,7 @@ VIEWS = {
     ),
     "tallies": View(
         "a policy on a prompt: counts, costs, verdict",
-        "evaluated/*/policies.parquet",
+        "counts/*/policies.parquet",
         {"dataset": -2},
         counts.POLICIES,
     ),
@@ -137,7 +137,7 @@ VIEWS = {
     ),
     "closeups": View(
         "all models of a pair at every position of some policies' texts",
-        "closeups/*/*/reads-*.parquet",
+        "rollout_logits/*/*/reads-*.parquet",
         _PAIR,
         dumps.ROLLOUT_LOGITS,
     ),

@@ -40,7 +40,7 @@ class Prompt(NamedTuple):
     messages: list[Message]
     """The conversation that a chat template renders, the question last."""
     plain: str
-    """The same for models with `prompt: plain`; it ends where the answer begins."""
+    """The same for models with `prompt_format: plain`; it ends where the answer begins."""
     gold: dict
     """What `grade` compares with, by the hub's column names."""
     follow_ups: tuple[FollowUp, ...] = ()

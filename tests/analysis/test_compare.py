@@ -32,7 +32,7 @@ def compared(tiny_checkpoints, tmp_path_factory):
 
 
 def table(name: str) -> pl.DataFrame:
-    return parquet.read(f"data/compared/toy/{name}.parquet")
+    return parquet.read(f"data/comparisons/toy/{name}.parquet")
 
 
 def test_every_table_is_there_under_its_view(compared):
@@ -253,7 +253,7 @@ def test_drafting_agrees_with_the_policies_of_params(compared):
     """Tokens per pass at K is tokens over large_passes of speculative@K."""
     drafts = dict(table("drafts").select("draft", "tokens_per_pass").iter_rows())
     totals = (
-        parquet.read("data/evaluated/toy/policies.parquet").group_by("policy").agg(pl.sum("tokens", "calls"))
+        parquet.read("data/counts/toy/policies.parquet").group_by("policy").agg(pl.sum("tokens", "calls"))
     )
     for policy, tokens, calls in totals.iter_rows():
         if policy.startswith("speculative"):

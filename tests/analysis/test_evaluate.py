@@ -13,7 +13,7 @@ from fsgen.analysis.fixed_counts import fixed_counts
 from fsgen.config.policies import Policy, RouterConfig, method_table, parse_policy
 from fsgen.errors import UserError
 from fsgen.models import description
-from fsgen.report import headline
+from fsgen.report import summary
 from fsgen.tables import lake, parquet, views
 from fsgen.tasks import grade
 from tests.conftest import PARAMS, describe_all, run_pair, write_params, write_prompts
@@ -36,7 +36,7 @@ def names_of_tests(world) -> set[str]:
 
 def test_tallies_equal_a_recount_in_plain_python(world, numbers):
     """Tokens, calls, interventions and the large model's passes and positions, prompt by prompt."""
-    counts = parquet.read("data/evaluated/toy/policies.parquet").rows_by_key(
+    counts = parquet.read("data/counts/toy/policies.parquet").rows_by_key(
         ["policy", "prompt_id"], named=True, unique=True
     )
     texts = parquet.read("data/rollouts/duo/toy/texts-*.parquet").filter(turn=1)
@@ -98,7 +98,7 @@ def drafted(turns: list[dict], rows: dict[int, list[bool]], draft: int) -> dict:
 @pytest.mark.parametrize("draft", [1, 3, 5])
 def test_tallies_of_drafting_equal_a_plain_loop(world, numbers, draft):
     """Passes, positions, prompt positions and FLOPs, turn by turn, whatever was said before."""
-    counts = parquet.read("data/evaluated/toy/policies.parquet").filter(policy=f"speculative@{draft}")
+    counts = parquet.read("data/counts/toy/policies.parquet").filter(policy=f"speculative@{draft}")
     turns = parquet.read("data/dumps/large/toy/texts-*.parquet").sort("turn")
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(
         method="speculative", writer="large", forced=False
@@ -257,7 +257,7 @@ def test_the_command_line_speaks_to_people_and_programs(world, numbers):
         "select policy, sum(tokens)::int tokens from tallies where policy like 'spec%' group by 1 order by 1"
     )
     expected = (
-        pl.read_parquet("data/evaluated/toy/policies.parquet").filter(policy="speculative@1")["tokens"].sum()
+        pl.read_parquet("data/counts/toy/policies.parquet").filter(policy="speculative@1")["tokens"].sum()
     )
 
     csv = fsgen("sql", "--format", "csv", query).stdout.splitlines()
@@ -266,7 +266,7 @@ def test_the_command_line_speaks_to_people_and_programs(world, numbers):
     assert "speculative@5" in fsgen("sql", query).stdout
     assert "every method at every dumped position" in fsgen("tables").stdout
     assert "whether fused_id differs from default_id" in fsgen("tables", "fused").stdout
-    assert "| duo |" in fsgen("headline").stdout
+    assert "| duo |" in fsgen("summary").stdout
     assert "1 pairs" in fsgen("check").stdout
     assert "top_ids" in fsgen("sql", "--format", "csv", "select * from solo limit 1;").stdout
     assert "is not one query" in fsgen("sql", "").stderr
@@ -275,21 +275,27 @@ def test_the_command_line_speaks_to_people_and_programs(world, numbers):
     assert len(failed.stderr.splitlines()) == 1
 
 
-def test_the_headline_table_reads_percent_with_intervals(numbers):
+def test_the_summary_table_reads_percent_with_intervals(numbers):
     """One row a pair; speculative repeats the oracle and is left out."""
-    table = headline.markdown("toy", numbers)
+    table = summary.markdown("toy", numbers)
 
     cof = numbers["pairs"]["duo"]["cof"]["oracle"]
     assert f"{100 * cof['value']:.1f} ({100 * cof['low']:.1f} to {100 * cof['high']:.1f})" in table
     assert "speculative" not in table
 
 
-def tally_with(checkpoints_folder: Path, tail: int, stops: tuple[str, ...]) -> tuple[pl.DataFrame, int]:
+def tally_with(
+    checkpoints_folder: Path, tokens_after_stop: int, stops: tuple[str, ...]
+) -> tuple[pl.DataFrame, int]:
     """Tallies of a world whose texts stop at a string, and the rows that the large model's dump holds."""
     Path("checkpoints").symlink_to(checkpoints_folder)
     write_prompts(stops=stops)
     loaded = write_params(
-        PARAMS | {"policies": ["speculative@1", "speculative@3"], "dump": PARAMS["dump"] | {"tail": tail}}
+        PARAMS
+        | {
+            "policies": ["speculative@1", "speculative@3"],
+            "dump": PARAMS["dump"] | {"tokens_after_stop": tokens_after_stop},
+        }
     )
     describe_all(loaded)
     run_pair(loaded)
@@ -304,11 +310,11 @@ def tally_with(checkpoints_folder: Path, tail: int, stops: tuple[str, ...]) -> t
 def test_a_tail_behind_the_stop_costs_nothing(tiny_checkpoints, tmp_path, monkeypatch):
     """Nor does it count as a call: every number of every policy is that of a dump without one."""
     found = {}
-    for tail in (0, 4):
-        home = tmp_path / str(tail)
+    for tokens_after_stop in (0, 4):
+        home = tmp_path / str(tokens_after_stop)
         home.mkdir()
         monkeypatch.chdir(home)
-        found[tail] = tally_with(tiny_checkpoints, tail, ("w1 ", "w2 "))
+        found[tokens_after_stop] = tally_with(tiny_checkpoints, tokens_after_stop, ("w1 ", "w2 "))
 
     assert found[4][1] > found[0][1]
     assert found[0][0].equals(found[4][0])

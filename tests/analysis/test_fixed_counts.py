@@ -40,7 +40,9 @@ def renamed(tiny_checkpoints, tmp_path_factory):
 
 
 def rows_of(table: str, policy: str) -> pl.DataFrame:
-    return parquet.read(f"data/compared/toy/{table}.parquet").filter(policy=policy).drop("policy", "router")
+    return (
+        parquet.read(f"data/comparisons/toy/{table}.parquet").filter(policy=policy).drop("policy", "router")
+    )
 
 
 @pytest.mark.parametrize(("name", "plain"), NAMES.items())

@@ -193,7 +193,7 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     both = json.loads(json.dumps(THREE))
     for pair in both["pairs"].values():
         pair["cof"]["speculative"] = pair["cof"]["oracle"]
-    path = tmp_path / "data/evaluated/arith/metrics.json"
+    path = tmp_path / "data/counts/arith/metrics.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(both))
     prompts = pl.DataFrame({"prompt_id": ["t"], "split": ["test"]})
@@ -236,5 +236,5 @@ def test_the_json_repeats_rows_of_the_tables():
 def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):
     """With the command that makes its numbers."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no data/evaluated/arith/metrics\.json; run 'dvc repro'"):
+    with pytest.raises(UserError, match=r"no data/counts/arith/metrics\.json; run 'dvc repro'"):
         scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, methods={}))

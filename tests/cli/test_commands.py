@@ -69,7 +69,7 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = "sql tables show predict headline check generate run speedup stability grade report keep tidy"
+    names = "sql tables show predict summary check generate run speedup batch-invariance grade report archive prune migrate"
     assert re.findall(r"^│ ([a-z]+) ", done.stdout, flags=re.M) == names.split()
 
 
@@ -189,9 +189,12 @@ def test_init_prints_what_another_shell_can_read(finished, fsgen):
         (["predict", "--dataset", "toy", "--large", "1e9", "--small", "2e9"], "0 < small < large"),
         (["grade", "arit", "x"], "did you mean 'arith'"),
         (["grade", "arith", "nofile"], "no file at nofile"),
-        (["stability", "smal"], "did you mean 'small'"),
+        (["batch-invariance", "smal"], "did you mean 'small'"),
         (["speedup", "dou"], "did you mean 'duo'"),
-        *((["stability", "small", "--prompts", n], "value for '--prompts'") for n in ("0", "-1", "-2")),
+        *(
+            (["batch-invariance", "small", "--prompts", n], "value for '--prompts'")
+            for n in ("0", "-1", "-2")
+        ),
         *((["speedup", "duo", "--prompts", n], "value for '--prompts'") for n in ("0", "-2")),
     ],
 )
@@ -208,8 +211,8 @@ def test_a_refusal_is_one_sentence(finished, fsgen, words, said):
         (["sql", "from solo", "--data", "nowhere"], "There are no tables for 'solo' under nowhere/ yet"),
         (["tables", "solo"], "There are no tables for 'solo' under data/ yet"),
         (["show", "duo", "toy-001"], "There are no tables for 'prompts' under data/ yet"),
-        (["stability", "small"], "There is no table at data/prompts/toy.parquet"),
-        (["headline"], "There is no metrics/toy.json"),
+        (["batch-invariance", "small"], "There is no table at data/prompts/toy.parquet"),
+        (["summary"], "There is no metrics/toy.json"),
     ],
 )
 def test_before_the_first_run_a_refusal_names_the_command(tiny_world, fsgen, words, said):
@@ -254,17 +257,17 @@ def test_tables_describe_views(finished, fsgen):
 
 def test_show_goes_down_to_the_token(finished, fsgen):
     """Prompt and texts; a policy's marks; both models' words with their probabilities."""
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="oracle+threshold")
+    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="oracle+max_probability")
     first = parquet.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
     rows = rolled.filter(prompt_id=first).sort("pos")
     _, out, _ = fsgen("show", "duo", first)
     assert "small (small) alone" in out
     assert "large (large) alone" in out
-    assert "oracle+threshold" in out
-    _, out, _ = fsgen("show", "duo", first, "--policy", "oracle+threshold")
+    assert "oracle+max_probability" in out
+    _, out, _ = fsgen("show", "duo", first, "--policy", "oracle+max_probability")
     assert f"{rows['called'].sum()} calls" in out
     assert len(re.findall(r"\[[^ \]]+\]", out.splitlines()[1])) == (rows["called"] & rows["mismatch"]).sum()
-    _, out, _ = fsgen("show", "duo", first, "--policy", "oracle+threshold", "--pos", "2")
+    _, out, _ = fsgen("show", "duo", first, "--policy", "oracle+max_probability", "--pos", "2")
     assert out.count("%") >= 30  # ten words of three models
     assert "nats" in out
 
@@ -273,12 +276,12 @@ def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
     """The rolled text, marked, and the ratios; words on stdin are a conversation."""
     name = parquet.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
     texts = parquet.read("data/rollouts/duo/toy/texts-*.parquet").filter(
-        prompt_id=name, policy="oracle+threshold"
+        prompt_id=name, policy="oracle+max_probability"
     )
     rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
-        prompt_id=name, policy="oracle+threshold"
+        prompt_id=name, policy="oracle+max_probability"
     )
-    _, out, _ = fsgen("generate", "--policy", "oracle+threshold", "--prompt-id", name)
+    _, out, _ = fsgen("generate", "--policy", "oracle+max_probability", "--prompt-id", name)
     plain = re.sub(r"[\[\]{}]|<end>", "", out.splitlines()[0])
     assert plain.split() == texts["text"][0].split()
     assert f"asked about {rows['called'].sum()} " in out
@@ -288,12 +291,12 @@ def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
     assert out.count("passes of the large model") == 1
 
 
-def test_report_and_headline(finished, fsgen):
+def test_report_and_summary(finished, fsgen):
     """The page appears, and the table is printed by both."""
     _, out, _ = fsgen("report")
     assert "report.html" in out
     assert Path("plots/report.html").is_file()
-    assert fsgen("headline")[1] in out
+    assert fsgen("summary")[1] in out
 
 
 def test_grade_a_file(finished, fsgen):
@@ -321,19 +324,29 @@ def test_keep_says_where_a_run_is_kept(finished, fsgen):
     """A second time too; a name with a folder in it is refused."""
     assert fsgen("report")[0] == 0
     for _ in range(2):
-        code, out, err = fsgen("keep", "mine")
+        code, out, err = fsgen("archive", "mine")
         assert code == 0, err
         assert out.startswith("results/mine: findings of toy")
     assert Path("results/mine/README.md").is_file()
-    assert "plain name" in refused(fsgen("keep", "../mine"))
+    assert "plain name" in refused(fsgen("archive", "../mine"))
 
 
 def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
     """It names what params.yaml no longer does, and nothing else; a no keeps everything."""
-    kept = ["data/large/duo/toy/x", "data/dumps/small/toy/x", "data/evaluated/toy/x", "metrics/toy.json"]
-    kept += ["metrics/scaling.json", "data/family/base/x", "data/laws/dumps/x", "data/published/x"]
-    gone = ["data/large/old/toy/x", "data/dumps/older/toy/x", "data/graded/pairs/old/x", "metrics/dull.json"]
-    gone += ["data/vocabulary/older.parquet", "data/closeups/old/x", "data/prompts/dull.parquet"]
+    kept = [
+        "data/teacher_forced/large/duo/toy/x",
+        "data/dumps/small/toy/x",
+        "data/counts/toy/x",
+        "metrics/toy.json",
+    ]
+    kept += ["metrics/scaling.json", "data/embedded/base/x", "data/scaling/dumps/x", "data/published/x"]
+    gone = [
+        "data/teacher_forced/large/old/toy/x",
+        "data/dumps/older/toy/x",
+        "data/graded/pairs/old/x",
+        "metrics/dull.json",
+    ]
+    gone += ["data/vocabulary/older.parquet", "data/rollout_logits/old/x", "data/prompts/dull.parquet"]
     for path in map(Path, kept + gone):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("0123456789")
@@ -342,14 +355,14 @@ def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
     assert all(any(path.startswith(one) for one in found) for path in gone)
 
     monkeypatch.setattr(prune.typer, "confirm", lambda question: False)
-    _, out, _ = fsgen("tidy")
+    _, out, _ = fsgen("prune")
     assert all(one in out for one in found)
     assert all(Path(path).exists() for path in kept + gone)
-    _, out, _ = fsgen("tidy", "--yes")
+    _, out, _ = fsgen("prune", "--yes")
     assert "Removed 7." in out
     assert all(Path(path).exists() for path in kept)
     assert not any(Path(path).exists() for path in gone)
-    assert "Nothing to remove" in fsgen("tidy")[1]
+    assert "Nothing to remove" in fsgen("prune")[1]
 
 
 def test_run_is_the_pipeline_for_one_combination(
@@ -365,14 +378,14 @@ def test_run_is_the_pipeline_for_one_combination(
     code, out, err = fsgen(*words.split())
     assert code == 0, err
     (home,) = Path("runs").iterdir()
-    assert "oracle+threshold" in out
+    assert "oracle+max_probability" in out
     assert "|\n\n| pair | policy |" in out
     content = json.loads((home / "metrics/arith.json").read_text())
     assert set(content["pairs"]) == {"small-large"}
-    assert set(content["pairs"]["small-large"]["policies"]) == {"oracle+always", "oracle+threshold"}
+    assert set(content["pairs"]["small-large"]["policies"]) == {"oracle+always", "oracle+max_probability"}
     added = yaml.safe_load(out.partition("params.yaml:")[2])
     assert added["pairs"] == {"small-large": {"small": "small", "tuned": "small", "large": "large"}}
-    assert added["routers"] == {"threshold": {"at": 0.5}}
+    assert added["routers"] == {"max_probability": {"threshold": 0.5}}
     moved = PARAMS | {
         key: PARAMS[key] | value for key, value in added.items() if isinstance(PARAMS[key], dict)
     }
@@ -420,14 +433,20 @@ def test_run_says_what_params_yaml_lacks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wanted = {
         "datasets": {"arith": {"task": "arith", "max_new_tokens": 96, "limit": 16}},
-        "models": {"a": {"path": "a", "prompt": "plain"}, "b": {"path": "b", "prompt": "plain"}},
+        "models": {
+            "a": {"path": "a", "prompt_format": "plain"},
+            "b": {"path": "b", "prompt_format": "plain"},
+        },
         "methods": {"oracle": {"rule": "oracle"}},
         "policies": ["oracle+always"],
         "routers": {"always": {}},
     }
     here = {
         "datasets": {"arith": {"task": "arith", "max_new_tokens": 96, "limit": 200}},
-        "models": {"a": {"path": "a", "prompt": "plain"}, "b": {"path": "elsewhere", "prompt": "plain"}},
+        "models": {
+            "a": {"path": "a", "prompt_format": "plain"},
+            "b": {"path": "elsewhere", "prompt_format": "plain"},
+        },
         "methods": {"oracle": {"rule": "oracle"}},
         "policies": ["oracle+never"],
         "routers": {"always": None},
@@ -436,7 +455,7 @@ def test_run_says_what_params_yaml_lacks(tmp_path, monkeypatch):
     head, _, lines = explain_merge(wanted).partition(":\n\n")
     assert head == "To keep the pair, merge these lines into the sections of params.yaml"
     assert yaml.safe_load(lines) == {
-        "models": {"b": {"path": "b", "prompt": "plain"}},
+        "models": {"b": {"path": "b", "prompt_format": "plain"}},
         "policies": ["oracle+always"],
     }
 
@@ -468,8 +487,8 @@ def test_run_pins_a_hub_model_to_the_commit_of_today(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "model_info", lambda hub: SimpleNamespace(sha=f"commit of {hub}"))
     request = single_run.RunRequest(large="org/big-1.5B", small="org/little@abc", dataset="gsm8k")
     assert single_run.params_of(request)["models"] == {
-        "little": {"hub": "org/little", "revision": "abc", "prompt": "plain"},
-        "big-1_5B": {"hub": "org/big-1.5B", "revision": "commit of org/big-1.5B", "prompt": "plain"},
+        "little": {"hub": "org/little", "revision": "abc", "prompt_format": "plain"},
+        "big-1_5B": {"hub": "org/big-1.5B", "revision": "commit of org/big-1.5B", "prompt_format": "plain"},
     }
 
     def refuse(hub):
@@ -499,9 +518,9 @@ def examples() -> list[str]:
 
 ELSEWHERE = (
     "fsgen grade",
-    "fsgen keep",
+    "fsgen archive",
     "fsgen report",
-    "fsgen tidy",
+    "fsgen prune",
 )  # tested where there is a file, or something to lose
 
 
@@ -509,7 +528,7 @@ ELSEWHERE = (
 def test_an_example_works_as_it_stands(line, fsgen, monkeypatch):
     """On the default run, where it has been made."""
     monkeypatch.chdir(ROOT)
-    if not Path("data/closeups").is_dir():
+    if not Path("data/rollout_logits").is_dir():
         pytest.skip("the default run is not there: make repro")
     code, out, err = fsgen(*shlex.split(line)[1:])
     assert code == 0, err

@@ -33,16 +33,16 @@ def loaded_with(params: dict) -> Settings:
 def plan(tmp_path, monkeypatch) -> dict:
     """Two hub models that nobody has fetched, on a hundred prompts."""
     monkeypatch.chdir(tmp_path)
-    hub = {"hub": "some/where", "revision": "main", "prompt": "plain"}
+    hub = {"hub": "some/where", "revision": "main", "prompt_format": "plain"}
     return copy.deepcopy(PARAMS) | {
-        "datasets": {"g": {"task": "gsm8k", "limit": 100, "max_new_tokens": 50, "calibration": 0.25}},
+        "datasets": {"g": {"task": "gsm8k", "limit": 100, "max_new_tokens": 50, "calibration_share": 0.25}},
         "models": {"small": hub | {"parameters": 1e9}, "large": hub | {"parameters": 8e9}},
         "pairs": {"p": {"small": "small", "tuned": "small", "large": "large"}},
         "policies": ["oracle+entropy@20", "oracle+never"],
         "methods": {"oracle": {"rule": "oracle"}},
-        "compute": {"device": "auto", "dtype": "bfloat16", "rows": 20, "read_tokens": 1000},
-        "dump": PARAMS["dump"] | {"block": 64},
-        "report": {"prompts": 4},
+        "compute": {"device": "auto", "dtype": "bfloat16", "batch_size": 20, "max_batch_tokens": 1000},
+        "dump": PARAMS["dump"] | {"prompts_per_shard": 64},
+        "report": {"explorer_prompts": 4},
     }
 
 
@@ -60,7 +60,7 @@ def test_one_pair_by_hand(plan):
     assert work["dump_small", "small"].positions == 100 * (66 + 2 * 50)
     assert work["rollout", "large"].positions == 75 * 66 + 0.43 * 75 * 3 * 50 + 0.5
     assert work["rollout", "large"].rows == 75 * 3 * 50
-    assert work["close_up", "small"].positions == 4 * (66 + 3 * 50)
+    assert work["dump_rollouts", "small"].positions == 4 * (66 + 3 * 50)
 
 
 def test_time_is_a_roofline(plan):
@@ -102,7 +102,7 @@ def test_another_pair_adds_its_own_and_no_writing(plan):
         "dump_large",
         "dump_small",
         "rollout",
-        "close_up",
+        "dump_rollouts",
     }
 
 
@@ -114,7 +114,7 @@ def test_more_prompts_cost_more(plan):
     for key, work in few.items():
         assert (
             many[key].positions == work.positions
-            if key[0] == "close_up"
+            if key[0] == "dump_rollouts"
             else many[key].positions > work.positions
         )
 
@@ -125,7 +125,7 @@ def test_it_is_never_less_than_what_happened(finished):
     for model in finished.models:
         rows = parquet.read(f"data/dumps/{model}/toy/tokens-*.parquet", ["pos"])
         assert work["dump_solo", model].rows >= len(rows)
-    reads = parquet.read("data/small/duo/toy/reads-*.parquet", ["reader"])
+    reads = parquet.read("data/teacher_forced/small/duo/toy/reads-*.parquet", ["reader"])
     for role in ("small", "tuned"):
         assert work["dump_small", role].rows >= len(reads.filter(reader=role))
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet", ["pos"])
@@ -184,7 +184,7 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     assert "sizes unknown: small" in told
     assert re.search(r"dump_large +12 +11,600 +\d", told)
     make_model(tmp_path / "here", 0.1, 1)
-    plan["models"]["small"] = {"path": "here", "prompt": "plain"}
+    plan["models"]["small"] = {"path": "here", "prompt_format": "plain"}
     loaded = loaded_with(plan)
     counted = description.describe("small", loaded.models["small"])["parameters"]["total"]
     assert cost_estimates.model_sizes(loaded.models)["small"] == counted
@@ -193,9 +193,11 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
 def test_a_wrong_statement_is_refused_when_the_checkpoint_is_there(plan, tmp_path):
     """By more than a twentieth."""
     make_model(tmp_path / "here", 0.1, 1)
-    plan["models"]["small"] = {"path": "here", "prompt": "plain", "parameters": 5e9}
+    plan["models"]["small"] = {"path": "here", "prompt_format": "plain", "parameters": 5e9}
     loaded = loaded_with(plan)
-    with pytest.raises(UserError, match=r"models\.small\.parameters says 5e\+09, but its checkpoint holds"):
+    with pytest.raises(
+        UserError, match=r"models\.small\.parameter_count says 5e\+09, but its checkpoint holds"
+    ):
         description.describe("small", loaded.models["small"])
 
 
@@ -216,7 +218,7 @@ def test_a_cache_is_counted_where_the_checkpoint_is_at_hand(plan, tmp_path):
     """Two layers of a random Llama, heads sharing no keys, 24 wide: weights and 16 texts of 48 tokens."""
     make_model(tmp_path / "here", 0.1, 1)
     for name in ("small", "large"):
-        plan["models"][name] = {"path": "here", "prompt": "plain"}
+        plan["models"][name] = {"path": "here", "prompt_format": "plain"}
     loaded = loaded_with(plan)
     config = json.loads((tmp_path / "here/config.json").read_text())
     shared = config["num_key_value_heads"] / config["num_attention_heads"]
@@ -224,7 +226,7 @@ def test_a_cache_is_counted_where_the_checkpoint_is_at_hand(plan, tmp_path):
     volume = max(e.max_new_tokens + e.definition.prompt_tokens for e in loaded.datasets.values())
 
     assert cost_estimates.cached_values("small", loaded.models["small"], total) == 2 * 2 * 24 * shared
-    held = 2 * 2 * (total + loaded.compute.rows * volume * 2 * 2 * 24 * shared)
+    held = 2 * 2 * (total + loaded.compute.batch_size * volume * 2 * 2 * 24 * shared)
     (pair,) = loaded.pairs
     assert (
         cost_estimates.rollout_memory(loaded, pair, cost_estimates.model_sizes(loaded.models), None) == held

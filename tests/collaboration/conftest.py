@@ -59,7 +59,7 @@ def decide(router, distribution: torch.Tensor, mismatch: bool, uniform: float) -
     """Whether a calibrated router calls the large model, from the logits of the model that would write."""
     p = torch.softmax(distribution.double(), -1)
     first, second = p.topk(2).values.tolist()
-    if router.rule == "threshold":
+    if router.rule == "max_probability":
         return first < router.threshold
     if router.rule == "margin":
         return first - second < router.threshold

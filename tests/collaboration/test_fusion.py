@@ -62,7 +62,12 @@ def dumped(large_NV, small_NV, tuned_NV, dump):
 def whole(large_NV, small_NV, tuned_NV):
     """Lists that hold every id."""
     size = large_NV.shape[1]
-    return dumped(large_NV, small_NV, tuned_NV, DumpConfig(depth=0.0, k_min=size, k_max=size, block=1))
+    return dumped(
+        large_NV,
+        small_NV,
+        tuned_NV,
+        DumpConfig(nats_below_top=0.0, min_top_k=size, max_top_k=size, prompts_per_shard=1),
+    )
 
 
 def slowly_fused(method, world):
@@ -103,9 +108,17 @@ def test_the_closed_loop_fuses_as_a_loop_over_ids_does(method, world):
     st.integers(1, 12),
     st.sampled_from([0.5, 1.0, 2.5, 6.0]),
 )
-def test_what_a_short_list_proves_holds_over_the_vocabulary(method, world, k_min, k_max, depth):
+def test_what_a_short_list_proves_holds_over_the_vocabulary(method, world, min_top_k, max_top_k, depth):
     """Whenever the certificate says exact, the token is that of all ids, however the list was cut."""
-    lists = dumped(*world, DumpConfig(depth=depth, k_min=min(k_min, k_max), k_max=k_max, block=1))
+    lists = dumped(
+        *world,
+        DumpConfig(
+            nats_below_top=depth,
+            min_top_k=min(min_top_k, max_top_k),
+            max_top_k=max_top_k,
+            prompts_per_shard=1,
+        ),
+    )
 
     fused_N, proven_N = fusion.fuse(method, lists)
 
@@ -115,24 +128,31 @@ def test_what_a_short_list_proves_holds_over_the_vocabulary(method, world, k_min
 
 @settings(deadline=None)
 @given(logits(), st.integers(1, 12), methods("li2022", "obrien2023", "average"))
-def test_a_masked_rule_is_proven_exactly_when_no_plausible_id_is_left_out(world, k_max, method):
+def test_a_masked_rule_is_proven_exactly_when_no_plausible_id_is_left_out(world, max_top_k, method):
     """Whatever the list's last id is: the first that it leaves out decides."""
     large_NV = world[0].astype(np.float64)
-    assume(k_max < large_NV.shape[1])
+    assume(max_top_k < large_NV.shape[1])
     floor_N = large_NV.max(axis=1) + math.log(method.parameters["alpha"])
-    outside_N = -np.sort(-large_NV, axis=1)[:, k_max]
+    outside_N = -np.sort(-large_NV, axis=1)[:, max_top_k]
 
-    _, proven_N = fusion.fuse(method, dumped(*world, DumpConfig(depth=50.0, k_min=1, k_max=k_max, block=1)))
+    _, proven_N = fusion.fuse(
+        method,
+        dumped(
+            *world, DumpConfig(nats_below_top=50.0, min_top_k=1, max_top_k=max_top_k, prompts_per_shard=1)
+        ),
+    )
 
     assert proven_N.tolist() == (outside_N < floor_N).tolist()
 
 
 @settings(deadline=None)
 @given(logits(), st.integers(1, 12), methods("proxy"))
-def test_a_proxy_winner_far_above_any_outsider_is_proven(world, k_max, method):
+def test_a_proxy_winner_far_above_any_outsider_is_proven(world, max_top_k, method):
     """The proof fails at most where an outsider at the largest logit left out could come within 1e-4."""
     large_NV, small_NV, tuned_NV = (x_NV.astype(np.float64) for x_NV in world)
-    lists = dumped(*world, DumpConfig(depth=50.0, k_min=1, k_max=k_max, block=1))
+    lists = dumped(
+        *world, DumpConfig(nats_below_top=50.0, min_top_k=1, max_top_k=max_top_k, prompts_per_shard=1)
+    )
     alpha = method.parameters["alpha"]
 
     _, proven_N = fusion.fuse(method, lists)
@@ -160,8 +180,13 @@ def test_a_certificate_is_never_wrong_on_thousands_of_positions(rule, shape):
     expected_N = np.array(slowly_fused(method, world))
     shares = []
 
-    for k_max in (1, 2, 4, 8, 16, 23, 24):
-        lists = dumped(*world, DumpConfig(depth=3.0, k_min=min(2, k_max), k_max=k_max, block=1))
+    for max_top_k in (1, 2, 4, 8, 16, 23, 24):
+        lists = dumped(
+            *world,
+            DumpConfig(
+                nats_below_top=3.0, min_top_k=min(2, max_top_k), max_top_k=max_top_k, prompts_per_shard=1
+            ),
+        )
         fused_N, proven_N = fusion.fuse(method, lists)
 
         assert np.array_equal(expected_N[proven_N], fused_N[proven_N])
@@ -194,7 +219,13 @@ def test_a_tie_that_reaches_outside_the_list_proves_nothing():
     method = Method(rule="proxy", parameters={"alpha": 1.0})
 
     fused_N, proven_N = fusion.fuse(
-        method, dumped(large_NV, small_NV, tuned_NV, DumpConfig(depth=0.5, k_min=1, k_max=2, block=1))
+        method,
+        dumped(
+            large_NV,
+            small_NV,
+            tuned_NV,
+            DumpConfig(nats_below_top=0.5, min_top_k=1, max_top_k=2, prompts_per_shard=1),
+        ),
     )
 
     assert fused_N.tolist() == [1, 1]
@@ -211,7 +242,9 @@ def test_a_gain_that_float32_rounds_down_proves_nothing():
     world = large_NV, small_NV, np.ones((1, 2), dtype=np.float32)
     method = Method(rule="proxy", parameters={"alpha": 1.0})
 
-    fused_N, proven_N = fusion.fuse(method, dumped(*world, DumpConfig(depth=0.5, k_min=1, k_max=1, block=1)))
+    fused_N, proven_N = fusion.fuse(
+        method, dumped(*world, DumpConfig(nats_below_top=0.5, min_top_k=1, max_top_k=1, prompts_per_shard=1))
+    )
 
     assert slowly_fused(method, world) == [1]
     assert fused_N.tolist() == [0]
@@ -266,7 +299,9 @@ def test_acceptance_bounds_hold_the_sum_of_the_smaller_probabilities(kept, world
     """They contain it up to float32, and close on it when the list is the whole vocabulary."""
     size = world[0].shape[1]
     width = min(kept or size, size)
-    lists = dumped(*world, DumpConfig(depth=50.0, k_min=width, k_max=width, block=1))
+    lists = dumped(
+        *world, DumpConfig(nats_below_top=50.0, min_top_k=width, max_top_k=width, prompts_per_shard=1)
+    )
     logits_NV = [x_NV.astype(np.float64) for x_NV in world[:2]]
     sums_N = [np.log(np.exp(x_NV).sum(axis=1)) for x_NV in logits_NV]
     p_NV, q_NV = (np.exp(x_NV - z_N[:, None]) for x_NV, z_N in zip(logits_NV, sums_N, strict=True))
@@ -321,7 +356,7 @@ def test_lists_of_a_wide_vocabulary_are_those_of_a_full_sort(shape):
     ordered = logits_NV.sort(dim=-1, descending=True, stable=True)
 
     ids_NK, values_NK, outside_N = records.top_list(
-        logits_NV, DumpConfig(depth=50.0, k_min=2, k_max=64, block=1)
+        logits_NV, DumpConfig(nats_below_top=50.0, min_top_k=2, max_top_k=64, prompts_per_shard=1)
     )
 
     assert ids_NK.tolist() == ordered.indices[:, :64].tolist()

@@ -157,7 +157,7 @@ def test_the_router_that_the_loop_sees_spends_its_budget_on_calibration_tokens(n
     gate = route.open_calibrated_router(finished, "duo", "toy", policy)
     known = _DumpedRecords.open(finished, "duo", "toy", "calibration")
     rows = known.rows_of(policy.method).filter("in_answer")
-    score_N = gate.score(router_input.router_input(rows, finished.dump.k_min))
+    score_N = gate.score(router_input.router_input(rows, finished.dump.min_top_k))
     reached_N = [(score_N >= cut).mean() for cut in [*score_N, np.inf]]
 
     assert len(np.unique(score_N)) > len(score_N) / 2

@@ -64,7 +64,7 @@ def seen_with(rule, scores):
     scores_N, zeros_N = np.array(scores, dtype=np.float32), np.zeros(len(scores), dtype=np.float32)
     # the second token at -inf, so that both probability and margin fall as the normaliser grows
     top_N2 = np.column_stack([zeros_N, zeros_N - np.inf])
-    if rule in ("threshold", "margin"):
+    if rule in ("max_probability", "margin"):
         return RouterInput(top_N2, scores_N, zeros_N)
     return RouterInput(top_N2, zeros_N, scores_N)
 

@@ -50,7 +50,7 @@ def test_an_unknown_key(params, stage):
     """Whatever stage runs first refuses the whole file."""
     params["dump"]["kmin"] = 4
 
-    assert_refused(run(params, *stage), "'kmin' is not among the keys of dump", "did you mean 'k_min'")
+    assert_refused(run(params, *stage), "'kmin' is not among the keys of dump", "did you mean 'min_top_k'")
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[0])

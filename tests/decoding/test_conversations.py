@@ -17,7 +17,7 @@ from fsgen.decoding.stored_texts import text_rows, token_flags, turns_of
 from fsgen.decoding.texts import StopRule, TokenSequence, stop_rule
 from fsgen.errors import UserError
 from fsgen.models import description, loading, spec, tokenization
-from fsgen.report import headline
+from fsgen.report import summary
 from fsgen.tables import parquet
 from fsgen.tasks import grade
 from fsgen.tasks.graders import judge
@@ -236,8 +236,8 @@ def test_a_judged_task_has_ratings_for_accuracies_and_neither_without_a_judge(ta
         assert present["unrated_turns"] > 0
         assert 0 < present["truncated_share"] == absent["truncated_share"]
     assert without["pairs"]["duo"]["cof"] == rated["pairs"]["duo"]["cof"]
-    assert "| - |" in headline.markdown("toy", without)
-    assert "| rated " in headline.markdown("toy", rated)
+    assert "| - |" in summary.markdown("toy", without)
+    assert "| rated " in summary.markdown("toy", rated)
     large = rated["models"]["large"]
     assert rated["pairs"]["duo"]["policies"]["speculative@3"]["rating"] == large["rating"]
 
@@ -246,18 +246,22 @@ def test_a_tail_follows_the_last_turn_alone(talk):
     """Kept after the stop string that ends the text; between turns there is the next question."""
     write_prompts(8, stops=("w1", "w2", "w5", "w11"), follow_ups=(BRIDGE,))
     rows = {}
-    for tail in (0, 3):
+    for tokens_after_stop in (0, 3):
         world = write_params(
-            PARAMS | {"datasets": vars_of(talk), "dump": PARAMS["dump"] | {"tail": tail, "block": 8}}
+            PARAMS
+            | {
+                "datasets": vars_of(talk),
+                "dump": PARAMS["dump"] | {"tokens_after_stop": tokens_after_stop, "prompts_per_shard": 8},
+            }
         )
         description.write_description(world, "large")
         dump_solo.dump_solo(world, "large")
-        rows[tail] = parquet.read("data/dumps/large/toy/texts-*.parquet")
+        rows[tokens_after_stop] = parquet.read("data/dumps/large/toy/texts-*.parquet")
 
-    assert rows[0].drop("tokens", "tail").equals(rows[3].drop("tokens", "tail"))
+    assert rows[0].drop("tokens", "tokens_after_stop").equals(rows[3].drop("tokens", "tokens_after_stop"))
     last = rows[3].filter(pl.col("turn") == pl.col("turn").max().over("prompt_id"))
-    assert rows[3]["tail"].sum() == last["tail"].sum() > 0
-    assert (rows[3]["tokens"] - rows[0]["tokens"]).equals(rows[3]["tail"], check_names=False)
+    assert rows[3]["tokens_after_stop"].sum() == last["tokens_after_stop"].sum() > 0
+    assert (rows[3]["tokens"] - rows[0]["tokens"]).equals(rows[3]["tokens_after_stop"], check_names=False)
 
 
 def vars_of(world) -> dict:

@@ -73,7 +73,7 @@ def count_rounds(changed: list[bool], draft: int) -> int:
 
 def test_it_costs_what_the_policy_costs(world, monkeypatch):
     """Passes are calls; positions run to the last call, since skipped ones are caught up."""
-    for policy in ("oracle+threshold", "oracle+perfect", "proxy+always", "oracle+never"):
+    for policy in ("oracle+max_probability", "oracle+perfect", "proxy+always", "oracle+never"):
         session = open_in_memory(world, monkeypatch, policy)
         name = parquet.read("data/prompts/toy.parquet").filter(split="test")["prompt_id"][1]
         usage = LargeModelUse()

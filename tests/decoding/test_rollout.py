@@ -33,12 +33,12 @@ from tests.conftest import (
 )
 
 RUNS = {
-    "one text at a time": {"compute": {"rows": 1}},
-    "all texts at once": {"compute": {"rows": 100}, "dump": {"block": 100}},
-    "one token a pass": {"compute": {"read_tokens": 1}},
-    "a wide budget": {"compute": {"read_tokens": 100_000}},
-    "a prompt a shard": {"dump": {"block": 1}},
-    "two policies": {"policies": ["contrastive+entropy@20", "proxy+threshold@30"]},
+    "one text at a time": {"compute": {"batch_size": 1}},
+    "all texts at once": {"compute": {"batch_size": 100}, "dump": {"prompts_per_shard": 100}},
+    "one token a pass": {"compute": {"max_batch_tokens": 1}},
+    "a wide budget": {"compute": {"max_batch_tokens": 100_000}},
+    "a prompt a shard": {"dump": {"prompts_per_shard": 1}},
+    "two policies": {"policies": ["contrastive+entropy@20", "proxy+max_probability@30"]},
 }
 
 
@@ -290,7 +290,7 @@ config = Qwen2Config(vocab_size=150_000, hidden_size=16, num_hidden_layers=1, nu
 network = Qwen2ForCausalLM(config).eval().requires_grad_(False)
 source = ModelConfig(prompt="plain", path="wide")
 loaded = LoadedModel("wide", source, None, "plain", 150_000, (0,), 4096, 0, network, network.device)
-dump = DumpConfig(depth=3.0, k_min=8, k_max=64, block=1)
+dump = DumpConfig(nats_below_top=3.0, min_top_k=8, max_top_k=64, prompts_per_shard=1)
 ids = torch.randint(0, 150_000, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 text = TextToRead([1, 2], ids, np.zeros((length, 4), np.int32), ("large",))
 def peak():
@@ -343,7 +343,7 @@ def test_the_first_divergence_and_its_margin_are_reported(tiny_world, monkeypatc
 
     monkeypatch.setattr(loaded_model.LoadedModel, "logits", swayed)
     found = batch_invariance.compare(tiny_world, "large", "toy", 6)
-    monkeypatch.setattr(sys, "argv", ["fsgen", "stability", "large", "--prompts", "6"])
+    monkeypatch.setattr(sys, "argv", ["fsgen", "batch-invariance", "large", "--prompts", "6"])
     __main__.main()
 
     first = min(found.divergences, key=lambda there: there.pos)

@@ -29,8 +29,8 @@ def spell(ids):
     return " ".join(SPELT[i] for i in ids)
 
 
-def until(stops=(), limit=12, tail=0):
-    return StopRule(TOKENIZER, (END,), stops, limit, tail)
+def until(stops=(), limit=12, tokens_after_stop=0):
+    return StopRule(TOKENIZER, (END,), stops, limit, tokens_after_stop)
 
 
 def slow_end(ids, stops, limit):
@@ -114,7 +114,7 @@ def test_a_row_spells_no_end_token_and_counts_it():
     (row,) = text_rows(until(("w9",)), "toy-1", [5, 6], text)
 
     assert row == {
-        "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3, "tail": 0,
+        "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3, "tokens_after_stop": 0,
         "finish_reason": "eos", "prompt_tokens": 2, "prompt_digest": hash_prompt((5, 6)),
     }  # fmt: skip
     assert hash_prompt([5, 6]) != hash_prompt([6, 5])
@@ -122,7 +122,7 @@ def test_a_row_spells_no_end_token_and_counts_it():
 
 
 def test_a_tail_changes_no_text():
-    """A longer stop string that only the tail completes cuts nothing."""
+    """A longer stop string that only the tokens_after_stop completes cuts nothing."""
     rule = until(("w3 w4 w5", "w4"))
     (turn,) = rule.close_finished_turns(["toy-1"], [TokenSequence([1, 3, 4])])[0].turns
     (short,) = text_rows(rule, "toy-1", [0], TokenSequence([1, 3, 4], (turn,)))
@@ -132,12 +132,14 @@ def test_a_tail_changes_no_text():
     assert (short["tokens"], tailed["tokens"]) == (3, 4)
 
 
-def dumped(stops=(), tail=0, stop_tokens=None):
+def dumped(stops=(), tokens_after_stop=0, stop_tokens=None):
     """What the large model writes alone: rows of its texts, and columns of its tokens by prompt."""
     named = {"stop_tokens": stop_tokens} if stop_tokens else {}
     models = {name: entry | named for name, entry in PARAMS["models"].items()}
     write_prompts(stops=stops)
-    world = write_params(PARAMS | {"models": models, "dump": PARAMS["dump"] | {"tail": tail}})
+    world = write_params(
+        PARAMS | {"models": models, "dump": PARAMS["dump"] | {"tokens_after_stop": tokens_after_stop}}
+    )
     describe_all(world)
     dump_solo.dump_solo(world, "large")
     tokens = parquet.read("data/dumps/large/toy/tokens-*.parquet")
@@ -174,15 +176,15 @@ def test_the_free_texts_end_at_their_length(home):
     assert any(len(ids) == LIMIT for ids in home.values())
 
 
-@pytest.mark.parametrize("tail", [0, 3])
-def test_a_stop_string_ends_a_written_text(home, stop, tail):
-    """Texts are the free ones up to the token that completes it and `tail` more, outside the answer."""
-    texts = dumped((stop,), tail)
+@pytest.mark.parametrize("tokens_after_stop", [0, 3])
+def test_a_stop_string_ends_a_written_text(home, stop, tokens_after_stop):
+    """Texts are the free ones up to the token that completes it and `tokens_after_stop` more, outside the answer."""
+    texts = dumped((stop,), tokens_after_stop)
 
     assert texts.keys() == home.keys()
     for name, text in texts.items():
         length, reason = slow_end(home[name], (stop,), LIMIT)
-        ids = home[name][: length + tail if reason == "stop" else length]
+        ids = home[name][: length + tokens_after_stop if reason == "stop" else length]
         counted = slow_answer(ids[:length], (stop,)) if reason == "stop" else length
 
         assert reason == text.finish_reason
@@ -224,7 +226,7 @@ def test_a_tail_ends_at_a_stop_token(home):
     )
     ids = home[name]
 
-    text = dumped((spell(ids[size - 2 : size]),), tail=9, stop_tokens=[SPELT[ids[size]]])[name]
+    text = dumped((spell(ids[size - 2 : size]),), tokens_after_stop=9, stop_tokens=[SPELT[ids[size]]])[name]
 
     assert text.finish_reason == "stop"
     assert text.rows.token_id == ids[: size + 1]

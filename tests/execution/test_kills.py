@@ -21,8 +21,8 @@ from tests.conftest import PARAMS, describe_all, random_world, write_params
 
 STAGES = {
     "dump_solo": ("large", "dumps/large"),
-    "dump_large": ("duo", "large/duo"),
-    "dump_small": ("duo", "small/duo"),
+    "dump_large": ("duo", "teacher_forced/large/duo"),
+    "dump_small": ("duo", "teacher_forced/small/duo"),
     "rollout": ("duo", "rollouts/duo"),
 }
 ROOMS = {

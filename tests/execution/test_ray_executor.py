@@ -27,7 +27,7 @@ pytest.importorskip("ray", reason="needs the extra fsgen[ray]")
 POLICIES = ["oracle+always", "oracle+entropy@20", "contrastive+random@20", "proxy+never"]
 STAGES = {
     "data/dumps/large": lambda loaded: dump_solo.dump_solo(loaded, "large"),
-    "data/large/duo": lambda loaded: dump_teacher_forced.dump_large(loaded, "duo"),
+    "data/teacher_forced/large/duo": lambda loaded: dump_teacher_forced.dump_large(loaded, "duo"),
     "data/rollouts/duo": lambda loaded: rollout.rollout(loaded, "duo"),
 }
 
@@ -123,7 +123,7 @@ def kill_one_at_work(killed: list[int]) -> None:
 def test_a_killed_actor_changes_nothing(local, again, address):
     """The only one; Ray starts it anew and repeats its shard."""
     loaded, killed = settings_of(engine="ray", replicas=1), []
-    for folder in ("data/dumps/large", "data/large/duo"):
+    for folder in ("data/dumps/large", "data/teacher_forced/large/duo"):
         shutil.copytree(local / folder, folder)
     killer = threading.Thread(target=kill_one_at_work, args=[killed])
     killer.start()

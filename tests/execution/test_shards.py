@@ -27,7 +27,7 @@ from tests.conftest import (
 )
 
 BEFORE = ["oracle+entropy@20", "oracle+margin", "contrastive+random@20", "proxy+never"]
-ADDED = ["oracle+threshold@30", "average+entropy@20"]
+ADDED = ["oracle+max_probability@30", "average+entropy@20"]
 
 
 def params_of(policies, **changes):
@@ -98,7 +98,7 @@ def test_an_added_policy_alone_is_rolled(pair, grown):
 
 def test_a_changed_router_rolls_its_own_policies(pair, grown):
     """Another threshold of `margin` is another policy of the same name."""
-    changed = params_of(BEFORE, routers={"margin": {"at": 0.2}})
+    changed = params_of(BEFORE, routers={"margin": {"threshold": 0.2}})
     rerun(changed)
 
     assert {name for names, _ in grown for name in names} == {"oracle+margin"}
@@ -140,7 +140,7 @@ def test_more_prompts_roll_no_full_block_again(tiny_checkpoints, tmp_path, monke
     family_world(tiny_checkpoints)
     counts = []
     for limit in (28, 40):
-        arith = {"task": "arith", "limit": limit, "max_new_tokens": 20, "calibration": 0.3}
+        arith = {"task": "arith", "limit": limit, "max_new_tokens": 20, "calibration_share": 0.3}
         fixed = [policy for policy in BEFORE if "@" not in policy]
         loaded = write_params(params_of(fixed, datasets={"toy": arith}))
         prompts.write_prompts(loaded, "toy")
@@ -149,7 +149,7 @@ def test_more_prompts_roll_no_full_block_again(tiny_checkpoints, tmp_path, monke
         run_pair(loaded)
         counts.append(sum(prompts for _, prompts in grown))
     tests = len(parquet.read("data/prompts/toy.parquet").filter(split="test"))
-    full = counts[0] // PARAMS["dump"]["block"] * PARAMS["dump"]["block"]
+    full = counts[0] // PARAMS["dump"]["prompts_per_shard"] * PARAMS["dump"]["prompts_per_shard"]
 
     assert 0 < full < counts[0] < tests
     assert counts[1] == tests - full
@@ -176,7 +176,7 @@ def test_a_closer_look_follows_what_counts_of_a_text(pair):
 
     key = ["policy", *parquet.KEY]
     rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet", [*key, "in_answer"])
-    seen = parquet.read("data/closeups/duo/toy/reads-*.parquet").explode("policies")
+    seen = parquet.read("data/rollout_logits/duo/toy/reads-*.parquet").explode("policies")
     both = seen.rename({"policies": "policy"}).join(rows, on=key, how="left", suffix="_written")
     assert len(both) > 0
     assert both["in_answer"].equals(both["in_answer_written"])

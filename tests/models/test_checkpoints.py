@@ -17,7 +17,7 @@ from fsgen.tables import parquet
 from tests.conftest import NOISE, PARAMS, describe_all, run_pair, write_params, write_prompts
 
 ECHO = "{% for m in messages %}{{ m.content }} {% endfor %}w0"
-CHAT = PARAMS | {"models": {name: {"path": f"checkpoints/{name}", "prompt": "chat"} for name in NOISE}}
+CHAT = PARAMS | {"models": {name: {"path": f"checkpoints/{name}", "prompt_format": "chat"} for name in NOISE}}
 
 
 @pytest.fixture
@@ -110,12 +110,14 @@ def test_chat_prompts_are_the_templates_ids(copies):
 def test_chat_without_a_usable_template_is_one_sentence(copies):
     """No template at all, or one that refuses a system turn: plain prompts are the remedy."""
     loaded = write_params(CHAT)
-    with pytest.raises(UserError, match=r"its tokenizer has no chat template; set 'prompt: plain'\."):
+    with pytest.raises(UserError, match=r"its tokenizer has no chat template; set 'prompt_format: plain'\."):
         tokenization.check_tokenizers(loaded, "duo")
 
     for name in NOISE:
         give_template(copies / name, "{{ raise_exception('no system turn') }}")
-    with pytest.raises(UserError, match=r"refuses a system turn .*no system turn.*; set 'prompt: plain'\."):
+    with pytest.raises(
+        UserError, match=r"refuses a system turn .*no system turn.*; set 'prompt_format: plain'\."
+    ):
         tokenization.check_tokenizers(loaded, "duo")
 
 
@@ -143,4 +145,4 @@ def test_prompts_that_two_models_spell_differently_are_refused(copies):
         UserError, match=r"large spells prompt 'toy-\d+' with other ids than the text's writer"
     ):
         dump_teacher_forced.dump_large(loaded, "duo")
-    assert not Path("data/large/duo").exists()
+    assert not Path("data/teacher_forced/large/duo").exists()

@@ -141,7 +141,7 @@ def test_training_is_the_same_twice_and_its_seed_matters(tmp_path, monkeypatch):
         world = settings_with({"a": replace(MEMBER, seed=seed)}, {"b": tuned})
         family.train(world, "a")
         family.tune(world, "b")
-        made[folder] = [Path("data/family", name, "model.safetensors").read_bytes() for name in "ab"]
+        made[folder] = [Path("data/embedded", name, "model.safetensors").read_bytes() for name in "ab"]
 
     assert made["one"] == made["two"]
     assert made["one"][0] != made["three"][0]
@@ -151,17 +151,17 @@ def test_training_is_the_same_twice_and_its_seed_matters(tmp_path, monkeypatch):
 def settings_with(members: dict, tuned: dict) -> Settings:
     """Settings that only the family's room reads."""
     nothing = {section: {} for section in ("datasets", "models", "pairs", "methods", "routers")}
-    dump = DumpConfig(depth=3.0, k_min=2, k_max=2, block=1)
-    compute = ComputeConfig(device="cpu", dtype="float32", rows=1, read_tokens=1)
+    dump = DumpConfig(nats_below_top=3.0, min_top_k=2, max_top_k=2, prompts_per_shard=1)
+    compute = ComputeConfig(device="cpu", dtype="float32", rows=1, max_batch_tokens=1)
     return Settings(
         seed=0,
         policies=(),
         dump=dump,
         compute=compute,
         report=ReportConfig(prompts=1),
-        curriculum=MIXED,
-        family=members,
-        tuned=tuned,
+        embedded_curriculum=MIXED,
+        embedded_models=members,
+        embedded_finetunes=tuned,
         **nothing,
     )
 
@@ -169,12 +169,12 @@ def settings_with(members: dict, tuned: dict) -> Settings:
 @pytest.mark.models
 def test_committed_checkpoints_are_what_params_yaml_describes(default):
     """Sizes as set, one tokenizer for all, 20 MB at most together."""
-    folder = ROOT / "data/family"
-    members = {**default.family, **default.tuned}
+    folder = ROOT / "data/embedded"
+    members = {**default.embedded_models, **default.embedded_finetunes}
     assert {path.name for path in folder.iterdir()} == set(members)
     for name, entry in members.items():
         network = LlamaForCausalLM.from_pretrained(folder / name)
-        base = default.family[getattr(entry, "base", name)]
+        base = default.embedded_models[getattr(entry, "base", name)]
         assert (network.config.hidden_size, network.config.num_hidden_layers) == (base.hidden, base.layers)
         tokenizer = AutoTokenizer.from_pretrained(folder / name)
         assert tokenizer.get_vocab() == family.make_tokenizer().get_vocab()

@@ -15,16 +15,16 @@ from fsgen.tables.schemas.dumps import RECORD
 def slow_list(logits_V, dump):
     """Ids by falling logit, of a tie the lowest first; then as many as the settings keep, and the next."""
     ranked = sorted(range(len(logits_V)), key=lambda i: (-logits_V[i], i))
-    near = sum(logits_V[i] >= logits_V[ranked[0]] - dump.depth for i in ranked)
-    count = min(max(near, dump.k_min), dump.k_max, len(ranked))
+    near = sum(logits_V[i] >= logits_V[ranked[0]] - dump.nats_below_top for i in ranked)
+    count = min(max(near, dump.min_top_k), dump.max_top_k, len(ranked))
     return ranked[:count], logits_V[ranked[count]] if count < len(ranked) else -np.inf
 
 
 @pytest.mark.parametrize("vocabulary", [5, 70, 1300])  # all kept; one topk; topk within blocks
-@given(distinct=st.integers(1, 40), seed=st.integers(0, 2**16), k_max=st.integers(2, 5))
-def test_the_list_is_that_of_a_stable_sort(vocabulary, distinct, seed, k_max):
+@given(distinct=st.integers(1, 40), seed=st.integers(0, 2**16), max_top_k=st.integers(2, 5))
+def test_the_list_is_that_of_a_stable_sort(vocabulary, distinct, seed, max_top_k):
     """Few distinct values tie in the list, across its end and beyond."""
-    dump = DumpConfig(depth=1.0, k_min=2, k_max=k_max, block=1)
+    dump = DumpConfig(nats_below_top=1.0, min_top_k=2, max_top_k=max_top_k, prompts_per_shard=1)
     values = np.random.default_rng(seed).integers(distinct, size=(4, vocabulary)) / 4
     ids_NK, logits_NK, outside_N = records.top_list(torch.tensor(values, dtype=torch.float32), dump)
     for row, expected in enumerate(values.tolist()):
@@ -38,7 +38,9 @@ def test_the_list_is_that_of_a_stable_sort(vocabulary, distinct, seed, k_max):
 def test_scalars_are_those_of_float64(seed):
     """Entropy and logsumexp of one row after another, in plain numpy."""
     values = np.random.default_rng(seed).normal(0, 4, (3, 200)).astype(np.float32)
-    found = records.record(torch.tensor(values), DumpConfig(depth=1.0, k_min=2, k_max=4, block=1))
+    found = records.record(
+        torch.tensor(values), DumpConfig(nats_below_top=1.0, min_top_k=2, max_top_k=4, prompts_per_shard=1)
+    )
     for row, logits in enumerate(values.astype(np.float64)):
         total = np.log(np.exp(logits - logits.max()).sum()) + logits.max()
         chances = np.exp(logits - total)
@@ -47,11 +49,14 @@ def test_scalars_are_those_of_float64(seed):
         assert (found.max_logit_N[row], found.min_logit_N[row]) == (logits.max(), logits.min())
 
 
-@pytest.mark.parametrize("k_max", [2, 30])
-def test_a_table_gives_the_records_back(k_max):
+@pytest.mark.parametrize("max_top_k", [2, 30])
+def test_a_table_gives_the_records_back(max_top_k):
     """To the bit, with lists that end at different lengths and with lists that hold the whole vocabulary."""
     values = np.random.default_rng(0).normal(0, 2, (6, 30)).astype(np.float32)
-    original = records.record(torch.tensor(values), DumpConfig(depth=1.0, k_min=2, k_max=k_max, block=1))
+    original = records.record(
+        torch.tensor(values),
+        DumpConfig(nats_below_top=1.0, min_top_k=2, max_top_k=max_top_k, prompts_per_shard=1),
+    )
     width = (original.top_ids_NK >= 0).sum(axis=1).max()
 
     table = original.to_table()
@@ -68,7 +73,7 @@ def test_a_table_gives_the_records_back(k_max):
 def test_the_first_and_last_rows_of_a_table_are_the_records_of_parts():
     """Records are row by row: those of two parts are those of the whole."""
     values = torch.tensor(np.random.default_rng(1).normal(0, 2, (5, 30)).astype(np.float32))
-    dump = DumpConfig(depth=1.0, k_min=2, k_max=4, block=1)
+    dump = DumpConfig(nats_below_top=1.0, min_top_k=2, max_top_k=4, prompts_per_shard=1)
     parts = [records.record(values[:2], dump), records.record(values[2:], dump)]
 
     joined = records.join(parts).to_table()

@@ -124,7 +124,7 @@ def test_an_unfinished_run_is_not_kept(tiny_world):
 
 @pytest.mark.parametrize("params", KEPT, ids=lambda path: path.parent.name)
 def test_committed_pages_are_fresh(params):
-    """The page is what its numbers say (run `fsgen keep` anew, or FSGEN_WRITE_DOCS=1 this test)."""
+    """The page is what its numbers say (run `fsgen archive` anew, or FSGEN_WRITE_DOCS=1 this test)."""
     folder = params.parent
     page = findings.page(folder.name, folder)
     if os.environ.get("FSGEN_WRITE_DOCS"):

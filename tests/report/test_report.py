@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fsgen.report import explorer, headline, page, report
+from fsgen.report import explorer, page, report, summary
 from fsgen.report.figures import gallery
 from fsgen.tables import files, lake, parquet
 from tests.report import conftest as chromium
@@ -129,10 +129,10 @@ def test_prompts_are_left_out_until_it_is_small_enough(finished, explored, monke
     assert len(unpacked(build(finished, explored))["datasets"]["toy"]["prompts"]) == 1
 
 
-def test_the_headline_is_the_metrics(finished, explored):
+def test_the_summary_is_the_metrics(finished, explored):
     """Every cell of the printed table stands in the page."""
     text = html.unescape(build(finished, explored))
-    head, rows = headline.table(files.read_metrics(Path("metrics/toy.json")))
+    head, rows = summary.table(files.read_metrics(Path("metrics/toy.json")))
     for cell in [*head, *rows[0]]:
         assert f">{cell}<" in text
 

@@ -94,7 +94,7 @@ def test_sides_are_both_models_records(finished):
     """Counted anew from the dumps, with polars, on both texts."""
     sides = lake.query("from sides").sort("writer", "prompt_id", "pos")
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle")
-    reads = parquet.read("data/small/duo/toy/reads-*.parquet").filter(reader="small")
+    reads = parquet.read("data/teacher_forced/small/duo/toy/reads-*.parquet").filter(reader="small")
     key = ["writer", "prompt_id", "turn", "pos"]
     beside = sides.join(fused.select(*key, "default_id", "fused_id", "mismatch"), on=key, validate="1:1")
     assert len(beside) == len(sides) == len(fused)

@@ -129,7 +129,7 @@ def test_a_prompt_keeps_its_split_under_every_seed_and_limit():
 
 def test_order_and_split_are_independent():
     """The share of calibration prompts is the same in either half of the order, within five deviations."""
-    table = build(4000, calibration=0.25)
+    table = build(4000, calibration_share=0.25)
     bound = 5 * (0.25 * 0.75 / 2000) ** 0.5
 
     for half in (table[:2000], table[2000:]):

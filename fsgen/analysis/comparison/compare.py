@@ -1,4 +1,4 @@
-"""Compare the policies of every pair on every dataset: the tables of data/compared/ and their summary."""
+"""Compare the policies of every pair on every dataset: the tables of data/comparisons/ and their summary."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -77,7 +77,7 @@ def group_routers(routers: Mapping[str, RouterConfig]) -> RouterGroups:
 
 
 def compare(settings: Settings) -> None:
-    """Write data/compared/<dataset>/*.parquet and metrics/comparisons.json."""
+    """Write data/comparisons/<dataset>/*.parquet and metrics/comparisons.json."""
     out, summary = paths.comparisons(), {}
     groups = group_routers(settings.routers)
     with files.atomic_folder(out) as folder:

@@ -16,7 +16,7 @@ TEXTS, NUMBERS = ("method", "dataset"), ("large_b", "small_b", "cof")
 
 
 def write_published(path: Path) -> None:
-    """Write metrics/published.json and data/laws/published/ from the published table."""
+    """Write metrics/published.json and data/scaling/published/ from the published table."""
     points = read_points(path)
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
     claims = series.claims(points)

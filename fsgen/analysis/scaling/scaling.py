@@ -27,7 +27,7 @@ PREDICTORS = {
 
 
 def write_scaling(settings: Settings) -> None:
-    """Write metrics/scaling.json and data/laws/dumps/ from every evaluated dataset."""
+    """Write metrics/scaling.json and data/scaling/dumps/ from every evaluated dataset."""
     metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
     points = pool(metrics, small_entropies(settings.datasets, settings.pairs.values()))
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}

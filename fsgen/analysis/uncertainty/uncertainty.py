@@ -50,7 +50,7 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
     method = _projected_method(methods)
     writer = methods[method].definition.default_role
     mismatches = scores.filter(method=method, writer=writer).select(*KEY, "mismatch").collect()
-    for row in _projection_rows(mismatches, models[writer], dataset, settings.dump.k_min, settings.seed):
+    for row in _projection_rows(mismatches, models[writer], dataset, settings.dump.min_top_k, settings.seed):
         yield "embedding", {"method": method, "writer": writer} | row
 
 

@@ -73,7 +73,7 @@ def open_dumped_texts(
     """
     is_wanted = pl.col("prompt_id").is_in(prompt_ids)
     models = settings.pairs[pair].roles()
-    columns = [*KEY, "token_id", *router_input.router_input_columns(settings.dump.k_min)]
+    columns = [*KEY, "token_id", *router_input.router_input_columns(settings.dump.min_top_k)]
     fused = parquet.scan(paths.fused(pair, dataset) / "fused-*.parquet").filter(is_wanted).collect()
     texts = {
         role: parquet.scan(paths.dumps(model, dataset) / "texts-*.parquet").filter(is_wanted).collect()

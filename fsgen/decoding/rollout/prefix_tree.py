@@ -88,7 +88,7 @@ class PrefixTree:
         self.loaded, self.prompts, self.runs, self.rows = loaded, prompts, runs, rows
         self.seed, self.dump = settings.seed, settings.dump
         self.max_new_tokens = stop_rule.max_new_tokens
-        budget = settings.compute.read_tokens
+        budget = settings.compute.max_batch_tokens
         self.caches = {role: RaggedKVCache(model, budget) for role, model in loaded.items()}
         methods = {run.policy.method: run.method for run in runs}
         self.methods: list[Method] = list(methods.values())
@@ -159,7 +159,7 @@ class PrefixTree:
         uses_R = self.default_role_of_run[self.branches.run_R] == role
         rows = np.unique(self.branches.branch_R[uses_R])
         size = len(self.branches)
-        scores = _DefaultScores(np.full(size, -1, np.int32), blank_router_input(size, self.dump.k_min))
+        scores = _DefaultScores(np.full(size, -1, np.int32), blank_router_input(size, self.dump.min_top_k))
         if len(rows):
             hidden_NH = torch.stack([hidden_LH[-1] for hidden_LH in self._read(role, rows)])
             for b, hidden_H in zip(rows, hidden_NH, strict=True):

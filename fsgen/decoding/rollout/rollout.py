@@ -73,7 +73,7 @@ def _shards(
     dumped = open_dumped_texts(settings, pair, dataset, prompts["prompt_id"].to_list())
     rule = stop_rule(models["large"], prompts, settings.datasets[dataset].max_new_tokens)
     shards = []
-    for block in chunk_prompts(prompts, settings.dump.block):
+    for block in chunk_prompts(prompts, settings.dump.prompts_per_shard):
         names = block["prompt_id"].to_list()
         ids = prompt_ids(models["large"], block, rule.max_new_tokens)
         dumped_here = {method: texts.of_prompts(names) for method, texts in dumped.items()}
@@ -95,7 +95,7 @@ class _Block(NamedTuple):
 
     def shard(self, models: dict[str, ModelSpec]) -> Shard:
         """The block as a shard, whose parts are policies."""
-        limit = (self.settings.compute.rows, "branches side by side")
+        limit = (self.settings.compute.batch_size, "branches side by side")
         texts = len(self.prompts) * len(self.runs)
         parts = self._parts(models)
         return Shard(self._facts(), models, limit, self.make, texts, parts, _find_policy_tables)
@@ -117,7 +117,7 @@ class _Block(NamedTuple):
         return {"tokens": joined.tokens, "texts": joined.texts, "steps": steps}
 
     def _replay(self, runs: list[PolicyRun]) -> Replayed:
-        width = self.settings.dump.k_min
+        width = self.settings.dump.min_top_k
         return replay(runs, self.dumped, list(self.prompts), self.stop_rule, self.settings.seed, width)
 
     def _departure_pos(self, runs: list[PolicyRun], replayed: Replayed) -> dict[tuple[str, str], int]:
@@ -144,11 +144,11 @@ class _Block(NamedTuple):
         separators = [self.stop_rule.turn_separators.get(name) for name in self.prompts]
         return {
             "what": "rollout",
-            "compute": [self.settings.compute.rows, self.settings.compute.read_tokens],
+            "compute": [self.settings.compute.batch_size, self.settings.compute.max_batch_tokens],
             "seed": self.settings.seed,
             "prompts": prompts,
             "until": [*self.stop_rule.fingerprint_facts(), separators],
-            "k_min": self.settings.dump.k_min,
+            "min_top_k": self.settings.dump.min_top_k,
         }
 
     def _parts(self, models: Mapping[str, ModelSpec]) -> dict[str, list]:

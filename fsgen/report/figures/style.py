@@ -61,7 +61,7 @@ class Look(NamedTuple):
 # references, which no one would run, are grey or black
 ROUTERS = {
     "entropy": Look(COLOURS[0], "-", "o"),
-    "threshold": Look(COLOURS[1], "-", "s"),
+    "max_probability": Look(COLOURS[1], "-", "s"),
     "margin": Look(COLOURS[2], "-", "D"),
     "logistic": Look(COLOURS[3], "-", "^"),
     "svm": Look(COLOURS[5], "-", "v"),
@@ -70,14 +70,13 @@ ROUTERS = {
     "never": Look(INK, "", "<"),
     "always": Look(INK, "", ">"),
 }
-SCORES = {"max_probability": "threshold"}  # scores that a router of another name compares
 REFERENCES = ("random", "perfect")  # listed after all other routers
 MAIN_METHOD = "oracle"  # whose points are filled; those of other methods are hollow
 
 
 def look_of(router: str) -> Look:
     """The look of a router, or of the router that compares a score of this name."""
-    return ROUTERS.get(SCORES.get(router, router), Look(COLOURS[4], "-", "*"))
+    return ROUTERS.get(router, Look(COLOURS[4], "-", "*"))
 
 
 def order_routers(names: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ import pyarrow as pa
 from fsgen.tables import parquet
 
 RECORD = [
-    ("top_ids", pa.list_(pa.int32()), "ids by falling logit (ties: lowest), within dump.depth of the top"),
+    ("top_ids", pa.list_(pa.int32()), "ids by falling logit (ties: lowest), within dump.nats_below_top of the top"),
     ("top_logits", pa.list_(pa.float32()), "their logits"),
     ("max_logit", pa.float32(), "largest logit"),
     ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),
@@ -36,7 +36,7 @@ TEXT_COLUMNS = [
     ("text", pa.string(), "what was written in this turn, up to its stop string"),
     ("tokens", pa.int32(), "tokens written, the one that ends the turn included"),
     ("answer_tokens", pa.int32(), "those of them that ratios count"),
-    ("tail", pa.int32(), "of these, tokens kept after the one that ended the text"),
+    ("tokens_after_stop", pa.int32(), "of these, tokens kept after the one that ended the text"),
     ("finish_reason", pa.string(), "eos, stop (a stop string) or length (max_new_tokens)"),
     ("prompt_tokens", pa.int32(), "tokens given before these: the prompt, or a later turn's forced ones"),
     ("prompt_digest", pa.string(), "digest of their ids"),

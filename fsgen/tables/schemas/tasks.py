@@ -14,7 +14,7 @@ PROMPTS = parquet.schema(
         ("order", pa.int32(), "place in the seeded order, from 0; a raised limit only appends"),
         ("split", pa.string(), "calibration (routers are fitted on it) or test (results count it)"),
         ("messages", pa.list_(MESSAGE), "the conversation that a chat template renders"),
-        ("plain", pa.string(), "the text for models with prompt: plain"),
+        ("plain", pa.string(), "the text for models with prompt_format: plain"),
         ("follow_ups", pa.list_(FOLLOW_UP), "what the user says after each answer but the last"),
         ("stops", pa.list_(pa.string()), "strings that end a turn and are no part of it"),
         ("stop_tokens", pa.list_(pa.string()), "tokens that do so where a vocabulary has them"),

@@ -1,6 +1,6 @@
-"""Grade the texts of a pair's policies.
+"""Grade the texts of one model alone.
 
-python stages/grade.py --pair arith-23k-451k
+python stages/grade_models.py --model arith-23k
 """
 
 from fsgen.config.load import load_settings
@@ -8,8 +8,8 @@ from fsgen.execution import console
 from fsgen.tasks import grade
 
 
-def main(pair: str) -> None:
-    grade.grade_pair(load_settings(), pair)
+def main(model: str) -> None:
+    grade.grade_models(load_settings(), model)
 
 
 if __name__ == "__main__":

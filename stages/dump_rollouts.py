@@ -1,6 +1,6 @@
 """Record all models of a pair on texts that its policies wrote.
 
-python stages/close_up.py --pair arith-23k-451k
+python stages/dump_rollouts.py --pair arith-23k-451k
 """
 
 from fsgen.config.load import load_settings

@@ -1,4 +1,4 @@
-"""The headline: both models' accuracy and every method's CoF, by pair; what asking at uncertain tokens buys.
+"""The summary: both models' accuracy and every method's CoF, by pair; what asking at uncertain tokens buys.
 
 Functions take the content of metrics/<dataset>.json.
 """
@@ -13,21 +13,21 @@ CAPTION = (
 COMPARED_POLICIES = ("oracle+entropy@20", "oracle+random@20")
 
 
-def print_headline(metrics: dict[str, dict]) -> None:
-    """Print the headline table of every dataset; `metrics` are their contents by dataset."""
+def print_summary(metrics: dict[str, dict]) -> None:
+    """Print the summary table of every dataset; `metrics` are their contents by dataset."""
     for dataset, content in metrics.items():
         print(markdown(dataset, content))
 
 
 def markdown(dataset: str, content: dict) -> str:
-    """The headline table of a dataset in Markdown, below its caption."""
+    """The summary table of a dataset in Markdown, below its caption."""
     head, rows = table(content)
     return f"**{dataset}**: {CAPTION}\n\n{markdown_table(head, rows)}"
 
 
 def table(content: dict) -> tuple[list[str], list[list[str]]]:
     """Head and rows: a pair, accuracy (or rating) of both models, and CoF of every method."""
-    methods = _headline_methods(content)
+    methods = _summary_methods(content)
     rows = []
     for name, pair in content["pairs"].items():
         qualities = [quality(content["models"][pair[role]]) for role in ("small", "large")]
@@ -35,7 +35,7 @@ def table(content: dict) -> tuple[list[str], list[list[str]]]:
     return ["pair", "small alone", "large alone", *(f"CoF {method}" for method in methods)], rows
 
 
-def _headline_methods(content: dict) -> list[str]:
+def _summary_methods(content: dict) -> list[str]:
     """Methods of any pair, sorted; less a drafting rule of its own name, whose CoF is the oracle's."""
     methods = {method for pair in content["pairs"].values() for method in pair["cof"]}
     drafting = {name for name in methods & RULES.keys() if resolve(RULES, name, "the rules").drafts}

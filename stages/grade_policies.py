@@ -1,6 +1,6 @@
-"""Grade the texts of one model alone.
+"""Grade the texts of a pair's policies.
 
-python stages/grade_solo.py --model arith-23k
+python stages/grade_policies.py --pair arith-23k-451k
 """
 
 from fsgen.config.load import load_settings
@@ -8,8 +8,8 @@ from fsgen.execution import console
 from fsgen.tasks import grade
 
 
-def main(model: str) -> None:
-    grade.grade_models(load_settings(), model)
+def main(pair: str) -> None:
+    grade.grade_pair(load_settings(), pair)
 
 
 if __name__ == "__main__":
