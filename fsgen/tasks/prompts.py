@@ -36,7 +36,7 @@ def build_prompts(name: str, dataset: DatasetConfig, seed: int) -> pl.DataFrame:
     _check_ids(name, prompts)
     prompts.sort(key=lambda prompt: _hash(f"{seed}:{prompt.prompt_id}"))
     rows = [
-        _row(task, prompt, order, split_of(prompt.prompt_id, dataset.calibration))
+        _row(task, prompt, order, split_of(prompt.prompt_id, dataset.calibration_share))
         for order, prompt in enumerate(prompts[: dataset.limit])
     ]
     _check_splits(name, rows)

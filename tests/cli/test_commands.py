@@ -70,13 +70,13 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     names = "sql tables show predict summary check generate run speedup batch-invariance grade report archive prune migrate"
-    assert re.findall(r"^│ ([a-z]+) ", done.stdout, flags=re.M) == names.split()
+    assert re.findall(r"^│ ([a-z-]+) ", done.stdout, flags=re.M) == names.split()
 
 
 def test_every_command_has_a_page_with_an_example(fsgen):
     """The example begins with the command it is about, and markup swallows no placeholder."""
     for command in app.app.registered_commands:
-        name = command.name or command.callback.__name__
+        name = command.name or command.callback.__name__.replace("_", "-")
         code, out, _ = fsgen(name, "--help")
         assert code == 0
         assert f"fsgen {name}" in re.search(r"Example:\s+(.*)", out).group(1)

@@ -36,7 +36,7 @@ def plan(tmp_path, monkeypatch) -> dict:
     hub = {"hub": "some/where", "revision": "main", "prompt_format": "plain"}
     return copy.deepcopy(PARAMS) | {
         "datasets": {"g": {"task": "gsm8k", "limit": 100, "max_new_tokens": 50, "calibration_share": 0.25}},
-        "models": {"small": hub | {"parameters": 1e9}, "large": hub | {"parameters": 8e9}},
+        "models": {"small": hub | {"parameter_count": 1e9}, "large": hub | {"parameter_count": 8e9}},
         "pairs": {"p": {"small": "small", "tuned": "small", "large": "large"}},
         "policies": ["oracle+entropy@20", "oracle+never"],
         "methods": {"oracle": {"rule": "oracle"}},
@@ -166,7 +166,7 @@ def test_a_task_without_figures_is_counted_by_its_limit_its_table_or_not_at_all(
 def test_a_pair_the_wrong_way_round_is_doubted_once_both_sizes_are_known(plan):
     """Equal sizes and unknown ones are not."""
     for small, is_doubted in ((9e9, True), (8e9, False), (None, False)):
-        plan["models"]["small"]["parameters"] = small
+        plan["models"]["small"]["parameter_count"] = small
         told = "\n".join(cost_estimates.report_lines(loaded_with(plan)))
         sentence = (
             "warning: pairs.p names 'small' small, with 9,000,000,000 parameters, and 'large' large, with "
@@ -177,7 +177,7 @@ def test_a_pair_the_wrong_way_round_is_doubted_once_both_sizes_are_known(plan):
 
 def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     """A statement, then a checkpoint, then its description; without any the estimate goes on and says so."""
-    del plan["models"]["small"]["parameters"]
+    del plan["models"]["small"]["parameter_count"]
     loaded = loaded_with(plan)
     assert cost_estimates.model_sizes(loaded.models) == {"small": None, "large": 8_000_000_000}
     told = "\n".join(cost_estimates.report_lines(loaded, cost_estimates.MACHINES["h100"]))
@@ -193,7 +193,7 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
 def test_a_wrong_statement_is_refused_when_the_checkpoint_is_there(plan, tmp_path):
     """By more than a twentieth."""
     make_model(tmp_path / "here", 0.1, 1)
-    plan["models"]["small"] = {"path": "here", "prompt_format": "plain", "parameters": 5e9}
+    plan["models"]["small"] = {"path": "here", "prompt_format": "plain", "parameter_count": 5e9}
     loaded = loaded_with(plan)
     with pytest.raises(
         UserError, match=r"models\.small\.parameter_count says 5e\+09, but its checkpoint holds"
@@ -204,7 +204,7 @@ def test_a_wrong_statement_is_refused_when_the_checkpoint_is_there(plan, tmp_pat
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_a_size_below_zero_is_refused(plan, value):
     """As a setting."""
-    plan["models"]["small"]["parameters"] = value
+    plan["models"]["small"]["parameter_count"] = value
     with pytest.raises(UserError, match="should be above 0"):
         loaded_with(plan)
 

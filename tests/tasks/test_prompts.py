@@ -139,7 +139,7 @@ def test_order_and_split_are_independent():
 @pytest.mark.parametrize(("low", "high"), [(0.1, 0.25), (0.25, 0.9)])
 def test_a_larger_calibration_share_only_adds(low, high):
     """A prompt's number is fixed; the share is the line it is compared with."""
-    few, many = (build(300, calibration=share).filter(split="calibration") for share in (low, high))
+    few, many = (build(300, calibration_share=share).filter(split="calibration") for share in (low, high))
 
     assert set(few["prompt_id"]) < set(many["prompt_id"])
 
@@ -184,7 +184,7 @@ def test_a_dataset_without_rows_is_refused():
 def test_a_split_without_prompts_is_refused(share, counts):
     """Routers need calibration prompts and results need test prompts."""
     with pytest.raises(UserError, match=f"got {counts}"):
-        build(50, limit=9, calibration=share)
+        build(50, limit=9, calibration_share=share)
 
 
 def test_two_rows_of_one_name_are_refused():
