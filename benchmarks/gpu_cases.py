@@ -335,7 +335,7 @@ def rollout_case(bench: Bench) -> dict:
     busy = device_work(stages["rollout"], bench.device)
     members = settings.pairs[PAIR].roles()
     positions = steps.group_by("role").sum().to_dicts()
-    real = {members[row["role"]]: row["taken"] + row["taken_prompt"] for row in positions}
+    real = {members[row["role"]]: row["shared_steps"] + row["shared_prompt_steps"] for row in positions}
     spent = seconds["rollout"]
     return {
         "budgets": len(gpu_worlds.BUDGETS),

@@ -130,7 +130,7 @@ def _imagine(chance, writer: str, names, length_P, answer_P, was_cut_P, skew_P) 
         "pos": pos_N.astype(np.int32),
         "token_id": seen[writer]["top_id"],
         "in_answer": pos_N < answer_P[prompt_N],
-        "forced": np.zeros(len(pos_N), bool),
+        "from_template": np.zeros(len(pos_N), bool),
     }
     return rows, seen
 
@@ -201,9 +201,9 @@ def look(writer: str, ids_NC: np.ndarray, logits: dict, mask_N: np.ndarray) -> d
     seen = {name: describe_positions(ids_NC, logits[name], orders[name]) for name in MODELS}
     for small, large in PAIRS.values():
         if writer in (small, large):
-            seen[f"{small}@{large}"] = {"at_logits": gather(logits[small], orders[large])}
+            seen[f"{small}@{large}"] = {"logits_at_partner_ids": gather(logits[small], orders[large])}
         if writer == small:
-            seen[f"{large}@{small}"] = {"at_logits": gather(logits[large], orders[small])}
+            seen[f"{large}@{small}"] = {"logits_at_partner_ids": gather(logits[large], orders[small])}
         if writer == large:
             listed_N8 = orders[large].column_NC[:, : DUMP["min_top_k"]]
             heads = (
@@ -252,7 +252,7 @@ def describe_positions(ids_NC: np.ndarray, logits_NC: np.ndarray, order: Order) 
         "logsumexp": max_N + np.log(total_N),
         "entropy": np.log(total_N) - spread_N / total_N,
         "min_logit": round_bfloat16(-14 - 0.1 * max_N),
-        "outside_logit": next_N,
+        "max_outside_logit": next_N,
         "top_id": ids_NC[rows_N, order.column_NC[:, 0]],
         "max_probability": 1 / total_N,
         "margin": (1 - np.exp(order.logit_NC[:, 1] - max_N)) / total_N,
@@ -283,7 +283,7 @@ def text_rows(text: Text, pieces: pa.Array) -> dict:
         "tokens_after_stop": np.zeros(len(text.names), np.int32),
         "finish_reason": np.where(text.was_cut_P, "length", "eos"),
         "prompt_tokens": text.given_P,
-        "prompt_digest": [f"{given:016x}" for given in text.given_P],
+        "prompt_hash": [f"{given:016x}" for given in text.given_P],
     }
 
 

@@ -49,7 +49,7 @@ def run_stages(loaded: Settings) -> dict[str, tuple[int, int]]:
     for pair in loaded.pairs:
         for stage in (dump_teacher_forced.dump_large, dump_teacher_forced.dump_small, fuse.fuse_pair):
             stage(loaded, pair)
-    sql = "select pair, sum(mismatch::int), count(*) from fused where writer = 'large' group by pair"
+    sql = "select pair, sum(mismatch::int), count(*) from fused_tokens where writer = 'large' group by pair"
     return {pair: (int(m), tokens) for pair, m, tokens in lake.connect().execute(sql).fetchall()}
 
 

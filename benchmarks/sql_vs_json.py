@@ -25,7 +25,7 @@ ROW = Row(
 PAIRS, ROWS_OF_PAIR, SAMPLE = 10, 2_000_000, 200_000
 METHODS = ["oracle", "speculative", "contrastive_li2022", "contrastive_obrien2023", "average", "proxy"]
 SQL = (
-    "select pair, sum(mismatch::int), count(*) from fused "
+    "select pair, sum(mismatch::int), count(*) from fused_tokens "
     "where method = 'oracle' and writer = 'large' and in_answer group by pair order by pair"
 )
 
@@ -89,9 +89,9 @@ def make_rows(count: int, seed: int) -> pl.DataFrame:
             "small_id": default,
             "fused_id": fused,
             "mismatch": mismatch,
-            "certificate": np.where(chance.random(count) < 0.99, "exact", "uncertain"),
-            "accept_low": pl.Series(accept).fill_nan(None),
-            "accept_high": pl.Series(accept).fill_nan(None),
+            "certified": chance.random(count) < 0.99,
+            "acceptance_low": pl.Series(accept).fill_nan(None),
+            "acceptance_high": pl.Series(accept).fill_nan(None),
         }
     )
 

@@ -86,7 +86,7 @@ def write_models(data: Path) -> pa.Array:
     """Descriptions and vocabularies of the models; returns what every id spells in a text."""
     (data / "models").mkdir(exist_ok=True)
     pieces, kinds = spell_ids()
-    entries = {"token_id": np.arange(VOCABULARY), "piece": pieces, "kind": kinds}
+    entries = {"token_id": np.arange(VOCABULARY), "piece": pieces, "token_class": kinds}
     first, *others = (data / f"vocabulary/{name}.parquet" for name in MODELS)
     parquet.write(first, entries, catalogue.VOCABULARY)
     for path in others:
@@ -201,7 +201,7 @@ def read_rows(text: Text, writer: str, reader: str, model: str, partner: str) ->
     count = len(text.rows["pos"])
     roles = {"writer": pa.array([writer] * count), "reader": pa.array([reader] * count)}
     told = roles | text.rows | core(text.seen[model]) | text.seen[f"{model}@{partner}"]
-    return pa.table(told | {"max_tuned_gain": pa.nulls(count, pa.float32())}).select(READS.names)
+    return pa.table(told | {"max_tuned_minus_small_outside": pa.nulls(count, pa.float32())}).select(READS.names)
 
 
 def write_grades(data: Path, prompts: pl.DataFrame, seed: int) -> None:

@@ -1,7 +1,7 @@
--- Does the need sit where the small model is uncertain: mismatch rate by tenth of its entropy?
+-- Is the large model needed where the small model is uncertain: mismatch rate by decile of its entropy?
 with placed as (
     select *, ntile(10) over (partition by dataset, pair order by entropy, prompt_id, pos) as decile
-    from scores where method = 'oracle' and writer = 'small' and in_answer
+    from router_scores where method = 'oracle' and writer = 'small' and in_answer
 ), counted as (
     select dataset, pair, decile, round(min(entropy), 3) as from_nats, round(max(entropy), 3) as to_nats,
            count(*) as tokens, sum(mismatch::int) as mismatches

@@ -1,8 +1,8 @@
--- Where do the first ten mismatches of one prompt lie, and what does each model say there?
+-- Where are the first ten mismatches of one prompt, and what does each model predict there?
 -- `--set pair=...` and `--set prompt_id=...` choose; else the pair that disagrees most, and the prompt where it does.
 with disputed as (
-    select * from sides
-    where writer = 'large' and in_answer and disagree and pair = coalesce(getvariable('pair'), pair)
+    select * from token_pairs
+    where writer = 'large' and in_answer and mismatch and pair = coalesce(getvariable('pair'), pair)
 ), chosen_pair as (
     select pair from disputed group by pair order by count(*) desc, pair limit 1
 ), chosen as (

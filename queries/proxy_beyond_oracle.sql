@@ -1,13 +1,13 @@
 -- What does proxy tuning change that the large model alone (oracle) would not, on the large model's text?
-with beside as (
+with compared as (
     select dataset, pair, any_value(small_id) as small_id,
            any_value(fused_id) filter (method = 'oracle') as oracle_id,
            any_value(fused_id) filter (method = 'proxy') as proxy_id
-    from fused where writer = 'large' and in_answer and method in ('oracle', 'proxy')
+    from fused_tokens where writer = 'large' and in_answer and method in ('oracle', 'proxy')
     group by dataset, pair, prompt_id, turn, pos
 ), counted as (
     select dataset, pair, small_id, oracle_id, proxy_id, count(*) as times
-    from beside where oracle_id <> proxy_id
+    from compared where oracle_id <> proxy_id
     group by dataset, pair, small_id, oracle_id, proxy_id
     qualify row_number() over (partition by dataset, pair order by count(*) desc, small_id, oracle_id, proxy_id) <= 5
 )

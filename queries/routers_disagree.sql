@@ -6,6 +6,6 @@ with chosen as (
 )
 select a.dataset, a.pair, if(a.called, one, other) as calls, count(*) as positions,
        round(100 * avg(a.mismatch::int), 1) as call_needed_percent
-from routed a join routed b using (dataset, pair, prompt_id, turn, pos), chosen
+from simulated_tokens a join simulated_tokens b using (dataset, pair, prompt_id, turn, pos), chosen
 where a.policy = one and b.policy = other and a.in_answer and a.called <> b.called
 group by all order by all

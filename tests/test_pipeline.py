@@ -109,7 +109,7 @@ def test_every_router_writes_what_the_reference_writes(world, method):
         assert expected.keys() == texts.keys()
         for name, text in expected.items():
             assert text.tokens == texts[name]["token_id"], (policy, name)
-            assert text.forced == texts[name]["forced"]
+            assert text.from_template == texts[name]["from_template"]
             for column in ("default", "fused"):
                 assert getattr(text, column) == chosen(texts[name], f"{column}_id")
             assert text.called == chosen(texts[name], "called")
@@ -119,7 +119,7 @@ def test_every_router_writes_what_the_reference_writes(world, method):
 
 def chosen(row: dict, column: str) -> list:
     """A text's values where its tokens were not given; those are null elsewhere."""
-    assert [x is None for x in row[column]] == row["forced"]
+    assert [x is None for x in row[column]] == row["from_template"]
     return [x for x in row[column] if x is not None]
 
 
@@ -130,7 +130,7 @@ def test_dumped_mismatches_give_the_rounds_of_a_real_draft_and_verify_loop(world
     large = texts_of("data/dumps/large/toy/tokens-*.parquet")
 
     for name, ids in prompt_ids(world).items():
-        for _, rows in fused.filter(prompt_id=name, forced=False).sort("pos").group_by("turn"):
+        for _, rows in fused.filter(prompt_id=name, from_template=False).sort("pos").group_by("turn"):
             rows = rows.sort("pos")
             begin, end = rows["pos"].min(), rows["pos"].max() + 1
             rounds = costs.speculative_rounds(rows["mismatch"].to_numpy(), np.zeros(len(rows), int), draft)
@@ -161,7 +161,7 @@ def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet")
     ids = prompt_ids(world)
     checked = 0
-    for (method, writer), rows in fused.filter(certificate="exact").group_by("method", "writer"):
+    for (method, writer), rows in fused.filter("certified").group_by("method", "writer"):
         texts = texts_of(f"data/dumps/{writer}/toy/tokens-*.parquet")
         entry = world.settings.methods[method]
         for row in rows.sample(min(25, len(rows)), seed=2).iter_rows(named=True):
@@ -174,10 +174,10 @@ def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
 
 
 def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
-    """Proven rows marked on_text carry the decisions of the policy's own rollout."""
+    """Proven rows marked on_policy carry the decisions of the policy's own rollout."""
     keys = ["policy", "prompt_id", "pos"]
     routed = parquet.read("data/routes/duo/toy/routed-*.parquet").filter(
-        pl.col("on_text") & (pl.col("certificate") == "exact")
+        pl.col("on_policy") & pl.col("certified")
     )
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
 

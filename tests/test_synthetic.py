@@ -75,8 +75,8 @@ def test_a_record_is_one_of_a_distribution(data, model):
     assert (rows["top_ids"].list.n_unique() == rows["top_ids"].list.len()).all()
     assert (rows["max_logit"].to_numpy() == top_NK[:, 0]).all()
     last_N = top_NK[np.arange(len(rows)), length_N - 1]
-    assert (rows["outside_logit"].to_numpy() <= last_N).all()
-    assert (rows["min_logit"].to_numpy() < rows["outside_logit"].to_numpy()).all()
+    assert (rows["max_outside_logit"].to_numpy() <= last_N).all()
+    assert (rows["min_logit"].to_numpy() < rows["max_outside_logit"].to_numpy()).all()
     listed_N = np.log(np.exp(top_NK - top_NK[:, :1]).sum(axis=1)) + top_NK[:, 0]
     assert (rows["logsumexp"].to_numpy() >= listed_N - 1e-4).all()
     assert rows["entropy"].min() >= 0
@@ -113,13 +113,13 @@ def test_partners_are_asked_at_each_others_lists(data, pair):
     ]
     for reader, partner in met:
         assert reader.select(KEY).equals(partner.select(KEY))
-        assert reader["at_logits"].list.len().equals(partner["top_ids"].list.len(), check_names=False)
+        assert reader["logits_at_partner_ids"].list.len().equals(partner["top_ids"].list.len(), check_names=False)
         said = {}
         for row, ids, logits in zip(range(200), reader["top_ids"], reader["top_logits"], strict=False):
             said |= {(row, i): l for i, l in zip(ids, logits, strict=True)}
         asked = [
             ((row, i), l)
-            for row, ids, logits in zip(range(200), partner["top_ids"], reader["at_logits"], strict=False)
+            for row, ids, logits in zip(range(200), partner["top_ids"], reader["logits_at_partner_ids"], strict=False)
             for i, l in zip(ids, logits, strict=True)
         ]
         shared = [(said[key], logit) for key, logit in asked if key in said]
@@ -162,7 +162,7 @@ def test_entropy_tells_mismatches(data):
         auroc = (doubt_N[is_wrong_N].sum() - wrong * (wrong + 1) / 2) / (wrong * right)
         assert 0.75 < auroc < 0.95
         cof[pair] = is_wrong_N.mean()
-        assert (fused["certificate"] == "exact").mean() > 0.95
+        assert fused["certified"].mean() > 0.95
     assert 0.04 < cof["middle-large"] < cof["small-large"] < 0.2
 
 

@@ -61,7 +61,7 @@ def pair_rows(
                     "pair": pair,
                     "role": role,
                     "model": model,
-                    "parameters": sizes["non_embedding"],
+                    "non_embedding_parameters": sizes["non_embedding"],
                     "total_parameters": sizes["total"],
                     "size_ratio": ratio,
                 }

@@ -38,7 +38,7 @@ GRADES = """
     -- the last turn's verdict, and what a judge said of all turns
     grades as (
         select {key}, prompt_id, arg_max(verdict, turn) as verdict, avg(rating) as rating,
-               count(rating) as rated, count(*) filter (outcome = 'unrated') as unrated
+               count(rating) as rated_turns, count(*) filter (outcome = 'unrated') as unrated_turns
         from {graded} where dataset = $dataset and {where} and prompt_id in (from tested)
         group by all
     )"""
@@ -47,16 +47,16 @@ OF_POLICIES = {"key": "policy", "where": "pair = $pair"}
 
 MODEL_COUNTS = f"""
     with {TESTED},
-    {TURNS.format(texts="solo_texts", **OF_MODELS)},
-    {GRADES.format(graded="graded_solo", **OF_MODELS)}
-    select model, prompt_id, answer_tokens as tokens, finish_reason, verdict, rating, rated, unrated
+    {TURNS.format(texts="generated_texts", **OF_MODELS)},
+    {GRADES.format(graded="model_grades", **OF_MODELS)}
+    select model, prompt_id, answer_tokens as tokens, finish_reason, verdict, rating, rated_turns, unrated_turns
     from turns join grades using (model, prompt_id) order by model, prompt_id
 """
 ROLLED_COUNTS = f"""
     with {TESTED},
     -- every token that the pair's policies wrote
     written as not materialized (
-        select * from rolled where pair = $pair and dataset = $dataset and prompt_id in (from tested)
+        select * from rollout_tokens where pair = $pair and dataset = $dataset and prompt_id in (from tested)
     ),
     -- the position of each text's last call: the large model has read all that stands before it
     last_calls as (
@@ -69,27 +69,27 @@ ROLLED_COUNTS = f"""
                count(*) filter (in_answer and called) as calls,
                count(*) filter (in_answer and mismatch) as mismatches,
                count(*) filter (in_answer and called and mismatch) as interventions,
-               count(*) filter (in_answer and fused_id <> small_id) as small_mismatches,
-               count(*) filter (called) as large_passes,
-               count(*) filter (not forced and pos <= last_call) as large_positions,
-               count(*) filter (forced and pos <= last_call) as given_before
+               count(*) filter (in_answer and fused_id <> small_id) as mismatches_vs_small,
+               count(*) filter (called) as large_forward_passes,
+               count(*) filter (not from_template and pos <= last_call) as large_tokens_processed,
+               count(*) filter (from_template and pos <= last_call) as given_before
         from written join last_calls using (policy, prompt_id) group by all
     ),
-    {TURNS.format(texts="rolled_texts", **OF_POLICIES)},
-    {GRADES.format(graded="graded", **OF_POLICIES)}
+    {TURNS.format(texts="rollout_texts", **OF_POLICIES)},
+    {GRADES.format(graded="policy_grades", **OF_POLICIES)}
     select $pair as pair, policy, prompt_id, counted.tokens, calls, mismatches, interventions,
-           small_mismatches, large_passes, large_positions,
+           mismatches_vs_small, large_forward_passes, large_tokens_processed,
            -- the prompt's last token is the input of the first position, hence less one
-           if(large_positions > 0, prompt_tokens - 1 + given_before, 0) as large_prompt_positions,
-           rows, given, finish_reason, verdict, rating, rated, unrated
+           if(large_tokens_processed > 0, prompt_tokens - 1 + given_before, 0) as large_prompt_tokens_processed,
+           rows, given, finish_reason, verdict, rating, rated_turns, unrated_turns
     from counted join turns using (policy, prompt_id) join grades using (policy, prompt_id)
     order by policy, prompt_id
 """
 LARGE_TEXT_COUNTS = f"""
     with {TESTED}
     select pair, method, prompt_id, count(*) as tokens, count(*) filter (mismatch) as mismatches,
-           count(*) filter (certificate = 'exact') as certified
-    from fused
+           count(*) filter certified as certified
+    from fused_tokens
     where pair = $pair and dataset = $dataset and prompt_id in (from tested)
           and writer = 'large' and in_answer
     group by all
@@ -98,13 +98,14 @@ ESTIMATE_COUNTS = f"""
     with {TESTED}
     select pair, policy, prompt_id, count(*) as tokens,
            count(*) filter (called) as calls, count(*) filter (called and mismatch) as interventions,
-           count(*) filter (on_text) as on_text, count(*) filter (certificate = 'exact') as certified
-    from routed where pair = $pair and dataset = $dataset and prompt_id in (from tested) and in_answer
+           count(*) filter (on_policy) as on_policy, count(*) filter certified as certified
+    from simulated_tokens where pair = $pair and dataset = $dataset and prompt_id in (from tested) and in_answer
     group by all
 """
 STEP_COUNTS = """
-    select pair, role, sum(taken)::bigint as taken, sum(alone)::bigint as alone
-    from steps where dataset = $dataset and pair in (select unnest($pairs)) group by all order by all
+    select pair, role, sum(shared_steps)::bigint as shared_steps,
+           sum(separate_steps)::bigint as separate_steps
+    from model_steps where dataset = $dataset and pair in (select unnest($pairs)) group by all order by all
 """
 DRAFTED_ROWS = f"""
     with {TESTED},
@@ -112,18 +113,18 @@ DRAFTED_ROWS = f"""
     ends as (
         select prompt_id, turn, sum(tokens - tokens_after_stop + if(turn > 1, prompt_tokens, 0))
                over (partition by prompt_id order by turn) as ended
-        from solo_texts where model = $model and dataset = $dataset
+        from generated_texts where model = $model and dataset = $dataset
     )
     select prompt_id, turn, pos, mismatch, in_answer
-    from fused join ends using (prompt_id, turn)
+    from fused_tokens join ends using (prompt_id, turn)
     where pair = $pair and dataset = $dataset and prompt_id in (from tested)
-          and writer = 'large' and method = $method and not forced and pos < ended
+          and writer = 'large' and method = $method and not from_template and pos < ended
     order by prompt_id, pos
 """
 LARGE_TURNS = f"""
     with {TESTED}
     select prompt_id, turn, prompt_tokens, tokens - tokens_after_stop as written
-    from solo_texts where model = $model and dataset = $dataset and prompt_id in (from tested)
+    from generated_texts where model = $model and dataset = $dataset and prompt_id in (from tested)
     order by prompt_id, turn
 """
 

@@ -102,8 +102,10 @@ def pair_json(settings: Settings, pair: str, counted: Counts) -> dict:
     numbers["estimates"] = {
         name: estimate_json(rows, fixed[name], settings.seed) for name, rows in _by_policy(estimates)
     }
-    steps = counted.steps.filter(pair=pair).select("role", "taken", "alone")
-    numbers["model_steps"] = {role: {"taken": taken, "alone": alone} for role, taken, alone in steps.rows()}
+    steps = counted.steps.filter(pair=pair).select("role", "shared_steps", "separate_steps")
+    numbers["model_steps"] = {
+        role: {"shared_steps": shared, "separate_steps": separate} for role, shared, separate in steps.rows()
+    }
     return numbers
 
 
@@ -113,7 +115,7 @@ def cof_json(
     """CoF by method, in three ways of counting.
 
     `cof`: on the text that the method writes when it always calls. `cof_on_large_text`: on the large
-    model's text, the same for all methods. `cof_authors`: where the default speaker is not the small model,
+    model's text, the same for all methods. `cof_authors`: where the default model is not the small model,
     mismatches with the small one, as FS-GEN counts them.
     """
     cof, on_large_text, authors = {}, {}, {}
@@ -124,11 +126,11 @@ def cof_json(
         on_dump = Ratio.of(dumped, "mismatches", seed).to_json()
         on_large_text[name] = on_dump | {"certified_share": certified}
         if method.definition.follows_large:
-            cof[name] = on_dump | {"basis": "dump", "certified_share": certified}
+            cof[name] = on_dump | {"counted_on": "dump", "certified_share": certified}
         else:
-            cof[name] = Ratio.of(written, "mismatches", seed).to_json() | {"basis": "rollout"}
+            cof[name] = Ratio.of(written, "mismatches", seed).to_json() | {"counted_on": "rollout"}
         if method.definition.default_role != SMALL:
-            authors[name] = Ratio.of(written, "small_mismatches", seed).to_json()
+            authors[name] = Ratio.of(written, "mismatches_vs_small", seed).to_json()
     return {"cof": cof, "cof_on_large_text": on_large_text, "cof_authors": authors}
 
 
@@ -148,13 +150,13 @@ def policy_json(rows: pl.DataFrame, large: pl.DataFrame, fixed: tuple[str, ...],
 
 
 def estimate_json(rows: pl.DataFrame, fixed: tuple[str, ...], seed: int) -> dict:
-    """Off-policy: calls along the default speaker's text, and how much of it the policy shares."""
+    """Off-policy: calls along the default model's text, and how much of it the policy shares."""
     calls = _interval_json(Ratio.of(rows, "calls", seed, fixed).share)
     return {
         "call_ratio_estimate": calls["value"],
         "low": calls["low"],
         "high": calls["high"],
-        "share_on_own_text": _share(rows, "on_text"),
+        "share_on_own_text": _share(rows, "on_policy"),
         "certified_share": _share(rows, "certified"),
     }
 
@@ -172,8 +174,8 @@ def quality_json(rows: pl.DataFrame, seed: int) -> dict:
         rating = Interval(*(1 + 9 * end for end in share))
         numbers = _named_interval(rating, "rating", "rating_low", "rating_high")
     numbers["prompts"] = len(rows)
-    numbers["rated_turns"] = int(rows["rated"].sum())
-    numbers["unrated_turns"] = int(rows["unrated"].sum())
+    numbers["rated_turns"] = int(rows["rated_turns"].sum())
+    numbers["unrated_turns"] = int(rows["unrated_turns"].sum())
     return numbers
 
 

@@ -30,10 +30,20 @@ class Interval(NamedTuple):
         return cls(value, value, value)
 
 
-def interval_columns(found: Interval | None, value: str, low: str = "low", high: str = "high") -> dict:
-    """An interval as three columns: null where there is none, and at an end that nothing bounds."""
-    numbers = (None if x is None or math.isinf(x) else x for x in found or (None, None, None))
-    return dict(zip((value, low, high), numbers, strict=True))
+def interval_columns(interval: Interval | None, name: str) -> dict[str, float | None]:
+    """An interval as the columns name, name_low and name_high: null without one, and at an unbounded end."""
+    numbers = (None if x is None or math.isinf(x) else x for x in interval or (None, None, None))
+    return dict(zip(columns_of(name), numbers, strict=True))
+
+
+def columns_of(name: str) -> tuple[str, str, str]:
+    """The columns of a number with its interval."""
+    return name, f"{name}_low", f"{name}_high"
+
+
+def interval_json(row: dict, name: str) -> dict[str, float | None]:
+    """A number of a row with its interval, as metrics hold it: value, low and high, six decimals."""
+    return dict(zip(("value", "low", "high"), rounded(row, *columns_of(name)).values(), strict=True))
 
 
 def rounded(row: dict, *names: str) -> dict[str, float | None]:

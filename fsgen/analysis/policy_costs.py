@@ -21,11 +21,11 @@ def rolled_flops(settings: Settings, pair: str, counts: pl.DataFrame, shapes: di
     """FLOPs of each text that a policy wrote, [T].
 
     The speaker processes all of it; the large model, and for proxy the small one, as far as called.
-    `counts` holds policy, given, rows, large_prompt_positions and large_positions.
+    `counts` holds policy, given, rows, large_prompt_tokens_processed and large_tokens_processed.
     """
     members = settings.pairs[pair].roles()
     asked_T, reached_T, given_T, rows_T = (
-        counts[name].to_numpy() for name in ("large_prompt_positions", "large_positions", "given", "rows")
+        counts[name].to_numpy() for name in ("large_prompt_tokens_processed", "large_tokens_processed", "given", "rows")
     )
     methods = {policy.name: settings.methods[policy.method] for policy in settings.policies_of(pair)}
     speaks = np.array([methods[name].definition.default_role for name in counts["policy"]])
@@ -57,13 +57,13 @@ def speculate(
     spent = costs.verified(rounds, prompt_T)
     by_turn = turns.select("prompt_id").with_columns(
         calls=np.bincount(rounds.text_R, weights=counted_R, minlength=len(turns)),
-        large_passes=spent.passes_T,
-        large_positions=spent.positions_T,
-        large_prompt_positions=spent.prompt_positions_T,
+        large_forward_passes=spent.passes_T,
+        large_tokens_processed=spent.positions_T,
+        large_prompt_tokens_processed=spent.prompt_positions_T,
         flops=costs.speculative_flops(small, large, rounds, prompt_T, held_T),
     )
     changed = pl.col("in_answer") & pl.col("mismatch")
     counts = rows.group_by("prompt_id").agg(
-        mismatches=changed.sum(), interventions=changed.sum(), small_mismatches=changed.sum()
+        mismatches=changed.sum(), interventions=changed.sum(), mismatches_vs_small=changed.sum()
     )
     return by_turn.group_by("prompt_id").sum().join(counts, on="prompt_id", validate="1:1")

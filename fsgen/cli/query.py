@@ -36,7 +36,7 @@ def sql(
 
     Example: `fsgen sql queries/first_mismatches.sql --set pair=arith-23k-451k`
 
-    Example: `fsgen sql "select pair, avg(disagree::int) from sides where writer = 'large' group by pair"`
+    Example: `fsgen sql "select pair, avg(mismatch::int) from token_pairs where writer = 'large' group by pair"`
     """
     lookup_or_suggest(dict.fromkeys(FORMATS), format, "the formats")
     location = data if "://" in data else Path(data)
@@ -96,7 +96,7 @@ def _print_table(frame: pl.DataFrame) -> None:
 def tables(view: Annotated[str | None, typer.Argument(help="A view, whose columns are listed.")] = None):
     """List the views, or the columns of one.
 
-    Example: `fsgen tables sides`
+    Example: `fsgen tables token_pairs`
     """
     if view is None:
         lines = [(name, entry.about) for name, entry in (views.VIEWS | views.JOINED).items()]

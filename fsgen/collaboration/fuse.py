@@ -19,7 +19,7 @@ from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 from fsgen.tables.schemas.collaboration import FUSED
 
-TEXT_COLUMNS = ["token_id", "in_answer", "forced", "top_ids", "top_logits", "logsumexp", "outside_logit"]
+TEXT_COLUMNS = ["token_id", "in_answer", "from_template", "top_ids", "top_logits", "logsumexp", "max_outside_logit"]
 
 
 class FusionInput(NamedTuple):
@@ -28,7 +28,7 @@ class FusionInput(NamedTuple):
     writer: str
     """Role of the model that wrote the texts."""
     rows: pl.DataFrame
-    """KEY, in_answer, forced, and both models' logsumexp."""
+    """KEY, in_answer, from_template, and both models' logsumexp."""
     lists: fusion.TopLists
     choices: dict[str, np.ndarray]
     """Role to its own token at each row; the writer's is the one it wrote."""
@@ -48,7 +48,7 @@ def fuse_pair(settings: Settings, pair: str) -> None:
             for shard in parquet.shards(paths.dumps(roles["large"], dataset), "tokens"):
                 inputs = (open_fusion_input(roles, pair, dataset, writer, shard) for writer in writers)
                 table = _fuse_methods(methods, inputs)
-                certified += (table["certificate"] == "exact").sum()
+                certified += table["certified"].sum()
                 rows += len(table)
                 parquet.write(folder / dataset / f"fused-{shard}.parquet", table, FUSED)
             shares.append(f"{certified / rows:.2%} of {dataset}")
@@ -80,7 +80,7 @@ def open_fusion_input(
     readers = _open_readers(text, pair, dataset, writer, shard)
     choices = {role: frame["top_ids"].list.first().to_numpy() for role, frame in readers.items()}
     choices[writer] = text["token_id"].to_numpy()
-    rows = text.select(*KEY, "in_answer", "forced").with_columns(
+    rows = text.select(*KEY, "in_answer", "from_template").with_columns(
         large_logsumexp=readers["large"]["logsumexp"], small_logsumexp=readers["small"]["logsumexp"]
     )
     return FusionInput(writer, rows, _top_lists(readers), choices)
@@ -115,10 +115,10 @@ def _top_lists(readers: Mapping[str, pl.DataFrame]) -> fusion.TopLists:
     return fusion.TopLists(
         ids_NK=parquet.pad_lists(large["top_ids"], -1),
         large_NK=parquet.pad_lists(large["top_logits"], -np.inf),
-        small_NK=parquet.pad_lists(small["at_logits"], -np.inf),
-        tuned_NK=None if tuned is None else parquet.pad_lists(tuned["at_logits"], -np.inf),
-        max_tuned_gain_N=None if tuned is None else tuned["max_tuned_gain"].to_numpy(),
-        outside_N=large["outside_logit"].to_numpy(),
+        small_NK=parquet.pad_lists(small["logits_at_partner_ids"], -np.inf),
+        tuned_NK=None if tuned is None else parquet.pad_lists(tuned["logits_at_partner_ids"], -np.inf),
+        max_tuned_minus_small_outside_N=None if tuned is None else tuned["max_tuned_minus_small_outside"].to_numpy(),
+        outside_N=large["max_outside_logit"].to_numpy(),
     )
 
 
@@ -127,16 +127,16 @@ def _fuse(name: str, method: Method, texts: FusionInput) -> pl.DataFrame:
     fused_N, proven_N = fusion.fuse(method, texts.lists)
     default_N = texts.choices[method.definition.default_role]
     low_N, high_N = _acceptance(method, texts)
-    return texts.rows.select(*KEY, "in_answer", "forced").with_columns(
+    return texts.rows.select(*KEY, "in_answer", "from_template").with_columns(
         method=pl.lit(name),
         writer=pl.lit(texts.writer),
         default_id=default_N,
         small_id=texts.choices["small"],
         fused_id=fused_N,
         mismatch=fused_N != default_N,
-        certificate=pl.when(pl.Series(proven_N)).then(pl.lit("exact")).otherwise(pl.lit("uncertain")),
-        accept_low=pl.Series(low_N).fill_nan(None),
-        accept_high=pl.Series(high_N).fill_nan(None),
+        certified=pl.Series(proven_N),
+        acceptance_low=pl.Series(low_N).fill_nan(None),
+        acceptance_high=pl.Series(high_N).fill_nan(None),
     )
 
 

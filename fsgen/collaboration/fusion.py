@@ -90,7 +90,7 @@ def _gain_proof(
 ) -> np.ndarray:
     """Whether l + alpha (f - s) of every id outside the list stays below the best inside it, [N]."""
     # f - s was rounded to float32: the next number up bounds what it was
-    gain_N = np.nextafter(lists.max_tuned_gain_N, np.float32(np.inf)).astype(np.float64)
+    gain_N = np.nextafter(lists.max_tuned_minus_small_outside_N, np.float32(np.inf)).astype(np.float64)
     return best_N > lists.outside_N.astype(np.float64) + parameters["alpha"] * gain_N
 
 
@@ -136,7 +136,7 @@ class TopLists(NamedTuple):
     large_NK: np.ndarray
     small_NK: np.ndarray
     tuned_NK: np.ndarray | None
-    max_tuned_gain_N: np.ndarray | None
+    max_tuned_minus_small_outside_N: np.ndarray | None
     outside_N: np.ndarray
     """The large model's largest logit outside its list; -inf where the list is everything."""
 
@@ -154,7 +154,7 @@ def fuse(method: Method, lists: TopLists) -> FusedTokens:
 
     A token is proven when no id outside the list can win over the full vocabulary. Masked rules: the
     best of them lies below the mask. Proxy: its l + alpha (f - s) stays below the winner's, since its
-    l is at most `outside`, its f - s at most `max_tuned_gain`.
+    l is at most `outside`, its f - s at most `max_tuned_minus_small_outside`.
     """
     held_NK = lists.ids_NK >= 0
     # a held id's number stays itself; the rest may hold -inf - -inf

@@ -146,7 +146,7 @@ class _DumpedRecords(NamedTuple):
         """
         role = self.methods[name].definition.default_role
         writer = writer or role
-        fused = self.fused.filter(~pl.col("forced"), method=name, writer=writer)
+        fused = self.fused.filter(~pl.col("from_template"), method=name, writer=writer)
         return fused.join(self.records[role, writer], on=KEY, validate="1:1").sort(KEY)
 
     def router_input(self, rows: pl.DataFrame) -> RouterInput:
@@ -210,11 +210,11 @@ def _simulate_policy(
     """One policy's decisions at rows of its method, and how long its own text is still this one."""
     called_N = router.decide(record, uniform_N, rows["mismatch"].to_numpy())
     rows = rows.with_columns(policy=pl.lit(name), called=pl.Series(called_N))
-    unproven = pl.col("certificate") == "uncertain"
+    unproven = ~pl.col("certified")
     may_call = pl.col("called") | (unproven if router.needs_fused_token else False)
     leaves = (may_call & (pl.col("mismatch") | unproven)).cast(pl.Int32)
     # the row at which the policy leaves the text is still one that it sees
-    return rows.with_columns(on_text=(leaves.cum_sum() - leaves).over("prompt_id") == 0).select(ROUTED.names)
+    return rows.with_columns(on_policy=(leaves.cum_sum() - leaves).over("prompt_id") == 0).select(ROUTED.names)
 
 
 def _score(texts: _DumpedRecords, fits: Mapping[str, FittedRouter]) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""What a router sees of a position: the record of the model that would speak there.
+"""What a router sees of a position: the record of the default model there.
 
 Shape legend: N positions, K most likely tokens (as many as every stored list holds: dump.min_top_k).
 """

@@ -24,7 +24,7 @@ from fsgen.tables import files, parquet, paths
 from fsgen.tables.schemas.dumps import ROLLOUT_LOGITS
 
 TOP = 10
-TEXT_COLUMNS = ["turn", "pos", "token_id", "in_answer", "forced"]
+TEXT_COLUMNS = ["turn", "pos", "token_id", "in_answer", "from_template"]
 
 
 def dump_rollouts(settings: Settings, pair: str) -> None:

@@ -87,7 +87,7 @@ def _token_rows(prompt_ids: list[str], generated: GeneratedTexts, order: list[in
         "pos": np.concatenate([np.arange(length) for length in lengths]).astype(np.int32),
         "token_id": np.concatenate([text.ids for text in texts]).astype(np.int32),
         "in_answer": flags.in_answer,
-        "forced": flags.forced,
+        "from_template": flags.from_template,
     }
     records = generated.records.take(_record_rows(generated, order)).to_table()
     columns |= dict(zip(records.column_names, records.columns, strict=True))

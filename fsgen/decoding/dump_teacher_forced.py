@@ -29,7 +29,7 @@ from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 from fsgen.tables.schemas.dumps import READS
 
-TEXT_COLUMNS = [*KEY, "token_id", "in_answer", "forced"]
+TEXT_COLUMNS = [*KEY, "token_id", "in_answer", "from_template"]
 
 
 class Reading(NamedTuple):
@@ -112,7 +112,7 @@ class _Dump(NamedTuple):
 
     reading: Reading
     texts: pl.DataFrame
-    """prompt_id and prompt_digest, one row a text."""
+    """prompt_id and prompt_hash, one row a text."""
     rows: pl.DataFrame
     """TEXT_COLUMNS and top_ids, one row a token."""
 
@@ -140,13 +140,13 @@ def _open_dump(reading: Reading, writer: str, pair: str, dataset: str) -> _Dump:
     joined = rows.join(lists, on=KEY, how="inner", validate="1:1", maintain_order="left")
     if len(joined) != len(rows):
         raise UserError(f"The lists in {source} do not cover {folder}; rerun both.")
-    texts = parquet.read(folder / "texts-*.parquet", ["prompt_id", "turn", "prompt_digest"])
+    texts = parquet.read(folder / "texts-*.parquet", ["prompt_id", "turn", "prompt_hash"])
     return _Dump(reading, texts.filter(turn=1), joined)
 
 
 def _check_prompts(texts: pl.DataFrame, spelled: SpelledPrompts) -> None:
     """UserError unless a reader's prompt ids are those that the writer was given."""
-    for prompt_id, digest in texts.select("prompt_id", "prompt_digest").iter_rows():
+    for prompt_id, digest in texts.select("prompt_id", "prompt_hash").iter_rows():
         if hash_prompt(spelled.ids[prompt_id]) != digest:
             raise UserError(
                 f"{spelled.model} spells prompt '{prompt_id}' with other ids than the text's writer; "
@@ -167,7 +167,7 @@ class _TextsToRead(NamedTuple):
         return {
             "writer": self.reading.writer,
             "readers": self.reading.readers,
-            "prompts": self.texts.select("prompt_id", "prompt_digest").rows(),
+            "prompts": self.texts.select("prompt_id", "prompt_hash").rows(),
             "rows": _digest_rows(self.rows),
         }
 
@@ -213,7 +213,7 @@ def _digest_rows(rows: pl.DataFrame) -> str:
     """Digest of all that a shard's table takes from its rows; positions tell texts and turns apart."""
     digest = hashlib.sha256(rows.select("turn", "pos", "token_id").to_numpy().tobytes())
     digest.update(parquet.pad_lists(rows["top_ids"], -1).tobytes())
-    digest.update(rows.select("in_answer", "forced").to_numpy().tobytes())
+    digest.update(rows.select("in_answer", "from_template").to_numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -235,8 +235,8 @@ def _reader_table(part: _TextsToRead, reader: str, score: TeacherForced) -> pa.T
         "reader": np.repeat(reader, size),
         **dict(zip(text.column_names, text.columns, strict=True)),
         **dict(zip(records.column_names, records.columns, strict=True)),
-        "at_logits": parquet.to_list_array(score.at_logits_NK, lists_NK >= 0),
+        "logits_at_partner_ids": parquet.to_list_array(score.at_logits_NK, lists_NK >= 0),
         # the tuned model's rows hold the gain, and the small one's, which read the same text, do not
-        "max_tuned_gain": pa.array(score.gain_N, mask=np.full(size, reader != TUNED)),
+        "max_tuned_minus_small_outside": pa.array(score.gain_N, mask=np.full(size, reader != TUNED)),
     }
     return pa.table({name: columns[name] for name in READS.names}).cast(READS)

@@ -97,7 +97,7 @@ class _Texts:
         self.sequences = [TokenSequence([]) for _ in prompt_ids]
 
     def append(self, texts: np.ndarray, tokens: list[int]) -> list[list[int]]:
-        """Append a token to each of these texts; returns it and the forced tokens after it, text by text."""
+        """Append a token to each of these texts; returns it and the template tokens after it, text by text."""
         lengths = [len(self.sequences[i].ids) for i in texts]
         for i, token in zip(texts, tokens, strict=True):
             self.sequences[i].ids.append(token)

@@ -34,7 +34,7 @@ def text_rows(rule: StopRule, prompt_id: str, prompt: list[int], text: TokenSequ
                 "tokens_after_stop": tokens_after_stop,
                 "finish_reason": turn.finish_reason,
                 "prompt_tokens": len(given),
-                "prompt_digest": hash_prompt(given),
+                "prompt_hash": hash_prompt(given),
             }
         )
     return rows
@@ -58,7 +58,7 @@ class TokenFlags(NamedTuple):
 
     turn: np.ndarray
     """Number of the turn, from 1."""
-    forced: np.ndarray
+    from_template: np.ndarray
     in_answer: np.ndarray
 
 
@@ -70,7 +70,7 @@ def token_flags(texts: list[TokenSequence]) -> TokenFlags:
     for text in texts:
         for number, turn in enumerate(text.turns, 1):
             flags.turn[first + turn.start : first + len(text.ids)] = number
-            flags.forced[first + turn.start : first + turn.written] = True
+            flags.from_template[first + turn.start : first + turn.written] = True
             flags.in_answer[first + turn.written : first + turn.written + turn.answer_tokens] = True
         first += len(text.ids)
     return flags

@@ -1,7 +1,7 @@
 """Texts as token sequences: where a turn ends, and what follows it.
 
 A text is one sequence of tokens after its prompt. It has one turn or several. Between two turns are the
-tokens of the user's next question with its template; they are forced, and the model writes on behind them.
+tokens of the user's next question with its template; the model does not choose them, and writes on after them.
 
 Example: a conversation of two turns, with `>` for the tokens of the next question and `.` for an end token.
 
@@ -27,7 +27,7 @@ class Turn(NamedTuple):
     """A finished turn, in positions of its text."""
 
     start: int
-    """Its first token; in a later turn this is the first forced one."""
+    """Its first token; in a later turn this is the first token of the template."""
     written: int
     """Its first token that the writer chose."""
     end: int
@@ -57,10 +57,10 @@ class TokenSequence(NamedTuple):
         """The text and one more token."""
         return self._replace(ids=[*self.ids, token])
 
-    def forced_before(self, pos: int) -> int:
-        """How many of the first `pos` tokens were forced."""
-        forced = [(turn.start, turn.written) for turn in self.turns] + [(self.start, self.written)]
-        return sum(max(0, min(written, pos) - start) for start, written in forced)
+    def template_tokens_before(self, pos: int) -> int:
+        """How many of the first `pos` tokens the template inserted."""
+        spans = [(turn.start, turn.written) for turn in self.turns] + [(self.start, self.written)]
+        return sum(max(0, min(written, pos) - start) for start, written in spans)
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class StopRule:
         ]
 
     def _close(self, prompt_id: str, text: TokenSequence, reason: str) -> TokenSequence:
-        """The text with its turn ended and, if another follows, the forced tokens that lead to it."""
+        """The text with its turn ended and, if another follows, the template tokens that lead to it."""
         end = len(text.ids)
         answer_tokens = self.answer_tokens(text.turn_ids, reason)
         turns = (*text.turns, Turn(text.start, text.written, end, reason, answer_tokens))
         separators = self.turn_separators.get(prompt_id, [])
         is_last = len(turns) > len(separators)
-        forced = [] if is_last else self._forced_ids(separators[len(turns) - 1], text.turn_ids)
-        return TokenSequence([*text.ids, *forced], turns, end, end + len(forced))
+        inserted = [] if is_last else self._template_ids(separators[len(turns) - 1], text.turn_ids)
+        return TokenSequence([*text.ids, *inserted], turns, end, end + len(inserted))
 
     def is_finished(self, prompt_id: str, text: TokenSequence) -> bool:
         """Whether all turns have ended."""
@@ -152,7 +152,7 @@ class StopRule:
 
         return bisect.bisect_left(range(len(ids)), characters, key=text_length)
 
-    def _forced_ids(self, separator: str, turn_ids: list[int]) -> list[int]:
+    def _template_ids(self, separator: str, turn_ids: list[int]) -> list[int]:
         """Ids of a separator, less the beginning with which the turn already ends."""
         ending = self.tokenizer.decode(turn_ids[-len(separator) :])
         shared = next(n for n in range(len(separator), -1, -1) if ending.endswith(separator[:n]))

@@ -32,7 +32,7 @@ class TokenRecords(NamedTuple):
     entropy_N: np.ndarray
     """Nats."""
     min_logit_N: np.ndarray
-    outside_logit_N: np.ndarray
+    max_outside_logit_N: np.ndarray
     """Largest logit outside the list."""
 
     def take(self, rows: np.ndarray) -> "TokenRecords":
@@ -71,7 +71,7 @@ def record(logits_NV: torch.Tensor, dump: DumpConfig) -> TokenRecords:
         logsumexp_N=max_N + total_N.log(),
         entropy_N=total_N.log() - mean_below_N,
         min_logit_N=logits_NV.amin(-1),
-        outside_logit_N=outside_N,
+        max_outside_logit_N=outside_N,
     )
     return TokenRecords(*(tensor.cpu().numpy() for tensor in tensors))
 

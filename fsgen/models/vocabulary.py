@@ -17,7 +17,7 @@ def write_vocabulary(settings: Settings, name: str) -> None:
     pieces = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     kinds = ["special" if i in special else kind_of(piece) for i, piece in zip(ids, pieces, strict=True)]
-    table = {"token_id": [*ids], "piece": pieces, "kind": kinds}
+    table = {"token_id": [*ids], "piece": pieces, "token_class": kinds}
     parquet.write(paths.vocabulary(name), table, VOCABULARY)
 
 

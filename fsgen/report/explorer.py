@@ -17,7 +17,7 @@ from fsgen.config.policies import Policy
 from fsgen.config.schema import PairConfig, Settings
 from fsgen.tables import lake, parquet, paths
 
-CALLED, OUTSIDE, FORCED, MISMATCH = 1, 2, 4, 8  # bits of a token's hex digit
+CALLED, OUTSIDE, FROM_TEMPLATE, MISMATCH = 1, 2, 4, 8  # bits of a token's hex digit
 SCALE = 10_000  # probabilities and nats in steps of 0.0001
 
 
@@ -30,7 +30,7 @@ def explore(settings: Settings) -> dict:
 
 def _explore_dataset(settings: Settings, connection: duckdb.DuckDBPyConnection, dataset: str) -> dict:
     """The prompts whose texts models read closely, and each pair's texts on them."""
-    records = connection.sql(f"select * from closeups where dataset = '{dataset}'").pl()
+    records = connection.sql(f"select * from rollout_logits where dataset = '{dataset}'").pl()
     records = records.filter(pl.col("pair").is_in(list(settings.pairs)))
     shown = records["prompt_id"].unique().to_list()
     prompts = parquet.read(paths.prompts(dataset)).sort("order").filter(pl.col("prompt_id").is_in(shown))
@@ -78,8 +78,8 @@ def _texts(
 ) -> dict[str, dict]:
     """Prompt to the tree of its texts, with the verdict on every policy's last turn."""
     where = f"pair = '{pair}' and dataset = '{dataset}'"
-    rolled = connection.sql(f"select * from rolled where {where} order by policy, prompt_id, pos").pl()
-    graded = connection.sql(f"select * from graded where {where} order by turn").pl()
+    rolled = connection.sql(f"select * from rollout_tokens where {where} order by policy, prompt_id, pos").pl()
+    graded = connection.sql(f"select * from policy_grades where {where} order by turn").pl()
     verdicts = {(p, i): v for p, i, v in graded.select("policy", "prompt_id", "verdict").iter_rows()}
     texts = {}
     for (prompt_id,), read in records.partition_by("prompt_id", as_dict=True).items():
@@ -127,8 +127,8 @@ class _Tree:
     def add_text(self, rows: pl.DataFrame, method: str) -> list[int]:
         """Add a policy's text with its fused tokens; returns its nodes, the empty text first."""
         nodes = [0]
-        for token, fused, is_forced in rows.select("token_id", "fused_id", "forced").iter_rows():
-            if not is_forced:
+        for token, fused, is_from_template in rows.select("token_id", "fused_id", "from_template").iter_rows():
+            if not is_from_template:
                 self.fused.setdefault(method, {})[nodes[-1]] = fused
             nodes.append(self._child(nodes[-1], token))
         return nodes
@@ -163,11 +163,11 @@ def _record(entropy: float, logsumexp: float, ids: list[int], logits: list[float
 
 
 def _marks(rows: pl.DataFrame) -> str:
-    """A hex digit a token: called, outside the answer, forced, and where the two tokens differ."""
+    """A hex digit a token: called, outside the answer, from the template, and where the two tokens differ."""
     bits = (
         CALLED * rows["called"].fill_null(False).cast(int)
         + OUTSIDE * (~rows["in_answer"]).cast(int)
-        + FORCED * rows["forced"].cast(int)
+        + FROM_TEMPLATE * rows["from_template"].cast(int)
         + MISMATCH * rows["mismatch"].fill_null(False).cast(int)
     )
     return "".join(f"{bit:x}" for bit in bits)

@@ -30,9 +30,9 @@ def collaboration_frequency(run: KeptRun) -> str:
             certified = (
                 "-" if "certified_share" not in on_large else f"{100 * on_large['certified_share']:.2f}"
             )
-            counts = [percent_if_known(cof, "value"), f"{cof['tokens']:,}", cof["basis"]]
+            counts = [percent_if_known(cof, "value"), f"{cof['tokens']:,}", cof["counted_on"]]
             rows.append([dataset, pair, method, *counts, percent_if_known(on_large, "value"), certified])
-    head = ["dataset", "pair", "method", "CoF, %", "tokens", "basis", "on the large model's text, %"]
+    head = ["dataset", "pair", "method", "CoF, %", "tokens", "counted on", "on the large model's text, %"]
     return markdown_table([*head, "certified, %"], rows)
 
 
@@ -89,7 +89,7 @@ def routers_against_random(run: KeptRun) -> str:
 
     def cell(dataset: str, pair: str, _entry: dict, policy: str) -> str:
         gain = run.comparisons[dataset][pair]["against_random"].get(policy)
-        return f"{percent_if_known(gain, 'difference')}, {gain['probability']:.3f}" if gain else "-"
+        return f"{percent_if_known(gain, 'accuracy_difference', 'accuracy_difference_')}, {gain['win_probability']:.3f}" if gain else "-"
 
     return _table_by_router(run, cell)
 
@@ -109,7 +109,9 @@ def drafting(run: KeptRun) -> str:
     rows = []
     for dataset, pair, _ in run.pairs():
         metrics = run.comparisons[dataset][pair]
-        rates = [percent_if_known(metrics["acceptance"].get(kind), "value") for kind in ("greedy", "sampled")]
+        rates = [
+            percent_if_known(metrics["acceptance"].get(mode), "rate", "rate_") for mode in ("greedy", "sampled")
+        ]
         lengths = [_length(metrics["accepted_length"].get(draft)) for draft in DRAFTS]
         rows.append([dataset, *rates, *lengths])
     return markdown_table(["dataset", "greedy, %", "sampled, %", *(f"K = {draft}" for draft in DRAFTS)], rows)
@@ -119,7 +121,7 @@ def _length(length: dict | None) -> str:
     """Accepted tokens a round with their interval; a dash where there is none."""
     if not length:
         return "-"
-    return f"{length['accepted']:.2f} ({length['low']:.2f} to {length['high']:.2f})"
+    return f"{length['value']:.2f} ({length['low']:.2f} to {length['high']:.2f})"
 
 
 def published_laws(run: KeptRun) -> str:
@@ -129,16 +131,16 @@ def published_laws(run: KeptRun) -> str:
             dataset,
             row["method"],
             row["law"],
-            percent_if_known(row, "cof"),
+            percent_if_known(row, "cof", "cof_"),
             percent_if_known(row, "predicted", "predicted_"),
-            {True: "yes", False: "no", None: "no interval"}[row["agrees"]],
-            row["extrapolates"] or "-",
+            {True: "yes", False: "no", None: "no interval"}[row["intervals_overlap"]],
+            row["extrapolation_note"] or "-",
         ]
         for dataset, methods in run.scaling.items()
         for series in methods.values()
-        for row in series["foretold"]
+        for row in series["predictions"]
     ]
-    head = ["dataset", "method", "law", "measured, %", "foretold, %", "they meet", "outside the table"]
+    head = ["dataset", "method", "law", "measured, %", "predicted, %", "intervals overlap", "extrapolation"]
     return markdown_table(head, rows) if rows else "No pair has a namesake series in the published table."
 
 
@@ -173,6 +175,6 @@ def environment(run: KeptRun) -> str:
         sizes = model["parameters"]
         lines.append(
             f"* {name}: {model['source']}, {sizes['total']:,} parameters ({sizes['non_embedding']:,} outside "
-            f"vocabulary matrices), {model['dtype']} on {model['device']}, prompt {model['prompt']}"
+            f"vocabulary matrices), {model['dtype']} on {model['device']}, {model['prompt_format']} prompts"
         )
     return "\n".join(lines)

@@ -46,8 +46,8 @@ def _solo_texts(chosen: dict[str, str]) -> list[RenderableType]:
     """What each model of the pair wrote alone, with the verdict."""
     texts = lake.query(
         """select p.role, p.model, t.turn, t.text, g.verdict, g.extracted
-        from solo_texts t join pairs p using (model, dataset)
-        left join graded_solo g using (model, dataset, prompt_id, turn)
+        from generated_texts t join pairs p using (model, dataset)
+        left join model_grades g using (model, dataset, prompt_id, turn)
         where p.pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
         order by p.role desc, t.turn""",
         values=chosen,
@@ -65,7 +65,7 @@ def _solo_texts(chosen: dict[str, str]) -> list[RenderableType]:
 def _policy_results(chosen: dict[str, str]) -> list[RenderableType]:
     """Counts and verdict of every policy on a test prompt; nothing for a calibration prompt."""
     policies = lake.query(
-        """select policy, calls, interventions, tokens, verdict from tallies
+        """select policy, calls, interventions, tokens, verdict from policy_results
         where pair = getvariable('pair') and prompt_id = getvariable('prompt_id') order by policy""",
         values=chosen,
     )
@@ -80,7 +80,7 @@ def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
     chosen = {"pair": pair, "prompt_id": prompt_id, "policy": policy}
     rows = lake.query(
         """select pos, piece, default_piece, fused_piece, called, mismatch, entropy,
-        score, verdict from spelt
+        score, verdict from rollout_pieces
         where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
         and policy = getvariable('policy') order by pos""",
         values=chosen,
@@ -120,7 +120,7 @@ def _decision(chosen: dict[str, str]) -> pl.DataFrame:
     """The row of the token that a policy wrote at a position."""
     rows = lake.query(
         """select piece as written, default_piece as without_large, fused_piece as fused, called, mismatch,
-        entropy, score from spelt where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
+        entropy, score from rollout_pieces where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
         and policy = getvariable('policy') and pos = getvariable('pos')::int""",
         values=chosen,
     )
@@ -137,13 +137,13 @@ def _top_lists(chosen: dict[str, str]) -> pl.DataFrame:
     rows = lake.query(
         """with seen as (
             select dataset, reader, entropy, logsumexp, unnest(top_ids) as token_id,
-                   unnest(top_logits) as logit, unnest(range(1, len(top_ids) + 1)) as place
-            from closeups where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
+                   unnest(top_logits) as logit, unnest(range(1, len(top_ids) + 1)) as rank
+            from rollout_logits where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
             and pos = getvariable('pos')::int and list_contains(policies, getvariable('policy'))
         )
-        select reader, entropy, place, piece, exp(logit - logsumexp) as probability from seen
+        select reader, entropy, rank, piece, exp(logit - logsumexp) as probability from seen
         join vocabulary v using (token_id) join pairs p using (dataset, model)
-        where p.pair = getvariable('pair') and p.role = 'large' order by reader desc, place""",
+        where p.pair = getvariable('pair') and p.role = 'large' order by reader desc, rank""",
         values=chosen,
     )
     if not len(rows):

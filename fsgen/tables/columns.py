@@ -8,7 +8,12 @@ POLICY = [
     ("router", pa.string(), "its router; `drafting` for speculative decoding"),
     ("policy", pa.string(), "policy"),
 ]
-CI_COLUMNS = [  # beside the estimate's own column
-    ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
-    ("high", pa.float64(), "upper end"),
-]
+
+
+def with_interval(name: str, meaning: str) -> list[tuple[str, pa.DataType, str]]:
+    """A number's column, and those of the ends of its 95 % interval over prompts."""
+    return [
+        (name, pa.float64(), meaning),
+        (f"{name}_low", pa.float64(), "lower end of its 95 % interval over prompts; null where unbounded"),
+        (f"{name}_high", pa.float64(), "upper end; null where unbounded"),
+    ]

@@ -14,7 +14,7 @@ import duckdb
 import polars as pl
 
 from fsgen.errors import UserError, lookup_or_suggest
-from fsgen.tables import parquet
+from fsgen.tables import parquet, renamed
 from fsgen.tables.views import JOINED, VIEWS
 
 MEMORY = "4GB"  # of a query, beyond which DuckDB works on disk: the tables may be far larger than memory
@@ -102,6 +102,8 @@ def columns(name: str, data: Path = Path("data")) -> list[tuple[str, str, str]]:
 
     Raises UserError where there is no such view, or no table of it yet.
     """
+    if name in renamed.VIEWS:
+        raise UserError(renamed.explain("view", name, renamed.VIEWS[name]))
     lookup_or_suggest(VIEWS | JOINED, name, "the views")
     abouts = _sentences(name)
     if name in JOINED:
@@ -129,7 +131,7 @@ def query(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] |
         if [statement.type for statement in asked] != [duckdb.StatementType.SELECT]:
             raise UserError(
                 f"{sql.strip()!r} is not one query, and the tables are only read; "
-                "write one such as 'select * from solo limit 3'."
+                "write one such as 'select * from generated_tokens limit 3'."
             )
         return connection.sql(sql).pl()
     except duckdb.Error as error:
@@ -137,11 +139,18 @@ def query(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] |
 
 
 def _explain(first: str, data: Path | str) -> str:
-    """What to make of the first line of DuckDB's error: a view without tables, or a query that is wrong."""
-    asked = re.search(r"Table with name (\w+) does not exist", first)
+    """The first line of DuckDB's error in our words: an old name, a view without tables, a wrong query."""
     there = _views_with_tables(data)
-    if asked and (name := asked[1].lower()) in (VIEWS | JOINED).keys() - there:
-        return _tell_absence(name, data)
+    if missing := re.search(r"Table with name (\w+) does not exist", first):
+        name = missing[1].lower()
+        if name in renamed.VIEWS:
+            return renamed.explain("view", name, renamed.VIEWS[name])
+        if name in (VIEWS | JOINED).keys() - there:
+            return _tell_absence(name, data)
+    if missing := re.search(r'column "(\w+)" not found|does not have a column named "(\w+)"', first):
+        name = (missing[1] or missing[2]).lower()
+        if name in renamed.COLUMNS:
+            return renamed.explain("column", name, renamed.COLUMNS[name])
     return f"The query failed: {first} (known views: {', '.join(there) or 'none yet'})."
 
 

@@ -44,34 +44,34 @@ class Joined(NamedTuple):
 
 
 _MODEL, _PAIR = {"model": -3, "dataset": -2}, {"pair": -3, "dataset": -2}
-_LAWS = {
-    "points": "CoF of every pair with both sizes",
-    "fits": "how well each law describes and predicts a series of points",
-    "parameters": "the laws' parameters with their intervals",
-    "errors": "what each law predicted for points that it was not fitted to",
-    "curves": "the fitted laws on a grid of sizes",
-    "covariates": "whether the small model's entropy predicts CoF better than sizes",
-    "claims": "how many points lie above 20 %",
-    "foretold": "what the published laws say of the pairs run here, beside what these measured",
+_SCALING = {
+    "scaling_points": "CoF and both model sizes of every pair",
+    "scaling_fits": "how well each law describes and predicts a series of points",
+    "scaling_parameters": "the laws' parameters with their intervals",
+    "scaling_held_out": "each law's prediction for points it was not fitted to",
+    "scaling_curves": "the fitted laws on a grid of sizes",
+    "scaling_covariates": "whether the small model's entropy predicts CoF better than sizes",
+    "scaling_claims": "how many points lie above 20 %",
+    "scaling_predictions": "the published laws' predictions for this project's pairs, with measured CoF",
 }
 _UNCERTAINTY = {
-    "discrimination": "how well scores tell mismatches from matches",
-    "reliability": "mismatch rates by tenth of a score",
-    "lorenz": "share of all mismatches in the most doubtful tokens",
-    "positions": "mismatch rates by position",
-    "places": "mismatch rates at first tokens and sentence starts",
-    "effects": "odds ratios of position without and with entropy",
-    "embedding": "tokens in the plane by their top probabilities",
+    "score_discrimination": "how well scores separate mismatches from matches",
+    "score_calibration": "mismatch rate by decile of a score",
+    "score_lorenz": "share of all mismatches among the most uncertain tokens",
+    "mismatch_by_position": "mismatch rate by position",
+    "mismatch_by_boundary": "mismatch rate at first tokens and sentence starts",
+    "mismatch_odds_ratios": "odds ratios of position, without and with entropy",
+    "projections": "tokens projected to the plane by their top probabilities",
 }
-_COMPARED = {
-    "frontier": "what policies call and cost, and what they get right for it",
-    "duels": "two routers at equal budget on the same prompts",
-    "estimates": "off-policy estimates beside what rollouts counted",
-    "survival": "share of texts that a policy still writes, by position",
-    "forks": "a text's first unrouted mismatch, and what became of it",
-    "reconvergence": "how often texts come together again after one",
-    "acceptance": "acceptance rates of drafting, greedy and sampled",
-    "drafts": "accepted lengths of drafting K tokens a round",
+_COMPARISONS = {
+    "frontier": "cost and accuracy of every policy",
+    "router_comparisons": "two routers at equal call ratio on the same prompts",
+    "off_policy_estimates": "ratios estimated on dumped texts, with those of rollouts",
+    "survival": "share of dumped texts that a policy still follows, by position",
+    "divergences": "first unrouted mismatch of a text, and what follows it",
+    "reconvergence": "how often texts become equal again after a divergence",
+    "acceptance_rates": "acceptance rates of drafting, greedy and sampled",
+    "accepted_lengths": "accepted lengths of drafting K tokens a round",
     "speedups": "expected speed-up of drafting by the cost of a draft",
 }
 
@@ -88,43 +88,43 @@ def _views_of(
 
 VIEWS = {
     "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}, tasks.PROMPTS),
-    "solo": View("tokens of a model writing alone", "dumps/*/*/tokens-*.parquet", _MODEL, dumps.TOKENS),
-    "solo_texts": View("texts of a model writing alone", "dumps/*/*/texts-*.parquet", _MODEL, dumps.TEXTS),
-    "large_reads": View(
-        "the large model on the speakers' texts", "large/*/*/reads-*.parquet", _PAIR, dumps.READS
+    "generated_tokens": View("tokens that a model generated alone", "dumps/*/*/tokens-*.parquet", _MODEL, dumps.TOKENS),
+    "generated_texts": View("texts that a model generated alone", "dumps/*/*/texts-*.parquet", _MODEL, dumps.TEXTS),
+    "teacher_forced": View(
+        "scores of a pair's models (reader) along texts that another or the same one wrote (writer)",
+        "teacher_forced/*/*/*/reads-*.parquet",
+        _PAIR,
+        dumps.READS,
     ),
-    "small_reads": View(
-        "small and tuned on all texts of a pair", "small/*/*/reads-*.parquet", _PAIR, dumps.READS
+    "fused_tokens": View(
+        "every method's token at every dumped position", "fused/*/*/fused-*.parquet", _PAIR, collaboration.FUSED
     ),
-    "fused": View(
-        "every method at every dumped position", "fused/*/*/fused-*.parquet", _PAIR, collaboration.FUSED
+    "simulated_tokens": View(
+        "calls of simulated policies along dumped texts (off-policy)", "routes/*/*/routed-*.parquet", _PAIR, collaboration.ROUTED
     ),
-    "routed": View(
-        "simulated policies (estimates)", "routes/*/*/routed-*.parquet", _PAIR, collaboration.ROUTED
+    "rollout_tokens": View(
+        "tokens that policies generated", "rollouts/*/*/tokens-*.parquet", _PAIR, dumps.ROLLED
     ),
-    "rolled": View(
-        "tokens that policies wrote themselves", "rollouts/*/*/tokens-*.parquet", _PAIR, dumps.ROLLED
+    "rollout_texts": View(
+        "texts that policies generated", "rollouts/*/*/texts-*.parquet", _PAIR, dumps.ROLLED_TEXTS
     ),
-    "rolled_texts": View(
-        "texts that policies wrote themselves", "rollouts/*/*/texts-*.parquet", _PAIR, dumps.ROLLED_TEXTS
-    ),
-    "steps": View("model steps that a shard's tree took", "rollouts/*/*/steps-*.parquet", _PAIR, dumps.STEPS),
-    "graded_solo": View(
+    "model_steps": View("tokens that each model processed in a rollout", "rollouts/*/*/steps-*.parquet", _PAIR, dumps.STEPS),
+    "model_grades": View(
         "verdicts on models alone",
         "graded/models/*/*.parquet",
         {"model": -2, "dataset": -1},
         tasks.MODEL_GRADES,
     ),
-    "graded": View(
+    "policy_grades": View(
         "verdicts on policies", "graded/pairs/*/*.parquet", {"pair": -2, "dataset": -1}, tasks.POLICY_GRADES
     ),
-    "tallies": View(
-        "a policy on a prompt: counts, costs, verdict",
+    "policy_results": View(
+        "counts, costs and verdict of every policy on every test prompt",
         "counts/*/policies.parquet",
         {"dataset": -2},
         counts.POLICIES,
     ),
-    "scores": View(
+    "router_scores": View(
         "every router's score at every test position",
         "routes/*/*/scores-*.parquet",
         _PAIR,
@@ -133,20 +133,20 @@ VIEWS = {
     "models": View("every model with its sizes", "catalogue/models.parquet", {}, catalogue.MODELS),
     "pairs": View("the models of every pair by role", "catalogue/pairs.parquet", {}, catalogue.PAIRS),
     "policies": View(
-        "every policy of every pair, in its parts", "catalogue/policies.parquet", {}, catalogue.POLICIES
+        "every policy of every pair with its method, router and budget", "catalogue/policies.parquet", {}, catalogue.POLICIES
     ),
-    "closeups": View(
-        "all models of a pair at every position of some policies' texts",
+    "rollout_logits": View(
+        "top logits of all models of a pair along some policies' texts",
         "rollout_logits/*/*/reads-*.parquet",
         _PAIR,
         dumps.ROLLOUT_LOGITS,
     ),
     "vocabulary": View(
-        "what a model's tokens spell", "vocabulary/*.parquet", {"model": -1}, catalogue.VOCABULARY
+        "the text of a model's tokens", "vocabulary/*.parquet", {"model": -1}, catalogue.VOCABULARY
     ),
-    **_views_of("laws", "basis", _LAWS, scaling.TABLES),
+    **_views_of("scaling", "source", _SCALING, scaling.TABLES),
     **_views_of("uncertainty", "dataset", _UNCERTAINTY, uncertainty.TABLES),
-    **_views_of("compared", "dataset", _COMPARED, comparison.TABLES),
+    **_views_of("comparisons", "dataset", _COMPARISONS, comparison.TABLES),
 }
 
 _KEY = {
@@ -154,20 +154,20 @@ _KEY = {
     "dataset": "dataset, a key of params.yaml",
     "prompt_id": "prompt that the text answers",
     "turn": "turn of the conversation, from 1",
-    "pos": "place of the token in the text, from 0, through all turns",
+    "pos": "position of the token in the text, from 0, through all turns",
 }
 JOINED = {
-    "sides": Joined(
+    "token_pairs": Joined(
         "small and large model side by side at every position of each other's texts",
-        ("solo", "small_reads", "large_reads", "pairs", "vocabulary"),
+        ("generated_tokens", "teacher_forced", "pairs", "vocabulary"),
         _KEY
         | {
             "writer": "role of the model that wrote the text: small or large",
             "in_answer": "whether ratios count this row",
-            "forced": "whether the token was given, not chosen",
-            "token_id": "the token that stands here",
+            "from_template": "token inserted by the chat template, not generated",
+            "token_id": "the token at this position",
             "piece": "its text",
-            "kind": "word, number, punctuation, space or special",
+            "token_class": "word, number, punctuation, space or special",
             "small_id": "the small model's most likely token",
             "small_piece": "its text",
             "small_probability": "its probability",
@@ -176,59 +176,59 @@ JOINED = {
             "large_piece": "its text",
             "large_probability": "its probability",
             "large_entropy": "entropy of the large model, nats",
-            "disagree": "whether small_id and large_id differ",
+            "mismatch": "whether small_id and large_id differ",
         },
         """
-        with large_says as (
+        with large_scores as (
             select pair, dataset, 'large' as writer, prompt_id, turn, pos,
                    top_ids, max_logit, logsumexp, entropy
-            from solo join pairs using (model, dataset) where role = 'large'
+            from generated_tokens join pairs using (model, dataset) where role = 'large'
             union all
             select pair, dataset, writer, prompt_id, turn, pos, top_ids, max_logit, logsumexp, entropy
-            from large_reads where writer = 'small'
-        ), met as (
-            select s.pair, s.dataset, s.prompt_id, s.turn, s.pos, s.writer, s.in_answer, s.forced, s.token_id,
+            from teacher_forced where writer = 'small' and reader = 'large'
+        ), both as (
+            select s.pair, s.dataset, s.prompt_id, s.turn, s.pos, s.writer, s.in_answer, s.from_template, s.token_id,
                    s.top_ids[1] as small_id, exp(s.max_logit - s.logsumexp) as small_probability,
                    s.entropy as small_entropy,
                    l.top_ids[1] as large_id, exp(l.max_logit - l.logsumexp) as large_probability,
                    l.entropy as large_entropy
-            from small_reads s join large_says l using (pair, dataset, writer, prompt_id, turn, pos)
+            from teacher_forced s join large_scores l using (pair, dataset, writer, prompt_id, turn, pos)
             where s.reader = 'small'
         )
-        select pair, dataset, prompt_id, turn, pos, writer, in_answer, forced,
-               token_id, here.piece, here.kind,
+        select pair, dataset, prompt_id, turn, pos, writer, in_answer, from_template,
+               token_id, here.piece, here.token_class,
                small_id, by_small.piece as small_piece, small_probability, small_entropy,
                large_id, by_large.piece as large_piece, large_probability, large_entropy,
-               small_id <> large_id as disagree
-        from met join pairs using (pair, dataset)
+               small_id <> large_id as mismatch
+        from both join pairs using (pair, dataset)
         join vocabulary here using (model, token_id)
         join vocabulary by_small on by_small.model = pairs.model and by_small.token_id = small_id
         join vocabulary by_large on by_large.model = pairs.model and by_large.token_id = large_id
         where role = 'large'
         """,
     ),
-    "spelt": Joined(
-        "tokens that policies wrote themselves, as text, with the verdict on the whole",
-        ("rolled", "graded", "pairs", "vocabulary"),
+    "rollout_pieces": Joined(
+        "tokens that policies generated, as text, with the verdict on the answer",
+        ("rollout_tokens", "policy_grades", "pairs", "vocabulary"),
         _KEY
         | {
             "policy": "policy that wrote the text",
             "in_answer": "whether ratios count this row",
-            "forced": "whether the token was given, not chosen",
+            "from_template": "token inserted by the chat template, not generated",
             "piece": "text of the token written",
             "default_piece": "text of the token without the large model",
             "fused_piece": "text of the method's collaborative token",
             "called": "whether the router called the large model",
             "mismatch": "whether the two tokens differ",
-            "entropy": "entropy of the model that would speak, nats",
+            "entropy": "entropy of the default model, nats",
             "score": "what the policy's router compares with its threshold; null without one",
             "verdict": "right, wrong or unknown; null where a judge rates instead",
         },
         """
-        select pair, dataset, prompt_id, turn, pos, policy, in_answer, forced, here.piece,
+        select pair, dataset, prompt_id, turn, pos, policy, in_answer, from_template, here.piece,
                by_default.piece as default_piece, by_fused.piece as fused_piece,
                called, mismatch, entropy, score, verdict
-        from rolled join graded using (pair, dataset, policy, prompt_id, turn)
+        from rollout_tokens join policy_grades using (pair, dataset, policy, prompt_id, turn)
         join pairs using (pair, dataset)
         join vocabulary here using (model, token_id)
         left join vocabulary by_default on by_default.model = pairs.model and by_default.token_id = default_id

@@ -1,6 +1,8 @@
 -- How likely is one router to be more accurate than another at the same call ratio (the budget nearest to 20 %)?
 select d.*, p.size_ratio as ratio
-from duels d join pairs p using (dataset, pair)
+from router_comparisons d join pairs p using (dataset, pair)
 where p.role = 'large' and method = 'oracle'
-  and budget = (select arg_min(budget, (abs(budget - 0.2), budget)) from duels where method = 'oracle')
-order by dataset, ratio, pair, router, rival
+  and call_ratio = (
+      select arg_min(call_ratio, (abs(call_ratio - 0.2), call_ratio)) from router_comparisons where method = 'oracle'
+  )
+order by dataset, ratio, pair, router, other_router

@@ -1,10 +1,11 @@
--- What is an estimate from the dumps worth: call ratios beside those of rollouts, and how long the dumped text holds?
+-- How good are off-policy estimates: call ratios against those of rollouts, and how long policies follow dumped text?
 select 'estimate' as kind, dataset, pair, method, router, policy,
-       estimate, estimate_low, estimate_high, exact, exact_low, exact_high,
+       off_policy, off_policy_low, off_policy_high, on_policy_value, on_policy_value_low, on_policy_value_high,
        null::bigint as pos, null::double as survival, null::double as low, null::double as high
-from estimates where quantity = 'call_ratio'
+from off_policy_estimates where quantity = 'call_ratio'
 union all by name
-select 'survival' as kind, dataset, pair, method, router, policy, pos, survival, low, high
+select 'survival' as kind, dataset, pair, method, router, policy, pos, survival,
+       survival_low as low, survival_high as high
 from survival join (
     select dataset, arg_max(pair, (size_ratio, pair)) as pair from pairs group by dataset
 ) using (dataset, pair)

@@ -1,5 +1,5 @@
 -- Where in the large model's answers would the small one have said something else?
 select d.*, p.size_ratio as ratio
-from positions d join pairs p using (dataset, pair)
+from mismatch_by_position d join pairs p using (dataset, pair)
 where p.role = 'large' and method = 'oracle' and writer = 'large'
 order by dataset, ratio, pair, scale, bin

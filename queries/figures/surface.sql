@@ -1,3 +1,3 @@
 -- How does the oracle's CoF depend on both sizes, in the published table and in our own dumps?
-select basis, dataset, pair, small_b, large_b, cof, low, high
-from points where method = 'oracle' order by basis, dataset, small_b, large_b, pair
+select source, dataset, pair, small_b, large_b, cof, cof_low as low, cof_high as high
+from scaling_points where method = 'oracle' order by source, dataset, small_b, large_b, pair

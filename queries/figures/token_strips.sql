@@ -8,17 +8,17 @@ with chosen as (
 ), read as (
     select s.dataset, s.pair, model, s.prompt_id, s.pos, s.mismatch, s.entropy, r.token_id, r.logsumexp,
            r.top_ids, r.top_logits
-    from scores s join chosen using (dataset, pair) join asked using (dataset, prompt_id)
-    join small_reads r using (dataset, pair, prompt_id, turn, pos)
+    from router_scores s join chosen using (dataset, pair) join asked using (dataset, prompt_id)
+    join teacher_forced r using (dataset, pair, prompt_id, turn, pos)
     where s.method = 'oracle' and s.writer = 'large' and r.writer = 'large' and r.reader = 'small'
 ), said as (
-    select dataset, prompt_id, pos, list(piece order by place) as pieces, list(chance order by place) as chances
+    select dataset, prompt_id, pos, list(piece order by rank) as pieces, list(probability order by rank) as probabilities
     from (
         select dataset, model, prompt_id, pos, unnest(top_ids[:10]) as token_id,
-               exp(unnest(top_logits[:10]) - logsumexp) as chance, unnest(range(10)) as place
+               exp(unnest(top_logits[:10]) - logsumexp) as probability, unnest(range(10)) as rank
         from read
     ) join vocabulary using (model, token_id) group by all
 )
-select dataset, pair, prompt_id, pos, piece, entropy, mismatch, pieces, chances
+select dataset, pair, prompt_id, pos, piece, entropy, mismatch, pieces, probabilities
 from read join vocabulary using (model, token_id) join said using (dataset, prompt_id, pos)
 order by dataset, prompt_id, pos

@@ -128,8 +128,8 @@ def test_both_sides_can_be_asked_before_a_rollout_exists(tiny_world):
     for stage in (dump_teacher_forced.dump_large, dump_teacher_forced.dump_small, fuse.fuse_pair):
         stage(tiny_world, "duo")
 
-    sides = lake.query("select writer, count(*) as tokens, avg(disagree::int) as m from sides group by all")
-    positions = lake.query("select count(*) from fused where method = 'oracle'").item()
+    sides = lake.query("select writer, count(*) as tokens, avg(mismatch::int) as m from token_pairs group by all")
+    positions = lake.query("select count(*) from fused_tokens where method = 'oracle'").item()
 
     assert not Path("data/rollouts").exists()
     assert set(sides["writer"]) == {"small", "large"}

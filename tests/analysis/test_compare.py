@@ -46,7 +46,7 @@ def test_budgets_in_the_metrics_are_recounted_call_ratios(compared):
     """Target beside what test prompts came to, for every policy with a budget."""
     loaded, metrics = compared
     counted = lake.query(
-        f"select policy, avg(called::int) as share from rolled where in_answer and {TESTS} group by policy"
+        f"select policy, avg(called::int) as share from rollout_tokens where in_answer and {TESTS} group by policy"
     )
     shares = dict(counted.iter_rows())
 
@@ -60,10 +60,10 @@ def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
     """At its position the policy's own table says mismatch and no call; before it, the two texts are one."""
     forks = lake.query(
         """select f.policy, f.prompt_id, f.pos, r.called, r.mismatch, r.entropy = f.entropy as is_same,
-                  (select count(*) from rolled a join rolled b using (prompt_id, pos)
+                  (select count(*) from rollout_tokens a join rollout_tokens b using (prompt_id, pos)
                    where a.policy = f.policy and b.policy = f.method || '+always' and a.pos < f.pos
                      and a.prompt_id = f.prompt_id and a.token_id <> b.token_id) as apart
-           from forks f join rolled r using (policy, prompt_id, pos)"""
+           from divergences f join rollout_tokens r using (policy, prompt_id, pos)"""
     )
 
     assert len(forks) == len(table("forks")) > 0
@@ -82,12 +82,12 @@ def test_policies_that_never_leave_have_no_fork_and_never_forks_at_its_first_mis
 
 
 def test_the_estimate_is_exact_for_as_long_as_the_policy_stays_on_the_dumped_text(compared):
-    """Where `routed` says on_text, rollout and estimate agree on the call; and some texts are left."""
+    """Where `routed` says on_policy, rollout and estimate agree on the call; and some texts are left."""
     both = lake.query(
-        f"""select on_text, avg((a.called = b.called)::int) as agree, count(*) as n
-            from routed a left join rolled b using (policy, prompt_id, pos) where {TESTS} group by on_text"""
+        f"""select on_policy, avg((a.called = b.called)::int) as agree, count(*) as n
+            from simulated_tokens a left join rollout_tokens b using (policy, prompt_id, pos) where {TESTS} group by on_policy"""
     )
-    agree = {row["on_text"]: row["agree"] for row in both.iter_rows(named=True)}
+    agree = {row["on_policy"]: row["agree"] for row in both.iter_rows(named=True)}
 
     assert agree[True] == 1
     assert set(agree) == {True, False}
@@ -112,7 +112,7 @@ def kept_of(rows: list[dict]) -> tuple[int, bool]:
     """How many rows a policy provably wrote, walking from the first, and whether it then left the text."""
     for written, row in enumerate(rows):
         is_asked = row["called"] or "+perfect" in row["policy"]
-        if is_asked and row["certificate"] == "uncertain":
+        if is_asked and not row["certified"]:
             return written, False
         if row["called"] and row["mismatch"]:
             return written + 1, True
@@ -122,16 +122,16 @@ def kept_of(rows: list[dict]) -> tuple[int, bool]:
 def test_survival_is_that_of_texts_walked_token_by_token(compared):
     """Every policy's curve, with one position in seven taken for uncertain in some texts."""
     loaded, _ = compared
-    doubt = pl.when(pl.col("pos") % 7 == 6).then(pl.lit("uncertain")).otherwise("certificate")
-    with changed(loaded, "data/fused/duo/toy/fused-0000.parquet", doubt.alias("certificate")):
-        routed = lake.query(f"from routed where {TESTS} order by policy, prompt_id, pos")
+    doubt = pl.when(pl.col("pos") % 7 == 6).then(False).otherwise("certified")
+    with changed(loaded, "data/fused/duo/toy/fused-0000.parquet", doubt.alias("certified")):
+        routed = lake.query(f"from simulated_tokens where {TESTS} order by policy, prompt_id, pos")
         curves = pl.DataFrame(compare.compare_pair(loaded, "duo", "toy")["survival"])
     texts = {}
     for (policy, _), own in routed.group_by("policy", "prompt_id", maintain_order=True):
         texts.setdefault(policy, []).append(kept_of(own.to_dicts()))
 
     assert set(texts) == set(curves["policy"])
-    assert set(routed["certificate"]) == {"exact", "uncertain"}
+    assert set(routed["certified"]) == {True, False}
     for (policy,), own in curves.sort("pos").group_by("policy"):
         kept_P, is_left_P = (pl.Series(column).to_numpy() for column in zip(*texts[policy], strict=True))
         found = off_policy.kaplan_meier(kept_P, is_left_P, own["pos"].to_numpy())
@@ -141,15 +141,15 @@ def test_survival_is_that_of_texts_walked_token_by_token(compared):
 
 def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
     """A routed mismatch is an event wherever it stands; an unproven one loses the text before its row."""
-    stories = {  # policy to its rows: called, mismatch, certificate, on_text
-        "a+last": [(0, 0, "exact", 1), (1, 1, "exact", 1)],
-        "b+middle": [(1, 0, "exact", 1), (1, 1, "exact", 1), (0, 0, "exact", 0)],
-        "c+unproven": [(0, 1, "exact", 1), (1, 0, "uncertain", 1), (1, 1, "exact", 0)],
-        "d+quiet": [(0, 1, "uncertain", 1), (0, 0, "exact", 1)],
-        "e+knowing": [(0, 0, "exact", 1), (0, 0, "uncertain", 1)],
+    stories = {  # policy to its rows: called, mismatch, certified, on_policy
+        "a+last": [(0, 0, True, 1), (1, 1, True, 1)],
+        "b+middle": [(1, 0, True, 1), (1, 1, True, 1), (0, 0, True, 0)],
+        "c+unproven": [(0, 1, True, 1), (1, 0, False, 1), (1, 1, True, 0)],
+        "d+quiet": [(0, 1, False, 1), (0, 0, True, 1)],
+        "e+knowing": [(0, 0, True, 1), (0, 0, False, 1)],
     }
-    names = ("policy", "prompt_id", "called", "mismatch", "certificate", "on_text")
-    flags = dict.fromkeys(("called", "mismatch", "on_text"), pl.Boolean)
+    names = ("policy", "prompt_id", "called", "mismatch", "certified", "on_policy")
+    flags = dict.fromkeys(("called", "mismatch", "on_policy"), pl.Boolean)
     told = [(policy, "p", *row) for policy, rows in stories.items() for row in rows]
     routed = pl.DataFrame(told, schema=names, orient="row").cast(flags)
     with duckdb.connect() as tables:
@@ -250,7 +250,7 @@ def test_survival_starts_at_one_and_falls(compared):
 
 
 def test_drafting_agrees_with_the_policies_of_params(compared):
-    """Tokens per pass at K is tokens over large_passes of speculative@K."""
+    """Tokens per pass at K is tokens over large_forward_passes of speculative@K."""
     drafts = dict(table("drafts").select("draft", "tokens_per_pass").iter_rows())
     totals = (
         parquet.read("data/counts/toy/policies.parquet").group_by("policy").agg(pl.sum("tokens", "calls"))

@@ -44,7 +44,7 @@ def counts_of(prompts: int = 60, seed: int = 0) -> pl.DataFrame:
         calls_P = rng.binomial(tokens_P, call_ratio)
         for i in range(prompts):
             verdict = "right" if luck_P[i] < accuracy else "wrong"
-            spent = {"calls": calls_P[i], "large_positions": 2 * calls_P[i], "flops": 1e6 * calls_P[i] + 5e6}
+            spent = {"calls": calls_P[i], "large_tokens_processed": 2 * calls_P[i], "flops": 1e6 * calls_P[i] + 5e6}
             rows.append(
                 {"policy": name, "prompt_id": f"p{i:02d}", "tokens": tokens_P[i], "verdict": verdict, **spent}
             )
@@ -63,7 +63,7 @@ def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
     right = int((own["verdict"] == "right").sum())
     assert (row["accuracy"], row["low"], row["high"]) == intervals.wilson(right, 60)
     assert (row["method"], row["router"], row["budget"]) == ("oracle", "entropy", 0.1)
-    assert rows["oracle+entropy@10", "large_positions"]["x"] == pytest.approx(2 * row["x"])
+    assert rows["oracle+entropy@10", "large_tokens_processed"]["x"] == pytest.approx(2 * row["x"])
     assert rows["oracle+entropy@10", "flops"]["x"] == pytest.approx(own["flops"].mean())
     for name, share in (("oracle+always", 1.0), ("oracle+never", 0.0)):  # on whatever prompts
         fixed = rows[name, "call_ratio"]
@@ -343,7 +343,7 @@ def test_what_nothing_bounds_is_null():
     routed = [name for name in KNOWN if name not in ("oracle+always", "oracle+never")]  # which fix it
     assert {ends[name, "call_ratio"] for name in routed} == {(0.0, 1.0)}
     assert {ends[name, "flops"] for name in KNOWN} == {(None, None)}
-    assert ends["oracle+always", "large_positions"] == (None, None)  # two a token
+    assert ends["oracle+always", "large_tokens_processed"] == (None, None)  # two a token
     assert all(np.isfinite(row["x"]) for row in rows)
 
 
@@ -356,8 +356,8 @@ def test_acceptance_is_one_less_mismatches_and_lies_in_the_certified_bounds():
             "prompt_id": np.repeat([f"p{i}" for i in range(20)], 10),
             "in_answer": [True] * 200,
             "mismatch": rng.random(200) < 0.3,
-            "accept_low": low_N,
-            "accept_high": low_N + 0.05,
+            "acceptance_low": low_N,
+            "acceptance_high": low_N + 0.05,
         }
     )
     greedy, sampled = drafting.acceptance_rows(rows, seed=2)

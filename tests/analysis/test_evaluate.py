@@ -48,18 +48,18 @@ def test_tallies_equal_a_recount_in_plain_python(world, numbers):
     for key, rows in grouped.items():
         counted = [row for row in rows if row["in_answer"]]
         called = [row["pos"] for row in rows if row["called"]]
-        until_last = [row["forced"] for row in rows if called and row["pos"] <= called[-1]]
+        until_last = [row["from_template"] for row in rows if called and row["pos"] <= called[-1]]
         told = counts[key]
         assert told["tokens"] == len(counted)
         assert told["calls"] == sum(row["called"] for row in counted)
-        assert not any(row["forced"] for row in counted)
+        assert not any(row["from_template"] for row in counted)
         assert told["mismatches"] == sum(row["fused_id"] != row["default_id"] for row in counted)
         assert told["interventions"] == sum(row["called"] and row["mismatch"] for row in counted)
-        assert told["small_mismatches"] == sum(row["fused_id"] != row["small_id"] for row in counted)
-        assert told["large_passes"] == len(called)
-        assert told["large_positions"] == until_last.count(False)
+        assert told["mismatches_vs_small"] == sum(row["fused_id"] != row["small_id"] for row in counted)
+        assert told["large_forward_passes"] == len(called)
+        assert told["large_tokens_processed"] == until_last.count(False)
         asked = texts[key]["prompt_tokens"] - 1 + until_last.count(True) if called else 0
-        assert told["large_prompt_positions"] == asked
+        assert told["large_prompt_tokens_processed"] == asked
 
 
 def position_flops(role: str, index: int) -> int:
@@ -101,7 +101,7 @@ def test_tallies_of_drafting_equal_a_plain_loop(world, numbers, draft):
     counts = parquet.read("data/counts/toy/policies.parquet").filter(policy=f"speculative@{draft}")
     turns = parquet.read("data/dumps/large/toy/texts-*.parquet").sort("turn")
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(
-        method="speculative", writer="large", forced=False
+        method="speculative", writer="large", from_template=False
     )
 
     assert set(counts["prompt_id"]) == names_of_tests(world)
@@ -129,7 +129,7 @@ def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
         told = numbers["pairs"]["duo"]["policies"][policy]
 
         assert told["flops"] == pytest.approx(spent.sum())
-        assert told["large_passes"] == told["large_positions"] == told["large_prompt_positions"] == 0
+        assert told["large_forward_passes"] == told["large_tokens_processed"] == told["large_prompt_tokens_processed"] == 0
 
 
 def test_identities_hold_between_policies_and_models(world, numbers):
@@ -152,11 +152,11 @@ def test_identities_hold_between_policies_and_models(world, numbers):
     assert policies["oracle+perfect"]["intervention_ratio"] == pair["cof"]["oracle"]["value"]
     assert policies["oracle+always"]["intervention_ratio"] == pair["cof"]["oracle"]["value"]
     assert pair["cof"]["speculative"]["value"] == pair["cof"]["oracle"]["value"]
-    assert pair["cof"]["oracle"]["basis"] == pair["cof"]["speculative"]["basis"] == "dump"
-    assert {pair["cof"][m]["basis"] for m in ("contrastive", "average", "proxy")} == {"rollout"}
+    assert pair["cof"]["oracle"]["counted_on"] == pair["cof"]["speculative"]["counted_on"] == "dump"
+    assert {pair["cof"][m]["counted_on"] for m in ("contrastive", "average", "proxy")} == {"rollout"}
     assert pair["cof_on_large_text"]["oracle"]["certified_share"] == 1.0
     assert set(pair["cof_authors"]) == {"proxy"}
-    assert policies["speculative@1"]["large_passes"] >= policies["speculative@5"]["large_passes"]
+    assert policies["speculative@1"]["large_forward_passes"] >= policies["speculative@5"]["large_forward_passes"]
     if not world.until.turn_separators:  # whose answers to sums are all wrong
         assert any(0 < model["accuracy"] < 1 for model in models.values())
 
@@ -207,7 +207,7 @@ def test_what_is_fixed_goes_by_the_routers_rule():
     policies.append(Policy(name="oracle+always", method="oracle", router="always"))
 
     assert fixed_counts(policies, routers) == {
-        "oracle+mute": ("calls", "interventions", "large_positions"),
+        "oracle+mute": ("calls", "interventions", "large_tokens_processed"),
         "oracle+entropy@20": (),
         "speculative@3": (),
         "oracle+always": ("calls",),
@@ -232,9 +232,9 @@ def test_every_view_answers_and_knows_where_its_rows_come_from(world, numbers):
         for column, expected in (("pair", "duo"), ("dataset", "toy")):
             assert column not in rows.columns or set(rows[column]) == {expected}
     cof = lake.query(
-        "select avg(mismatch::int) from fused where method = 'oracle' and writer = 'large' and in_answer"
+        "select avg(mismatch::int) from fused_tokens where method = 'oracle' and writer = 'large' and in_answer"
     )
-    tests = lake.query("select sum(mismatches) / sum(tokens) from tallies where policy = 'oracle+always'")
+    tests = lake.query("select sum(mismatches) / sum(tokens) from policy_results where policy = 'oracle+always'")
     assert 0 < cof.item() < 1
     assert round(tests.item(), 6) == numbers["pairs"]["duo"]["cof"]["oracle"]["value"]
 
@@ -254,7 +254,7 @@ def fsgen(*words: str) -> subprocess.CompletedProcess:
 def test_the_command_line_speaks_to_people_and_programs(world, numbers):
     """Tables, CSV, JSON; columns with their sentences; errors as one line and exit code 1."""
     query = (
-        "select policy, sum(tokens)::int tokens from tallies where policy like 'spec%' group by 1 order by 1"
+        "select policy, sum(tokens)::int tokens from policy_results where policy like 'spec%' group by 1 order by 1"
     )
     expected = (
         pl.read_parquet("data/counts/toy/policies.parquet").filter(policy="speculative@1")["tokens"].sum()
@@ -268,7 +268,7 @@ def test_the_command_line_speaks_to_people_and_programs(world, numbers):
     assert "whether fused_id differs from default_id" in fsgen("tables", "fused").stdout
     assert "| duo |" in fsgen("summary").stdout
     assert "1 pairs" in fsgen("check").stdout
-    assert "top_ids" in fsgen("sql", "--format", "csv", "select * from solo limit 1;").stdout
+    assert "top_ids" in fsgen("sql", "--format", "csv", "select * from generated_tokens limit 1;").stdout
     assert "is not one query" in fsgen("sql", "").stderr
     failed = fsgen("sql", "selekt 1")
     assert failed.returncode == 1

@@ -229,14 +229,14 @@ def test_what_lies_outside_the_fitted_pairs_is_said(large, small, said):
 @pytest.fixture
 def known(tmp_path, monkeypatch):
     """Point tables of both bases; returns a function that writes one."""
-    paths = {basis: tmp_path / f"{basis}.parquet" for basis in prediction.POINTS}
+    paths = {source: tmp_path / f"{source}.parquet" for source in prediction.POINTS}
     monkeypatch.setattr(prediction, "POINTS", paths)
 
-    def write(basis, points):
+    def write(source, points):
         whole = points.with_columns(
-            [pl.lit(None, pl.Null).alias(n) for n in SERIES_TABLES["points"].names if n not in points.columns]
+            [pl.lit(None, pl.Null).alias(n) for n in SERIES_TABLES["scaling_points"].names if n not in points.columns]
         )
-        parquet.write(paths[basis], whole, SERIES_TABLES["points"])
+        parquet.write(paths[source], whole, SERIES_TABLES["scaling_points"])
 
     return write
 
@@ -245,18 +245,18 @@ def test_own_dumps_are_preferred_where_they_identify_the_series(known):
     """Six models of one's own, else the published table, else one's own without an interval."""
     known("published", series(7))
     known("dumps", series(6))
-    assert prediction.predict_pair("oracle", "toy", 20e9, 2e9).basis == "dumps"
+    assert prediction.predict_pair("oracle", "toy", 20e9, 2e9).source == "dumps"
 
     known("dumps", series(5))
-    assert prediction.predict_pair("oracle", "toy", 20e9, 2e9).basis == "published"
+    assert prediction.predict_pair("oracle", "toy", 20e9, 2e9).source == "published"
 
     known("published", series(7).with_columns(method=pl.lit("proxy")))
     told = prediction.predict_pair("oracle", "toy", 20e9, 2e9)
-    assert told.basis == "dumps"
+    assert told.source == "dumps"
     assert "not identified: 5 distinct models" in str(told)
 
 
-def test_the_answer_tells_interval_coverage_basis_and_extrapolation(known):
+def test_the_answer_tells_interval_coverage_source_and_extrapolation(known):
     """All that a reader needs in order not to trust it too much."""
     known("published", series(7))
     told = str(prediction.predict_pair("oracle", "toy", 200e9, 2e9))

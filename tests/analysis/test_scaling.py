@@ -171,7 +171,7 @@ def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path, monkeypatch)
     tokens = pl.DataFrame(
         [("t", True, False, 1.0), ("t", True, False, 2.0), ("c", True, False, 50.0),
          ("t", False, False, 60.0), ("t", True, True, 70.0)],
-        schema={"prompt_id": text, "in_answer": yes, "forced": yes, "entropy": number},
+        schema={"prompt_id": text, "in_answer": yes, "from_template": yes, "entropy": number},
         orient="row",
     )  # fmt: skip
     prompts = pl.DataFrame({"prompt_id": ["t", "c"], "split": ["test", "calibration"]})

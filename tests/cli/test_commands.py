@@ -86,7 +86,7 @@ def test_every_command_has_a_page_with_an_example(fsgen):
 def test_sql_in_three_formats(finished, fsgen):
     """The same rows; lists survive."""
     query = (
-        "select prompt_id, top_ids[:2] as two from solo where model = 'small' order by prompt_id, pos limit 2"
+        "select prompt_id, top_ids[:2] as two from generated_tokens where model = 'small' order by prompt_id, pos limit 2"
     )
     code, table, _ = fsgen("sql", query)
     assert code == 0
@@ -112,7 +112,7 @@ def test_sql_asks_the_tables_where_they_are(finished, fsgen, s3):
     """The same answer from a folder of another name and from object storage."""
     import s3fs
 
-    query = "select model, count(*) as n from solo group by model order by model"
+    query = "select model, count(*) as n from generated_tokens group by model order by model"
     s3fs.S3FileSystem().put("data/dumps/", f"{s3}/elsewhere/dumps/", recursive=True)
     Path("elsewhere").symlink_to("data")
 
@@ -207,8 +207,8 @@ def test_a_refusal_is_one_sentence(finished, fsgen, words, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sql", "select * from sides limit 1"], "There are no tables for 'sides' under data/ yet"),
-        (["sql", "from solo", "--data", "nowhere"], "There are no tables for 'solo' under nowhere/ yet"),
+        (["sql", "select * from token_pairs limit 1"], "There are no tables for 'sides' under data/ yet"),
+        (["sql", "from generated_tokens", "--data", "nowhere"], "There are no tables for 'solo' under nowhere/ yet"),
         (["tables", "solo"], "There are no tables for 'solo' under data/ yet"),
         (["show", "duo", "toy-001"], "There are no tables for 'prompts' under data/ yet"),
         (["batch-invariance", "small"], "There is no table at data/prompts/toy.parquet"),

@@ -132,7 +132,7 @@ def test_it_is_never_less_than_what_happened(finished):
     assert work["rollout", "large"].rows >= len(rolled)
     steps = parquet.read("data/rollouts/duo/toy/steps-*.parquet")
     tests = len(parquet.read("data/prompts/toy.parquet").filter(split="test"))
-    alone = dict(steps.group_by("role").agg(pl.col("alone").sum()).iter_rows())
+    alone = dict(steps.group_by("role").agg(pl.col("separate_steps").sum()).iter_rows())
     for role in ("small", "tuned", "large"):
         prompts = tests * arith.TASK.prompt_tokens
         assert (work["rollout", role].positions - prompts) / stage_work.TREE_STEP_SHARE >= alone[role] > 0

@@ -12,7 +12,7 @@ class ReferenceText:
     """A text as the reference wrote it; `default` to `called` leave out the tokens that were given."""
 
     tokens: list[int] = field(default_factory=list)
-    forced: list[bool] = field(default_factory=list)
+    from_template: list[bool] = field(default_factory=list)
     default: list[int] = field(default_factory=list)
     fused: list[int] = field(default_factory=list)
     called: list[bool] = field(default_factory=list)
@@ -140,7 +140,7 @@ def write(models: dict, method, router, prompt: list[int], conversation, uniform
         text.called.append(called)
         given = conversation.append(fused if called else default)
         text.tokens += [fused if called else default, *given]
-        text.forced += [False] + [True] * len(given)
+        text.from_template += [False] + [True] * len(given)
     return text
 
 

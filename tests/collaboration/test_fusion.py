@@ -54,7 +54,7 @@ def dumped(large_NV, small_NV, tuned_NV, dump):
         large_NK=values_NK,
         small_NK=records.gather(small, ids_NK),
         tuned_NK=records.gather(tuned, ids_NK),
-        max_tuned_gain_N=records.largest_gain(tuned, small, ids_NK),
+        max_tuned_minus_small_outside_N=records.largest_gain(tuned, small, ids_NK),
         outside_N=outside_N,
     )
 
@@ -335,7 +335,7 @@ def test_numpy_and_torch_scores_are_the_same_doubles(method, world):
 
 
 def test_proxy_speaks_through_the_tuned_model_and_all_others_through_the_small_one():
-    """The default speaker of every rule."""
+    """The default model of every rule."""
     speakers = {rule: Method(rule=rule, parameters={}).definition.default_role for rule in RULES}
 
     assert speakers.pop("proxy") == "tuned"

@@ -86,12 +86,12 @@ def test_rows_and_turns_say_the_same(spoken):
 
     assert turns_of(rows) == {"toy": text.turns}
     assert rows["tokens"].sum() + rows["prompt_tokens"].sum() - 2 == len(text.ids)
-    assert found.forced.sum() == 2 * (rows["prompt_tokens"].sum() - 2)
+    assert found.from_template.sum() == 2 * (rows["prompt_tokens"].sum() - 2)
     assert found.in_answer.sum() == 2 * rows["answer_tokens"].sum()
-    assert not (found.forced & found.in_answer).any()
+    assert not (found.from_template & found.in_answer).any()
     assert sorted(set(found.turn)) == [*range(1, len(spoken) + 1)]
-    assert sum(text.forced_before(p + 1) - text.forced_before(p) for p in range(len(text.ids))) == (
-        found.forced.sum() / 2
+    assert sum(text.template_tokens_before(p + 1) - text.template_tokens_before(p) for p in range(len(text.ids))) == (
+        found.from_template.sum() / 2
     )
 
 
@@ -185,10 +185,10 @@ def test_conversations_of_both_endings_take_part(talk):
         assert {3, 4} <= set(texts.filter(pl.col("turn") > 1)["prompt_tokens"])
     routed = parquet.read("data/routes/duo/toy/routed-*.parquet").filter(policy="oracle+margin")
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
-    assert rolled["forced"].any()
+    assert rolled["from_template"].any()
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet")
-    assert fused.filter("forced")["in_answer"].sum() == 0
-    given = fused.filter("forced", writer="small").select("prompt_id", "pos").unique()
+    assert fused.filter("from_template")["in_answer"].sum() == 0
+    given = fused.filter("from_template", writer="small").select("prompt_id", "pos").unique()
     assert len(given.join(routed, on="prompt_id", how="semi")) > 0
     assert len(given.join(routed, on=["prompt_id", "pos"], how="semi")) == 0
 

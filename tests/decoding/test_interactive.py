@@ -29,7 +29,7 @@ def generate(session: PairSession, prompt_id: str, usage: LargeModelUse) -> list
 def test_every_policy_writes_its_rolled_text(world, monkeypatch):
     """Token for token, with the same calls and defaults; conversations in their first turn."""
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(turn=1).sort("pos")
-    written = rolled.filter(~pl.col("forced")).partition_by("policy", "prompt_id", as_dict=True)
+    written = rolled.filter(~pl.col("from_template")).partition_by("policy", "prompt_id", as_dict=True)
     prompts = rolled["prompt_id"].unique().sort().to_list()[:3]
     for policy in rolled["policy"].unique().sort():
         session = open_in_memory(world, monkeypatch, policy)
@@ -47,8 +47,8 @@ def test_every_policy_writes_its_rolled_text(world, monkeypatch):
 def test_drafting_writes_the_large_models_text(world, monkeypatch, draft):
     """Whatever K, in the rounds and at the price that fsgen.analysis.costs finds on its dump."""
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="speculative", writer="large")
-    differs = fused.filter(turn=1, forced=False).sort("pos").partition_by("prompt_id", as_dict=True)
-    alone = parquet.read("data/dumps/large/toy/tokens-*.parquet").filter(turn=1, forced=False).sort("pos")
+    differs = fused.filter(turn=1, from_template=False).sort("pos").partition_by("prompt_id", as_dict=True)
+    alone = parquet.read("data/dumps/large/toy/tokens-*.parquet").filter(turn=1, from_template=False).sort("pos")
     texts = alone.partition_by("prompt_id", as_dict=True)
     session = open_in_memory(world, monkeypatch, f"speculative@{draft}")
     for (name,), rows in list(texts.items())[:4]:

@@ -20,7 +20,7 @@ def dumped(fused: int, certified: tuple[bool, ...] = (True, True, True), forced:
         "default_id": [A, B, C] * 2,
         "fused_id": [A, B, fused] * 2,
         "certified": [*certified] * 2,
-        "forced": [i < forced for i in range(3)] * 2,
+        "from_template": [i < forced for i in range(3)] * 2,
     }
     return DumpedTexts(pl.DataFrame(columns), ({"p": (TURN,)}, {"p": (TURN,)}))
 
@@ -63,6 +63,6 @@ def test_a_position_without_a_certified_token_ends_the_replay_before_it():
 
 def test_given_tokens_are_followed_without_a_decision():
     """Whatever is fused there, and certified or not."""
-    prefix = replay(dumped(fused=D, certified=(False, True, True), forced=1), [True, False, True])
+    prefix = replay(dumped(fused=D, certified=(False, True, True), from_template=1), [True, False, True])
 
     assert (prefix.text.ids, prefix.rows.tolist()) == ([A, B, D], [1, 2])

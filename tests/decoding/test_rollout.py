@@ -117,17 +117,17 @@ def test_policies_that_follow_dumped_text_take_no_model_step(tiny_world):
     steps = parquet.read("data/rollouts/duo/toy/steps-*.parquet")
     texts = parquet.read("data/rollouts/duo/toy/texts-*.parquet")
 
-    assert steps["taken"].sum() == steps["taken_prompt"].sum() == 0
+    assert steps["shared_steps"].sum() == steps["shared_prompt_steps"].sum() == 0
     large = texts.filter(policy="oracle+always")["tokens"].sum()
     both = large + texts.filter(policy="oracle+never")["tokens"].sum()
-    alone = dict(steps.group_by("role").agg(pl.col("alone").sum()).iter_rows())
+    alone = dict(steps.group_by("role").agg(pl.col("separate_steps").sum()).iter_rows())
     assert alone == {"small": both, "large": large}
 
 
 def test_a_tree_takes_fewer_steps_than_its_policies_alone(reference_run):
     """And says by how many: every generated position of every branch once, for the models that it needs."""
     steps = parquet.read(reference_run / "data/rollouts/duo/toy/steps-*.parquet")
-    totals = steps.group_by("role").agg(pl.col("taken", "alone").sum())
+    totals = steps.group_by("role").agg(pl.col("shared_steps", "separate_steps").sum())
     rolled = parquet.read(reference_run / "data/rollouts/duo/toy/tokens-*.parquet")
     spoken = rolled.with_columns(
         role=pl.when(pl.col("policy").str.starts_with("proxy"))
@@ -145,7 +145,7 @@ def test_a_tree_takes_fewer_steps_than_its_policies_alone(reference_run):
         .agg("token_id")
     )
     distinct = {(prompt, *ids[:i]) for _, prompt, ids in prefixes.iter_rows() for i in range(len(ids))}
-    assert totals["taken"].max() <= len(distinct)
+    assert totals["shared_steps"].max() <= len(distinct)
 
 
 @pytest.mark.parametrize("build", [random_world, family_world, talking_world])
@@ -161,9 +161,9 @@ def test_the_steps_are_those_that_trees_take(build, tiny_checkpoints, tmp_path, 
     run_pair(loaded)
 
     steps = parquet.read("data/rollouts/duo/toy/steps-*.parquet")
-    whole = steps.select("role", pl.col("taken") + pl.col("taken_prompt"))
+    whole = steps.select("role", pl.col("shared_steps") + pl.col("shared_prompt_steps"))
     assert whole.rows() == [(role, c.positions) for tree in trees for role, c in tree.caches.items()]
-    assert steps["taken"].min() > 0
+    assert steps["shared_steps"].min() > 0
 
 
 def test_a_tree_asks_the_large_model_once_a_step(tiny_checkpoints, tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def test_a_row_spells_no_end_token_and_counts_it():
 
     assert row == {
         "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3, "tokens_after_stop": 0,
-        "finish_reason": "eos", "prompt_tokens": 2, "prompt_digest": hash_prompt((5, 6)),
+        "finish_reason": "eos", "prompt_tokens": 2, "prompt_hash": hash_prompt((5, 6)),
     }  # fmt: skip
     assert hash_prompt([5, 6]) != hash_prompt([6, 5])
     assert hash_prompt([5]) != hash_prompt([5, 0])

@@ -192,7 +192,7 @@ def test_a_shard_of_reads_is_no_other_texts(name, values):
             "token_id": np.array([5, 3, 5], np.int32),
             "top_ids": [[5, 1], [3], [5]],
             "in_answer": [True] * 3,
-            "forced": [False] * 3,
+            "from_template": [False] * 3,
         },
         schema_overrides={"top_ids": pl.List(pl.Int32)},
     )

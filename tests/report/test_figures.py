@@ -142,7 +142,7 @@ def test_costs_are_drawn_where_nothing_bounds_them(frames, end, tmp_path):
     figure = gallery.draw("costs", frame)
     gallery.save("costs", frame, tmp_path / "costs")
 
-    for ax, axis in zip(figure.axes, ("large_positions", "flops"), strict=True):
+    for ax, axis in zip(figure.axes, ("large_tokens_processed", "flops"), strict=True):
         assert ax.get_xlim()[1] == pytest.approx(1.03 * frame.filter(axis=axis)["x"].max())
 
 

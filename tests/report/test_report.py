@@ -89,7 +89,7 @@ def test_every_id_is_spelt(explored):
 
 def test_texts_are_read_once(finished):
     """A text that several policies wrote stands once in the close-ups, with all their names."""
-    closeups = lake.query("select distinct reader, prompt_id, policies from closeups")
+    closeups = lake.query("select distinct reader, prompt_id, policies from rollout_logits")
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     shown = closeups["prompt_id"].unique().to_list()
     texts = rolled.filter(pl.col("prompt_id").is_in(shown)).group_by("policy", "prompt_id").agg("token_id")

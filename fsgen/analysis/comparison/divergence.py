@@ -1,4 +1,4 @@
-"""When a policy leaves dumped text, what the dump then is worth, and whether texts that parted meet again.
+"""Where a policy's text diverges from that of its method's +always, and whether the two reconverge.
 
 Shape legend: P texts (one a prompt).
 """
@@ -14,7 +14,7 @@ from fsgen.analysis.intervals import Interval, interval_columns
 from fsgen.config.policies import Policy, name_policy
 
 RUN = 5  # equal tokens in a row with which two texts are said to have come together again
-WITHIN = (4, 16, 64)  # tokens
+WINDOWS = (4, 16, 64)  # tokens
 EDGES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, np.inf)  # of the entropy of a mismatch, nats
 
 
@@ -27,7 +27,7 @@ def tokens_to_reconverge(one: Sequence[int], other: Sequence[int]) -> int | None
     """How many tokens two texts take, once they differ, until RUN tokens of both are the same again.
 
     `one` and `other` are what follows the tokens in which they differ; the count is the larger of the
-    two, and as small as can be. Equal texts reunite at once, however short; None where they never do.
+    two, and as small as can be. Equal texts reconverge at once, however short; None where they never do.
     """
     if list(one) == list(other):
         return 0
@@ -38,8 +38,8 @@ def tokens_to_reconverge(one: Sequence[int], other: Sequence[int]) -> int | None
     return min((max(i, first[run]) for i, run in enumerate(runs) if run in first), default=None)
 
 
-def fork_rows(texts: pl.DataFrame, policies: Mapping[str, Policy]) -> Iterator[dict]:
-    """Rows of FORKS but their pair, with the answer: where a text parts from that of its method's `+always`.
+def divergence_rows(texts: pl.DataFrame, policies: Mapping[str, Policy]) -> Iterator[dict]:
+    """Rows of DIVERGENCES, without their pair, with the answer: where a text parts from that of its method's `+always`.
 
     Until there both have the same prefix, so the mismatch there is the first that was not routed. It
     counts in the policy's own answer, as rows of its ratios do. Whole texts are compared, for where an
@@ -55,7 +55,7 @@ def fork_rows(texts: pl.DataFrame, policies: Mapping[str, Policy]) -> Iterator[d
                 "prompt_id": prompt_id,
                 "pos": pos,
                 "entropy": text["entropies"][pos],
-                "back_after": tokens_to_reconverge(_answer(text, pos + 1), _answer(routed, pos + 1)),
+                "tokens_to_reconverge": tokens_to_reconverge(_answer(text, pos + 1), _answer(routed, pos + 1)),
                 "same_answer": _have_same_answer(text, routed),
                 "token_ids": _answer(text),
             }
@@ -73,30 +73,30 @@ def _answer(text: dict, start: int = 0) -> list[int]:
     return [*compress(text["token_ids"][start:], text["in_answer"][start:])]
 
 
-def reconvergence_rows(forks: pl.DataFrame, *, seed: int) -> Iterator[dict]:
-    """Rows of RECONVERGENCE but their pair, from rows of `fork_rows`: by router, and by entropy."""
-    ordered = forks.sort("method", "prompt_id", "policy")
+def reconvergence_rows(divergences: pl.DataFrame, *, seed: int) -> Iterator[dict]:
+    """Rows of RECONVERGENCE but their pair, from rows of `divergence_rows`: by router, and by entropy."""
+    ordered = divergences.sort("method", "prompt_id", "policy")
     for (method,), of_method in ordered.group_by("method", maintain_order=True):
         for (router,), events in of_method.group_by("router", maintain_order=True):
             about = {"method": method, "router": router}
-            yield from _reunion_rows(events, about, 0.0, np.inf, seed)
+            yield from _reconvergence_rows(events, about, 0.0, np.inf, seed)
         distinct = of_method.unique(["prompt_id", "token_ids"], keep="first", maintain_order=True)
         for low, high in pairwise(EDGES):
             events = distinct.filter(pl.col("entropy") >= low, pl.col("entropy") < high)
-            yield from _reunion_rows(events, {"method": method, "router": "all"}, low, high, seed)
+            yield from _reconvergence_rows(events, {"method": method, "router": "all"}, low, high, seed)
 
 
-def _reunion_rows(events: pl.DataFrame, about: dict, low: float, high: float, seed: int) -> Iterator[dict]:
-    """Rows of the events whose entropy lies in [low, high), one an entry of WITHIN; none without an event."""
+def _reconvergence_rows(events: pl.DataFrame, about: dict, low: float, high: float, seed: int) -> Iterator[dict]:
+    """Rows of the events whose entropy lies in [low, high), one for each of WINDOWS; none without an event."""
     if not len(events):
         return
     answered = events.filter(pl.col("same_answer").is_not_null())
     same_answer = _share(answered, pl.col("same_answer"), seed)
     about = about | {"entropy_low": low, "entropy_high": high, "events": len(events)}
-    about |= interval_columns(same_answer, "same_answer", "same_low", "same_high")
-    for within in WITHIN:
-        is_back = (pl.col("back_after") <= within).fill_null(False)
-        yield about | {"within": within} | interval_columns(_share(events, is_back, seed), "share")
+    about |= interval_columns(same_answer, "same_answer")
+    for window in WINDOWS:
+        is_back = (pl.col("tokens_to_reconverge") <= window).fill_null(False)
+        yield about | {"window": window} | interval_columns(_share(events, is_back, seed), "reconverged_share")
 
 
 def _share(events: pl.DataFrame, holds: pl.Expr, seed: int) -> Interval | None:

@@ -77,12 +77,12 @@ def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, 
 
 
 def acceptance_rows(rows: pl.DataFrame, *, seed: int) -> Iterator[dict]:
-    """Rows of ACCEPTANCE but their pair; `rows` as for `drafting_tables`, with accept_low and accept_high."""
+    """Rows of ACCEPTANCE_RATES, without their pair; `rows` as for `drafting_tables`, with acceptance_low and acceptance_high."""
     agreed = (~pl.col("mismatch")).sum().alias("agreed")
     by_prompt = rows.filter("in_answer").group_by("prompt_id", maintain_order=True)
-    sums = by_prompt.agg(pl.sum("accept_low", "accept_high"), agreed, tokens=pl.len())
+    sums = by_prompt.agg(pl.sum("acceptance_low", "acceptance_high"), agreed, tokens=pl.len())
     yield _acceptance_row("greedy", *[_token_share(sums, "agreed", seed)] * 2)
-    bounds = (_token_share(sums, column, seed) for column in ("accept_low", "accept_high"))
+    bounds = (_token_share(sums, column, seed) for column in ("acceptance_low", "acceptance_high"))
     yield _acceptance_row("sampled", *bounds)
 
 
@@ -91,21 +91,21 @@ def _token_share(sums: pl.DataFrame, column: str, seed: int) -> Interval:
     return intervals.ratio(numerator_P, tokens_P, seed=seed)
 
 
-def _acceptance_row(quantity: str, lower: Interval, upper: Interval) -> dict:
+def _acceptance_row(mode: str, lower: Interval, upper: Interval) -> dict:
     """A rate that lies between two bounds; its interval reaches from the lower one's end to the upper's."""
     return {
-        "quantity": quantity,
-        "value": lower.value,
-        "value_high": upper.value,
-        "low": lower.low,
-        "high": upper.high,
+        "mode": mode,
+        "rate": lower.value,
+        "rate_upper": upper.value,
+        "rate_low": lower.low,
+        "rate_high": upper.high,
     }
 
 
 class DraftingTables(NamedTuple):
-    """Rows of DRAFTS and of SPEEDUPS but their pair."""
+    """Rows of ACCEPTED_LENGTHS and of SPEEDUPS, without their pair."""
 
-    drafts: list[dict]
+    accepted_lengths: list[dict]
     speedups: list[dict]
 
 
@@ -117,18 +117,19 @@ def drafting_tables(rows: pl.DataFrame, cost_ratio: float, *, seed: int) -> Draf
     """
     drafted = {k: draft_along(rows, k) for k in DRAFTED}
     return DraftingTables(
-        [_draft_row(drafted[k], seed) for k in DRAFTED],
+        [_accepted_length_row(drafted[k], seed) for k in DRAFTED],
         [_speedup_row(drafted[k], ratio, cost_ratio, seed) for k in TIMED for ratio in COST_RATIOS],
     )
 
 
-def _draft_row(drafted: Drafted, seed: int) -> dict:
-    accepted = interval_columns(accepted_length(drafted, seed=seed), "accepted")
-    per_pass = tokens_per_pass(drafted, seed=seed)
-    passes = interval_columns(per_pass, "tokens_per_pass", "passes_low", "passes_high")
-    return {"draft": drafted.draft} | accepted | passes
+def _accepted_length_row(drafted: Drafted, seed: int) -> dict:
+    return {
+        "draft_length": drafted.draft,
+        **interval_columns(accepted_length(drafted, seed=seed), "accepted_length"),
+        **interval_columns(tokens_per_pass(drafted, seed=seed), "tokens_per_pass"),
+    }
 
 
-def _speedup_row(drafted: Drafted, cost_ratio: float, own_cost_ratio: float, seed: int) -> dict:
+def _speedup_row(drafted: Drafted, cost_ratio: float, flops_ratio: float, seed: int) -> dict:
     speedup = interval_columns(speed_up(drafted, cost_ratio, seed=seed), "speedup")
-    return {"draft": drafted.draft, "cost_ratio": cost_ratio, "own_cost_ratio": own_cost_ratio} | speedup
+    return {"draft_length": drafted.draft, "cost_ratio": cost_ratio, "flops_ratio": flops_ratio} | speedup

@@ -38,17 +38,19 @@ class RouterComparison(NamedTuple):
     """Two routers at the same call ratio: accuracy of the first less that of the second."""
 
     router: str
-    rival: str
-    budget: float
+    other_router: str
+    call_ratio: float
     difference: Interval
-    probability: float
+    win_probability: float
     """Share of bootstrap samples of the prompts in which the first is better, ties counted half."""
 
     def reversed(self) -> "RouterComparison":
         """The second router against the first."""
         value, low, high = self.difference
         difference = Interval(-value, -high, -low)
-        return RouterComparison(self.rival, self.router, self.budget, difference, 1 - self.probability)
+        return RouterComparison(
+            self.other_router, self.router, self.call_ratio, difference, 1 - self.win_probability
+        )
 
 
 class _SampledAccuracies(NamedTuple):
@@ -73,7 +75,7 @@ def frontier_rows(
         about = name_policy(policies[name]) | {"budget": policies[name].budget, "prompts": len(rows)}
         about |= _accuracy_columns(rows)
         for axis, cost in _costs_by_axis(rows, fixed[name], seed).items():
-            yield about | {"axis": axis} | interval_columns(cost, "x", "x_low", "x_high")
+            yield about | {"cost_axis": axis} | interval_columns(cost, "cost")
 
 
 def _accuracy_columns(rows: pl.DataFrame) -> dict:
@@ -88,7 +90,7 @@ def _costs_by_axis(rows: pl.DataFrame, fixed: tuple[str, ...], seed: int) -> dic
     tokens_P = rows["tokens"].to_numpy()
     axes = {
         "call_ratio": ("calls", tokens_P),
-        "large_positions": ("large_positions", tokens_P),
+        "large_tokens_processed": ("large_tokens_processed", tokens_P),
         "flops": ("flops", np.ones_like(tokens_P)),
     }
     costs = {}
@@ -117,10 +119,10 @@ def router_comparison_rows(
             yield {
                 "method": method,
                 "router": comparison.router,
-                "rival": comparison.rival,
-                "budget": comparison.budget,
-                "probability": comparison.probability,
-                **interval_columns(comparison.difference, "difference"),
+                "other_router": comparison.other_router,
+                "call_ratio": comparison.call_ratio,
+                "win_probability": comparison.win_probability,
+                **interval_columns(comparison.difference, "accuracy_difference"),
             }
 
 
@@ -150,14 +152,14 @@ def compare_routers(
     """
     accuracies = _sample_accuracies(counts, curves, budgets, seed, replicates)
     comparisons = []
-    for (first, router), (second, rival) in combinations(enumerate(curves), 2):
+    for (first, router), (second, other) in combinations(enumerate(curves), 2):
         for g, budget in enumerate(budgets):
             value, jackknife_P, replicate_B = (
                 values[..., first, g] - values[..., second, g] for values in accuracies
             )
             if not np.isnan(value):
                 difference, probability = _difference(value, jackknife_P, replicate_B)
-                comparison = RouterComparison(router, rival, budget, difference, probability)
+                comparison = RouterComparison(router, other, budget, difference, probability)
                 comparisons += [comparison, comparison.reversed()]
     return comparisons
 
@@ -205,7 +207,7 @@ def _accuracies_at(
 
 
 def _interpolate(x: np.ndarray, y: np.ndarray, at: list[float]) -> np.ndarray:
-    """y on straight lines between the points (x, y), x rising along the last axis, at each of `at`."""
+    """y on straight lines between the points (x, y) at each of `at`; x rises along the last axis."""
     heights = []
     for place in at:
         after = np.clip((x < place).sum(axis=-1), 1, x.shape[-1] - 1)[..., None]

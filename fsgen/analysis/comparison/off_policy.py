@@ -55,7 +55,7 @@ def estimate_rows(
     *,
     seed: int,
 ) -> Iterator[dict]:
-    """Rows of ESTIMATES but their pair, from counts per prompt along dumped texts and on policies' own.
+    """Rows of OFF_POLICY_ESTIMATES, without their pair, from counts per prompt along dumped texts and on policies' own.
 
     A policy whose call ratio is fixed has none: there is nothing to estimate.
     """
@@ -75,9 +75,9 @@ def _estimate_columns(rows: pl.DataFrame, column: str, seed: int) -> dict:
     exact = intervals.ratio(counts_P4[:, 2], counts_P4[:, 3], seed=seed)
     difference = intervals.bca(ratio_difference, counts_P4, seed=seed, limits=(-1.0, 1.0))
     return (
-        interval_columns(estimate, "estimate", "estimate_low", "estimate_high")
-        | interval_columns(exact, "exact", "exact_low", "exact_high")
-        | interval_columns(difference, "difference", "difference_low", "difference_high")
+        interval_columns(estimate, "off_policy")
+        | interval_columns(exact, "on_policy_value")
+        | interval_columns(difference, "difference")
     )
 
 
@@ -95,8 +95,8 @@ def survival_rows(kept: pl.DataFrame, policies: Mapping[str, Policy]) -> Iterato
             "pos": pos,
             "at_risk": curve.at_risk,
             "survival": curve.share,
-            "low": curve.low,
-            "high": curve.high,
+            "survival_low": curve.low,
+            "survival_high": curve.high,
         }
         for row in pl.DataFrame(columns).fill_nan(None).iter_rows(named=True):
             yield name_policy(policies[name]) | row

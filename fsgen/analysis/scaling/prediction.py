@@ -18,8 +18,8 @@ from fsgen.tables import parquet, paths
 # pair; log_ratio needs fewer pairs and stands in where two_size cannot lose two models
 PREFERRED = ("two_size", "log_ratio")
 POINTS = {
-    "dumps": paths.laws("dumps") / "points.parquet",
-    "published": paths.laws("published") / "points.parquet",
+    "dumps": paths.laws("dumps") / "scaling_points.parquet",
+    "published": paths.laws("published") / "scaling_points.parquet",
 }
 SIZES = {"dumps": "non-embedding parameters", "published": "nominal sizes"}
 # by law and number of models, the share of pairs of unseen models that a nominal 95 % interval held: as
@@ -29,7 +29,7 @@ COVERAGE = {
     "log_ratio": {6: 0.991, 7: 0.989, 10: 0.987},
 }
 
-HELD = ("method", "dataset", "pair", "small_total_b", "large_total_b", "cof", "low", "high")
+HELD = ("method", "dataset", "pair", "small_total_b", "large_total_b", "cof", "cof_low", "cof_high")
 
 
 class Prediction(NamedTuple):
@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
     value: float
     low: float | None
     high: float | None
-    extrapolates: list[str]
+    extrapolations: list[str]
     """A sentence for every size or ratio outside the pairs that were fitted."""
     law: str
     models: int
@@ -49,21 +49,21 @@ class PredictionReport(NamedTuple):
     """A prediction with what it rests on."""
 
     prediction: Prediction
-    basis: str
+    source: str
     """`dumps` or `published`, a key of `POINTS`."""
     pairs: int
     level: float
 
     def __str__(self) -> str:
-        """For a terminal: value, interval with its nominal and measured coverage, basis, warnings."""
+        """For a terminal: value, interval with its nominal and measured coverage, source, warnings."""
         found = self.prediction
         lines = [f"CoF {found.value:.1%}, {_interval(found, self.level)}."]
-        owner = "this project's own dumps" if self.basis == "dumps" else "the published table"
+        owner = "this project's own dumps" if self.source == "dumps" else "the published table"
         lines.append(
             f"It rests on {owner}: {self.pairs} pairs of {found.models} models, law {found.law}; "
-            f"sizes are {SIZES[self.basis]}."
+            f"sizes are {SIZES[self.source]}."
         )
-        return "\n".join(lines + [f"Extrapolation: {sentence}" for sentence in found.extrapolates])
+        return "\n".join(lines + [f"Extrapolation: {sentence}" for sentence in found.extrapolations])
 
 
 def predict(
@@ -71,7 +71,7 @@ def predict(
 ) -> Prediction | None:
     """CoF by this law for models of `large_b` and `small_b` billion parameters.
 
-    `points` are one series' rows of points.parquet. The half width is t at M - 1 degrees of freedom, M
+    `points` are one series' rows of scaling_points. The half width is t at M - 1 degrees of freedom, M
     being the distinct models, times the root mean square error of predicting each pair from the pairs
     that touch neither of its models. The interval is None below `IDENTIFIED_FROM` models and where too
     few pairs are left without some two models; the whole prediction where the law is not determined.
@@ -98,7 +98,7 @@ def compare_with_measured(known: pl.DataFrame, own: pl.DataFrame, level: float =
 
     Both are points; a pair is held against the series with its method's and its dataset's name. The
     published table gives nominal sizes, so its laws are asked with all parameters of the models. Rows
-    have the columns of the view `foretold`; a law that its series does not determine has none.
+    have the columns of the view `scaling_predictions`; a law that its series does not determine has none.
     """
     rows = []
     for pair in own.sort("method", "dataset", "pair").to_dicts():
@@ -112,18 +112,18 @@ def compare_with_measured(known: pl.DataFrame, own: pl.DataFrame, level: float =
 
 def _beside(found: Prediction, pair: dict) -> dict:
     """A prediction, and whether what was measured agrees with it."""
-    agrees = inside = None
+    within_interval = intervals_overlap = None
     if found.low is not None and found.high is not None:
-        inside = found.low <= pair["cof"] <= found.high
-        agrees = pair["low"] <= found.high and found.low <= pair["high"]
+        within_interval = found.low <= pair["cof"] <= found.high
+        intervals_overlap = pair["cof_low"] <= found.high and found.low <= pair["cof_high"]
     return {
         "models": found.models,
         "predicted": found.value,
         "predicted_low": found.low,
         "predicted_high": found.high,
-        "inside": inside,
-        "agrees": agrees,
-        "extrapolates": " ".join(found.extrapolates),
+        "within_interval": within_interval,
+        "intervals_overlap": intervals_overlap,
+        "extrapolation_note": " ".join(found.extrapolations),
     }
 
 
@@ -159,12 +159,12 @@ def predict_pair(
             f"A pair should have 0 < small < large parameters, got {small:g} and {large:g}; "
             "give counts such as --small 1.5e9 --large 70e9."
         )
-    known = {basis: parquet.read(path) for basis, path in POINTS.items() if path.is_file()}
+    known = {source: parquet.read(path) for source, path in POINTS.items() if path.is_file()}
     told = []
-    for basis, points in known.items():
+    for source, points in known.items():
         series = points.filter(method=method, dataset=dataset)
         if found := _by_preference(series, large / 1e9, small / 1e9, level):
-            told.append(PredictionReport(found, basis, len(series), level))
+            told.append(PredictionReport(found, source, len(series), level))
     if not told:
         raise UserError(
             f"There are too few pairs to predict {method} on {dataset}; known series are {_listed(known)}."
@@ -181,8 +181,8 @@ def _by_preference(series: pl.DataFrame, large_b: float, small_b: float, level: 
 
 def _listed(known: dict[str, pl.DataFrame]) -> str:
     names = [
-        f"{method} on {dataset} ({basis})"
-        for basis, points in known.items()
+        f"{method} on {dataset} ({source})"
+        for source, points in known.items()
         for method, dataset in points.select("method", "dataset").unique().sort("method", "dataset").rows()
     ]
     return ", ".join(names) or "none yet (run 'dvc repro scaling published')"

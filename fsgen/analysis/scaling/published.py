@@ -20,7 +20,7 @@ def write_published(path: Path) -> None:
     points = read_points(path)
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
     claims = series.claims(points)
-    rows = {"points": points.to_dicts(), "claims": claims} | series.tables(points, described)
+    rows = {"scaling_points": points.to_dicts(), "scaling_claims": claims} | series.tables(points, described)
     out = paths.laws("published")
     series.write_tables(out, rows, SERIES_TABLES)
     path = files.write_metrics("published", summary(points, described, claims))
@@ -57,7 +57,7 @@ def read_points(path: Path) -> pl.DataFrame:
         large=pl.format("Qwen1.5-{}", large),
         small_total_b=pl.col("small_b"),
         large_total_b=pl.col("large_b"),
-        **{name: pl.lit(None, pl.Float64) for name in ("small_entropy", "low", "high")},
+        **{name: pl.lit(None, pl.Float64) for name in ("small_entropy", "cof_low", "cof_high")},
         **{name: pl.lit(None, pl.Int64) for name in ("tokens", "prompts")},
     ).sort("method", "dataset", "pair")
 
@@ -70,19 +70,19 @@ def summary(points: pl.DataFrame, described: dict, claims: list[dict]) -> dict:
     """What metrics/published.json holds."""
     told = {}
     for method, dataset, group in series.series_of(points):
-        told[f"{method}/{dataset}"] = {"n": len(group), "laws": described[method, dataset]}
+        told[f"{method}/{dataset}"] = {"pairs": len(group), "laws": described[method, dataset]}
     return {"series": told, "claim": _claim(claims), "comparison": comparison(points, described)}
 
 
 def _claim(claims: list[dict]) -> dict:
-    tally = {
+    counted = {
         (row["method"], row["dataset"]): {k: v for k, v in row.items() if k not in TEXTS} for row in claims
     }
     return {
-        **tally.pop(("all", "all")),
+        **counted.pop(("all", "all")),
         "threshold": CLAIMED_COF,
-        "by_method": {method: told for (method, dataset), told in tally.items() if dataset == "all"},
-        "by_series": {f"{m}/{d}": told for (m, d), told in tally.items() if d != "all"},
+        "by_method": {method: told for (method, dataset), told in counted.items() if dataset == "all"},
+        "by_series": {f"{m}/{d}": told for (m, d), told in counted.items() if d != "all"},
     }
 
 

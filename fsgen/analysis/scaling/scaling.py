@@ -19,6 +19,7 @@ from fsgen.execution import console
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.schemas.scaling import TABLES
 
+SERIES_KEYS = {"covariates": "scaling_covariates", "predictions": "scaling_predictions"}  # key: table
 PREDICTORS = {
     "sizes": ("large_b", "small_b"),
     "entropy": ("small_entropy",),
@@ -31,14 +32,14 @@ def write_scaling(settings: Settings) -> None:
     metrics = {name: files.read_metrics(paths.counts(name) / "metrics.json") for name in settings.datasets}
     points = pool(metrics, small_entropies(settings.datasets, settings.pairs.values()))
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
-    published = parquet.read(paths.laws("published") / "points.parquet")
+    published = parquet.read(paths.laws("published") / "scaling_points.parquet")
     drafting = [name for name, method in settings.methods.items() if method.definition.drafts]
     rows = {
-        "points": points.to_dicts(),
-        "covariates": [row for one in series.series_of(points) for row in covariates(*one)],
-        "foretold": compare_with_measured(published, points),
+        "scaling_points": points.to_dicts(),
+        "scaling_covariates": [row for one in series.series_of(points) for row in covariates(*one)],
+        "scaling_predictions": compare_with_measured(published, points),
         # a method that drafts has the CoF of the oracle, which must not count twice
-        "claims": series.claims(points.filter(~pl.col("method").is_in(drafting))),
+        "scaling_claims": series.claims(points.filter(~pl.col("method").is_in(drafting))),
         **series.tables(points, described),
     }
     out = paths.laws("dumps")
@@ -65,7 +66,7 @@ def _mean_entropy(dataset: str, model: str) -> float | None:
     prompts = parquet.read(paths.prompts(dataset), ["prompt_id", "split"])
     tested = prompts.filter(split="test")["prompt_id"]
     tokens = parquet.scan(folder / "tokens-*.parquet").filter(
-        pl.col("in_answer"), ~pl.col("forced"), pl.col("prompt_id").is_in(tested.implode())
+        pl.col("in_answer"), ~pl.col("from_template"), pl.col("prompt_id").is_in(tested.implode())
     )
     entropy_N = tokens.select("entropy").collect()["entropy"].to_numpy()
     return float(entropy_N.astype(np.float64).mean()) if len(entropy_N) else None
@@ -85,7 +86,7 @@ def pool(
             sizes = _sizes(dataset, content["models"], name, pair)
             entropy = (entropies or {}).get((dataset, pair["small"]))
             rows += [_point(dataset, name, pair, method, sizes, entropy) for method in pair["cof"]]
-    points = pl.from_arrow(pa.Table.from_pylist(rows, schema=TABLES["points"]))
+    points = pl.from_arrow(pa.Table.from_pylist(rows, schema=TABLES["scaling_points"]))
     return points.sort("method", "dataset", "pair")
 
 
@@ -103,7 +104,10 @@ def _point(
         **sizes,
         "small_entropy": entropy,
         "cof": cof["value"],
-        **{key: cof[key] for key in ("low", "high", "tokens", "prompts")},
+        "cof_low": cof["low"],
+        "cof_high": cof["high"],
+        "tokens": cof["tokens"],
+        "prompts": cof["prompts"],
     }
 
 
@@ -127,20 +131,20 @@ def scaling_table(
 ) -> dict:
     """Points and laws of every dataset and method, as metrics/scaling.json holds them.
 
-    `rows` holds those of the tables covariates and foretold.
+    `rows` holds those of scaling_covariates and scaling_predictions.
     """
     table: dict[str, dict] = {dataset: {} for dataset in sorted(metrics)}
     for method, dataset, group in series.series_of(points):
         of_series = {
-            name: [row for row in rows[name] if (row["method"], row["dataset"]) == (method, dataset)]
-            for name in ("covariates", "foretold")
+            name: [row for row in rows[table] if (row["method"], row["dataset"]) == (method, dataset)]
+            for name, table in SERIES_KEYS.items()
         }
         table[dataset][method] = _series_json(group, described[method, dataset], **of_series)
     return table
 
 
 def _series_json(
-    points: pl.DataFrame, laws: dict[str, dict], covariates: list[dict], foretold: list[dict]
+    points: pl.DataFrame, laws: dict[str, dict], covariates: list[dict], predictions: list[dict]
 ) -> dict:
     """What one method gave on one dataset.
 
@@ -149,13 +153,13 @@ def _series_json(
     """
     models = series.count_models(points)
     return {
-        "n": len(points),
-        "distinct_models": models,
+        "pairs": len(points),
+        "models": models,
         "identified": models >= IDENTIFIED_FROM,
-        "points": points.select("pair", "cof", "low", "high", small="small_b", large="large_b").to_dicts(),
+        "points": points.select("pair", "cof", "cof_low", "cof_high", small="small_b", large="large_b").to_dicts(),
         "laws": laws,
         "covariates": {row["predictor"]: row for row in covariates},
-        "foretold": foretold,
+        "predictions": predictions,
     }
 
 
@@ -169,7 +173,7 @@ def covariates(method: str, dataset: str, points: pl.DataFrame) -> list[dict]:
     without_pair_PP, without_small_PP = series.others(np.arange(len(cof_P))), series.others(small_P)
     rows = []
     for predictor, names in PREDICTORS.items():
-        row = {"method": method, "dataset": dataset, "predictor": predictor, "n": len(points)}
+        row = {"method": method, "dataset": dataset, "predictor": predictor, "pairs": len(points)}
         row |= {"loo_rmse": None, "small_out_rmse": None}
         if not points.select(names).null_count().sum_horizontal().item():
             regressors_PX = _regressors(points, names)

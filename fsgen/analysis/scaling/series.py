@@ -17,6 +17,7 @@ from fsgen.analysis.scaling.laws import LAWS, fit, held_out_predictions, rmse
 from fsgen.tables import files, parquet
 from fsgen.tables.schemas.scaling import CLAIMED_COF
 
+FITTED_TABLES = ("scaling_fits", "scaling_parameters", "scaling_held_out", "scaling_curves")
 GRID = 50  # large sizes of a drawn curve
 
 
@@ -68,18 +69,18 @@ def _describe_law(law: str, points: pl.DataFrame) -> dict:
 
 
 def tables(points: pl.DataFrame, described: dict[tuple[str, str], dict[str, dict]]) -> dict[str, list[dict]]:
-    """Rows of fits, parameters, errors and curves of all series; `described` as by `describe`."""
-    rows: dict[str, list[dict]] = {name: [] for name in ("fits", "parameters", "errors", "curves")}
+    """Rows of FITTED_TABLES for all series; `described` as by `describe`."""
+    rows: dict[str, list[dict]] = {name: [] for name in FITTED_TABLES}
     for method, dataset, group in series_of(points):
         models = count_models(group)
-        counts = {"n": len(group), "distinct_models": models, "identified": models >= IDENTIFIED_FROM}
+        counts = {"pairs": len(group), "models": models, "identified": models >= IDENTIFIED_FROM}
         for law, numbers in described[method, dataset].items():
             key = {"method": method, "dataset": dataset, "law": law}
-            rows["fits"].append(key | counts | numbers)
+            rows["scaling_fits"].append(key | counts | numbers)
             if numbers["params"] is not None:
-                rows["parameters"] += [key | row for row in _parameter_rows(numbers)]
-                rows["errors"] += [key | row for row in _error_rows(law, group)]
-                rows["curves"] += [key | row for row in _curve_rows(law, group, numbers["params"])]
+                rows["scaling_parameters"] += [key | row for row in _parameter_rows(numbers)]
+                rows["scaling_held_out"] += [key | row for row in _held_out_rows(law, group)]
+                rows["scaling_curves"] += [key | row for row in _curve_rows(law, group, numbers["params"])]
     return rows
 
 
@@ -97,14 +98,14 @@ def _parameter_rows(numbers: dict) -> Iterator[dict]:
         }
 
 
-def _error_rows(law: str, points: pl.DataFrame) -> Iterator[dict]:
+def _held_out_rows(law: str, points: pl.DataFrame) -> Iterator[dict]:
     for column in ("pair", "small"):
         predicted_P = held_out_predictions(law, *columns(points), others(points[column].to_numpy()))
         if predicted_P is None:
             continue
         rows = points.select("pair", "small_b", "large_b", "cof").to_dicts()
         for row, predicted in zip(rows, predicted_P.tolist(), strict=True):
-            yield row | {"left_out": column, "predicted": predicted}
+            yield row | {"held_out": column, "predicted": predicted}
 
 
 def _curve_rows(law: str, points: pl.DataFrame, params: dict[str, float]) -> Iterator[dict]:
@@ -126,16 +127,16 @@ def claims(points: pl.DataFrame) -> list[dict]:
 
 
 def _claim(method: str, dataset: str, points: pl.DataFrame) -> dict:
-    cells, above = len(points), int((points["cof"] > CLAIMED_COF).sum())
-    share = intervals.wilson(above, cells)
+    pairs, above = len(points), int((points["cof"] > CLAIMED_COF).sum())
+    share = intervals.wilson(above, pairs)
     return {
         "method": method,
         "dataset": dataset,
-        "cells": cells,
+        "pairs": pairs,
         "above": above,
         "share": share.value,
-        "low": share.low,
-        "high": share.high,
+        "share_low": share.low,
+        "share_high": share.high,
     }
 
 

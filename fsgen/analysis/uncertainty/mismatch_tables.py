@@ -24,7 +24,7 @@ class ScoredTokens(NamedTuple):
     """Prompts as numbers in the order of their names, which would be compared letter by letter."""
     pos_N: np.ndarray
     entropy_N: np.ndarray
-    """Of the default speaker, nats."""
+    """Of the default model, nats."""
     is_first_N: np.ndarray
     """Whether the token begins its turn."""
     is_start_N: np.ndarray
@@ -34,7 +34,7 @@ class ScoredTokens(NamedTuple):
 
     @classmethod
     def of(cls, rows: pl.DataFrame) -> "ScoredTokens":
-        """From rows of the view `scores` with is_first and is_start."""
+        """From rows of the view `router_scores` with is_first and is_start."""
         known = [score for score in SCORES if rows[score].null_count() == 0]
         return cls(
             rows["mismatch"].to_numpy(),
@@ -63,12 +63,12 @@ def describe(tokens: ScoredTokens, seed: int) -> Iterator[tuple[str, dict]]:
     """Rows of every table of mismatches, each with the table's name."""
     for score, doubt_N in tokens.doubts.items():
         ranking = discrimination.rank(doubt_N, tokens.mismatch_N, tokens.prompt_N, seed=seed)
-        yield from _tag("discrimination", _discrimination_rows(tokens, score, ranking, seed))
-        yield from _tag("lorenz", _lorenz_rows(score, ranking))
-        yield from _tag("reliability", _reliability_rows(tokens, score, seed))
-    yield from _tag("positions", _position_rows(tokens, seed))
-    yield from _tag("places", _place_rows(tokens, seed))
-    yield from _tag("effects", _effect_rows(tokens))
+        yield from _tag("score_discrimination", _discrimination_rows(tokens, score, ranking, seed))
+        yield from _tag("score_lorenz", _lorenz_rows(score, ranking))
+        yield from _tag("score_calibration", _calibration_rows(tokens, score, seed))
+    yield from _tag("mismatch_by_position", _position_rows(tokens, seed))
+    yield from _tag("mismatch_by_boundary", _boundary_rows(tokens, seed))
+    yield from _tag("mismatch_odds_ratios", _effect_rows(tokens))
 
 
 def _tag(table: str, rows: Iterator[dict]) -> Iterator[tuple[str, dict]]:
@@ -77,14 +77,14 @@ def _tag(table: str, rows: Iterator[dict]) -> Iterator[tuple[str, dict]]:
 
 def _discrimination_rows(tokens: ScoredTokens, score: str, ranking: Ranking, seed: int) -> Iterator[dict]:
     """How well a score ranks; of one that claims to be the chance of a mismatch, its Brier score too."""
-    quantities = {"auroc": ranking.auroc, "average_precision": ranking.average_precision}
+    metrics = {"auroc": ranking.auroc, "average_precision": ranking.average_precision}
     if score in discrimination.CHANCES:
-        quantities["brier"] = discrimination.brier(
+        metrics["brier"] = discrimination.brier(
             tokens.doubts[score], tokens.mismatch_N, tokens.prompt_N, seed=seed
         )
     counts = tokens.counts() | {"mismatches": int(tokens.mismatch_N.sum())}
-    for quantity, interval in quantities.items():
-        yield {"score": score, "quantity": quantity} | counts | interval_columns(interval, "value")
+    for metric, interval in metrics.items():
+        yield {"score": score, "metric": metric} | counts | interval_columns(interval, "value")
 
 
 def _lorenz_rows(score: str, ranking: Ranking) -> Iterator[dict]:
@@ -94,7 +94,7 @@ def _lorenz_rows(score: str, ranking: Ranking) -> Iterator[dict]:
         yield row | interval_columns(interval, "share_of_mismatches")
 
 
-def _reliability_rows(tokens: ScoredTokens, score: str, seed: int) -> Iterator[dict]:
+def _calibration_rows(tokens: ScoredTokens, score: str, seed: int) -> Iterator[dict]:
     """Mismatch rates by tenth of the doubt, next to the rate that a chance claims."""
     is_chance = score in discrimination.CHANCES
     deciles = discrimination.deciles(tokens.doubts[score], tokens.mismatch_N, tokens.prompt_N, seed=seed)
@@ -104,9 +104,9 @@ def _reliability_rows(tokens: ScoredTokens, score: str, seed: int) -> Iterator[d
             "bin": number,
             "mean_score": decile.mean_doubt,
             "is_probability": is_chance,
-            "claimed": decile.mean_doubt if is_chance else None,
+            "predicted_rate": decile.mean_doubt if is_chance else None,
             "tokens": decile.tokens,
-            **interval_columns(decile.rate, "rate"),
+            **interval_columns(decile.rate, "observed_rate"),
         }
 
 
@@ -130,22 +130,22 @@ def _position_rows(tokens: ScoredTokens, seed: int) -> Iterator[dict]:
                 "mismatches": stretch.mismatches,
                 "mean_entropy": stretch.mean_entropy,
                 **interval_columns(stretch.rate, "rate"),
-                **interval_columns(stretch.auroc, "auroc", "auroc_low", "auroc_high"),
+                **interval_columns(stretch.auroc, "auroc"),
             }
 
 
-def _place_rows(tokens: ScoredTokens, seed: int) -> Iterator[dict]:
+def _boundary_rows(tokens: ScoredTokens, seed: int) -> Iterator[dict]:
     """Mismatch rates at first tokens, at sentence starts, and elsewhere."""
-    places = {
+    boundaries = {
         "first token": tokens.is_first_N,
         "sentence start": tokens.is_start_N,
         "elsewhere": ~tokens.is_first_N & ~tokens.is_start_N,
     }
-    for place, is_there_N in places.items():
+    for boundary, is_there_N in boundaries.items():
         if is_there_N.any():
             mismatch_N, prompt_N = tokens.mismatch_N[is_there_N], tokens.prompt_N[is_there_N]
             yield {
-                "place": place,
+                "boundary": boundary,
                 "tokens": len(mismatch_N),
                 "mismatches": int(mismatch_N.sum()),
                 "mean_entropy": float(tokens.entropy_N[is_there_N].mean()),
@@ -157,10 +157,10 @@ def _effect_rows(tokens: ScoredTokens) -> Iterator[dict]:
     """Effects of position on a mismatch, without and with entropy."""
     position = _position_regressors(tokens)
     entropy = {"per nat of entropy": tokens.entropy_N, "per nat squared": tokens.entropy_N**2}
-    for model, regressors in {"position alone": position, "with entropy": position | entropy}.items():
+    for name, regressors in {"position alone": position, "with entropy": position | entropy}.items():
         for effect in positions.effects(regressors, tokens.mismatch_N, tokens.prompt_N):
             yield {
-                "model": model,
+                "regressors": name,
                 "term": effect.term,
                 "coefficient": effect.coefficient,
                 **interval_columns(effect.odds_ratio, "odds_ratio"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import polars as pl
 
-from fsgen.analysis.intervals import rounded
+from fsgen.analysis.intervals import interval_json
 from fsgen.analysis.uncertainty import projections
 from fsgen.analysis.uncertainty.mismatch_tables import ScoredTokens, describe, prompt_ranks
 from fsgen.collaboration import router_input
@@ -51,7 +51,7 @@ def describe_pair(settings: Settings, pair: str, dataset: str) -> Iterator[tuple
     writer = methods[method].definition.default_role
     mismatches = scores.filter(method=method, writer=writer).select(*KEY, "mismatch").collect()
     for row in _projection_rows(mismatches, models[writer], dataset, settings.dump.min_top_k, settings.seed):
-        yield "embedding", {"method": method, "writer": writer} | row
+        yield "projections", {"method": method, "writer": writer} | row
 
 
 def _routed_methods(methods: Mapping[str, Method]) -> dict[str, Method]:
@@ -66,12 +66,12 @@ def _projected_method(methods: dict[str, Method]) -> str:
 
 def _places(model: str, dataset: str) -> pl.DataFrame:
     """Whether each chosen token of a model's text begins its turn, or a sentence."""
-    tokens = parquet.read(paths.dumps(model, dataset) / "tokens-*.parquet", [*KEY, "token_id", "forced"])
+    tokens = parquet.read(paths.dumps(model, dataset) / "tokens-*.parquet", [*KEY, "token_id", "from_template"])
     pieces = parquet.read(paths.vocabulary(model), ["token_id", "piece"])
     ends = pieces.select("token_id", ends=pl.col("piece").str.contains(SENTENCE_END))
     tokens = tokens.join(ends, on="token_id", how="left").sort(KEY)
     has_ended = pl.col("ends").shift(1).over("prompt_id", "turn").fill_null(False)
-    chosen = tokens.with_columns(has_ended=has_ended).filter(~pl.col("forced"))
+    chosen = tokens.with_columns(has_ended=has_ended).filter(~pl.col("from_template"))
     is_first = pl.col("pos") == pl.col("pos").min().over("prompt_id", "turn")
     return chosen.select(*KEY, is_first=is_first, is_start=pl.col("has_ended") & ~is_first)
 
@@ -88,10 +88,10 @@ def _projection_rows(rows: pl.DataFrame, model: str, dataset: str, width: int, s
     dump = dump.select(*KEY, *router_input.router_input_columns(width)).collect()
     rows = rows.join(dump, on=KEY, validate="1:1").sort(KEY)
     probability_NK = router_input.router_input(rows, width).probability_NK
-    views = {"pca": projections.pca(probability_NK), "tsne": projections.tsne(probability_NK, seed)}
-    for view, place_N2 in views.items():
+    coordinates = {"pca": projections.pca(probability_NK), "tsne": projections.tsne(probability_NK, seed)}
+    for projection, place_N2 in coordinates.items():
         placed = rows.select(*KEY, "mismatch").with_columns(
-            view=pl.lit(view), x=place_N2[:, 0], y=place_N2[:, 1]
+            projection=pl.lit(projection), x=place_N2[:, 0], y=place_N2[:, 1]
         )
         yield from placed.iter_rows(named=True)
 
@@ -99,17 +99,16 @@ def _projection_rows(rows: pl.DataFrame, model: str, dataset: str, width: int, s
 def summarise(tables: dict[str, list[dict]]) -> dict:
     """What metrics/uncertainty.json says of a dataset: pair, method, text, and there scores and effects."""
     summary: dict = {}
-    for row in tables["discrimination"]:
+    for row in tables["score_discrimination"]:
         score = _entry(summary, row, "scores", row["score"])
-        score[row["quantity"]] = rounded(row, "value", "low", "high")
-    for row in tables["lorenz"]:
+        score[row["metric"]] = interval_json(row, "value")
+    for row in tables["score_lorenz"]:
         if row["share_of_tokens"] == SUMMARISED_SHARE:
             score = _entry(summary, row, "scores", row["score"])
-            named = row | {"value": row["share_of_mismatches"]}
-            score["top_10_percent_holds"] = rounded(named, "value", "low", "high")
-    for row in tables["effects"]:
-        effects = _entry(summary, row, "odds_ratios", row["model"])
-        effects[row["term"]] = rounded(row, "odds_ratio", "low", "high")
+            score["top_10_percent_holds"] = interval_json(row, "share_of_mismatches")
+    for row in tables["mismatch_odds_ratios"]:
+        effects = _entry(summary, row, "odds_ratios", row["regressors"])
+        effects[row["term"]] = interval_json(row, "odds_ratio")
     return summary
 
 

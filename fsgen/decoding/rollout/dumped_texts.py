@@ -16,7 +16,7 @@ from fsgen.decoding.texts import TokenSequence, Turn
 from fsgen.tables import parquet, paths
 from fsgen.tables.parquet import KEY
 
-DIGESTED = ["prompt_id", "token_id", "default_id", "small_id", "fused_id", "certified", "forced"]
+DIGESTED = ["prompt_id", "token_id", "default_id", "small_id", "fused_id", "certified", "from_template"]
 
 
 class DumpedText(NamedTuple):
@@ -114,6 +114,6 @@ def _method_texts(
         ends = {prompt_id: text[-1].end for prompt_id, text in turns[writer].items()}
         part = fused.filter(writer=writer).join(rows, on=KEY, validate="1:1")
         part = part.filter(pl.col("pos") < pl.col("prompt_id").replace_strict(ends))
-        parts.append(part.with_columns(source=pl.lit(source), certified=pl.col("certificate") == "exact"))
+        parts.append(part.with_columns(source=pl.lit(source)))
     default_turns, large_turns = (turns[writer] for writer in records)
     return DumpedTexts(pl.concat(parts).sort("source", *KEY), (default_turns, large_turns))

@@ -53,9 +53,9 @@ def _separate_steps(tokens: pa.Table, runs: list[PolicyRun]) -> dict[str, int]:
 
     Its default model then processes every position, and the others go as far as its last call.
     """
-    rows = pl.from_arrow(tokens.select(["policy", "prompt_id", "pos", "called", "forced"]))
+    rows = pl.from_arrow(tokens.select(["policy", "prompt_id", "pos", "called", "from_template"]))
     up_to_last_call = (pl.col("pos") <= pl.col("pos").filter("called").max()).sum()  # 0 without a call
-    per_text = rows.filter(~pl.col("forced")).group_by("policy", "prompt_id")
+    per_text = rows.filter(~pl.col("from_template")).group_by("policy", "prompt_id")
     per_text = per_text.agg(tokens=pl.len(), up_to_last_call=up_to_last_call)
     rules = {run.name: run.method.definition for run in runs}
     steps: dict[str, int] = defaultdict(int)
@@ -96,8 +96,8 @@ def _policies_by_role(runs: list[PolicyRun]) -> dict[str, list[str]]:
 
 def _fed_tokens(tokens: pa.Table) -> pl.DataFrame:
     """policy, prompt_id and, as a list in `fed`, the FedTokens of every text."""
-    rows = pl.from_arrow(tokens.select(["policy", "prompt_id", "token_id", "forced"]))
-    token = pl.when("forced").then(-1 - pl.col("token_id")).otherwise("token_id")
+    rows = pl.from_arrow(tokens.select(["policy", "prompt_id", "token_id", "from_template"]))
+    token = pl.when("from_template").then(-1 - pl.col("token_id")).otherwise("token_id")
     return rows.group_by("policy", "prompt_id").agg(token.shift(1, fill_value=0).alias("fed"))
 
 
@@ -114,8 +114,8 @@ def count_positions(continued: dict[FedTokens, set[FedTokens]], prompt_tokens: i
     for start, texts in continued.items():
         for previous, text in pairwise([start, *sorted(texts)]):
             read += text[_common_prefix(previous, text) :]
-    forced = sum(token < 0 for token in read)
-    return Positions(len(read) - forced, forced + len(prefilled) * (prompt_tokens - 1))
+    from_template = sum(token < 0 for token in read)
+    return Positions(len(read) - from_template, from_template + len(prefilled) * (prompt_tokens - 1))
 
 
 def _common_prefix(one: FedTokens, other: FedTokens) -> int:

@@ -80,7 +80,7 @@ def _called(run: PolicyRun, dumped: DumpedTexts, seen: RouterInput, seed: int) -
 def replay_run(dumped: DumpedTexts, called_N: np.ndarray) -> dict[str, ReplayedPrefix]:
     """Prompt to how far a run gets that calls the large model at these rows of its method's dumped texts."""
     rows = dumped.rows
-    forced_N, certified_N = rows["forced"].to_numpy(), rows["certified"].to_numpy()
+    forced_N, certified_N = rows["from_template"].to_numpy(), rows["certified"].to_numpy()
     token_N = np.where(called_N, rows["fused_id"].to_numpy(), rows["default_id"].to_numpy())
     agrees_N = forced_N | (certified_N & (token_N == rows["token_id"].to_numpy()))
     path = _Path(token_N, certified_N, _next_disagreement(agrees_N))

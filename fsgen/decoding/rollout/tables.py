@@ -74,7 +74,7 @@ def _token_rows(
         "token_id": np.concatenate([end.text.ids for end in finished]),
     }
     for name, values_N in _decision_columns(decisions, runs).items():
-        columns[name] = _spread(row_N, values_N, flags.forced)
+        columns[name] = _spread(row_N, values_N, flags.from_template)
     return pa.table({name: columns[name] for name in ROLLED.names}).cast(ROLLED)
 
 
@@ -115,7 +115,7 @@ def _scores(decisions: Decisions, runs: list[PolicyRun]) -> np.ndarray:
 
 
 def _spread(row_N: np.ndarray, values_N: np.ndarray, forced_T: np.ndarray) -> pa.Array:
-    """The values at their rows, [T]; null at forced tokens and where a value is NaN."""
+    """The values at their rows, [T]; null at tokens of the template and where a value is NaN."""
     values_T = np.zeros(len(forced_T), dtype=values_N.dtype)
     values_T[row_N] = values_N
     is_nan_T = values_T != values_T

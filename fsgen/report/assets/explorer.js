@@ -1,6 +1,6 @@
 "use strict";
 // The token explorer. Data: fsgen/report/explorer.py. Text of models is only ever set as text, never as markup.
-const SCALE = 10000, CALLED = 1, OUTSIDE = 2, FORCED = 4, MISMATCH = 8;
+const SCALE = 10000, CALLED = 1, OUTSIDE = 2, FROM_TEMPLATE = 4, MISMATCH = 8;
 const ROLES = { small: "small model", tuned: "tuned small model", large: "large model" };
 const at = (id) => document.getElementById(id);
 const form = at("choose");
@@ -53,7 +53,7 @@ function choose(wanted = {}) {
 }
 
 function draw(token) {
-  const counted = view.steps.filter((s) => !(s.bits & (OUTSIDE | FORCED)));
+  const counted = view.steps.filter((s) => !(s.bits & (OUTSIDE | FROM_TEMPLATE)));
   const called = counted.filter((s) => s.bits & CALLED);
   const changed = called.filter((s) => s.bits & MISMATCH);
   at("question").textContent = view.asked.asked.join("\n\n");
@@ -68,7 +68,7 @@ function draw(token) {
 function drawToken(step, i) {
   const record = view.tree.says[view.speaker]?.[step.before];
   const button = make("button", shown(view.pieces[step.token]), "token");
-  const given = step.bits & FORCED;
+  const given = step.bits & FROM_TEMPLATE;
   if (given) button.classList.add("given");
   if (step.bits & OUTSIDE) button.classList.add("outside");
   if (!given && step.bits & CALLED) button.classList.add("called", ...(step.bits & MISMATCH ? ["changed"] : []));
@@ -102,7 +102,7 @@ function select(i, focus) {
 function explain(i) {
   const step = view.steps[i], { tree, about, pieces } = view;
   const parts = [make("h3", `Token ${i}: ${oneLine(pieces[step.token])}`)];
-  if (step.bits & FORCED) parts.push(make("p", "Given, not chosen: part of the user's next question."));
+  if (step.bits & FROM_TEMPLATE) parts.push(make("p", "Inserted by the chat template: part of the user's next question."));
   else parts.push(decision(i, step));
   for (const role of Object.keys(view.models)) {
     const record = tree.says[role]?.[step.before];

@@ -34,7 +34,7 @@ def speculative(frame: pl.DataFrame) -> Figure:
 
 def _draw_accepted_lengths(ax: Axes, rows: pl.DataFrame, index: int) -> None:
     """One pair's curve over K."""
-    columns = style.float_columns(rows.sort("draft"), "draft", "value", "low", "high")
+    columns = style.float_columns(rows.sort("draft_length"), "draft_length", "value", "low", "high")
     style.draw_points(ax, *columns, colour=COLOURS[index], marker=MARKERS[index], linestyle="-")
 
 
@@ -47,7 +47,7 @@ def _draw_acceptance(ax: Axes, rows: pl.DataFrame, index: int, shift: float) -> 
     """One pair's rates: a thin interval over prompts, a thick line between the certified bounds."""
     colour = COLOURS[index]
     for y, mode in enumerate(MODES):
-        row = rows.filter(quantity=mode)
+        row = rows.filter(mode=mode)
         if not len(row):
             continue
         (lower,), (upper,), (low,), (high,) = style.float_columns(row, "value", "value_high", "low", "high")
@@ -66,14 +66,14 @@ def _label_acceptance(ax: Axes) -> None:
 
 def _draw_speed_up(ax: Axes, rows: pl.DataFrame, pair: str) -> None:
     """One pair's curves over the cost of a draft, one for each K, with its FLOPs ratio marked."""
-    for index, draft in enumerate(sorted(rows["draft"].unique())):
-        curve = rows.filter(draft=draft).sort("cost_ratio")
+    for index, draft in enumerate(sorted(rows["draft_length"].unique())):
+        curve = rows.filter(draft_length=draft).sort("cost_ratio")
         x_P, y_P, low_P, high_P = style.float_columns(curve, "cost_ratio", "value", "low", "high")
         line = LINES[index % len(LINES)]
         ax.plot(x_P, y_P, color=COLOURS[index], linestyle=line, linewidth=1.2, label=f"K = {draft:g}")
         ax.fill_between(x_P, low_P, high_P, color=COLOURS[index], alpha=0.15, linewidth=0)
     if len(rows):
-        ratio = rows["own_cost_ratio"][0]
+        ratio = rows["flops_ratio"][0]
         ax.axvline(ratio, color=GREY, linewidth=0.9)
         ax.annotate("FLOPs ratio", (ratio, 0.02), xycoords=("data", "axes fraction"), fontsize=7)
     ax.axhline(1, color=GREY, linewidth=0.8, linestyle=DASHES)

@@ -1,4 +1,4 @@
-"""Routers: what accuracy their calls buy, who beats whom, and whether budgets are kept.
+"""Routers: what accuracy their calls buy, which router beats which, and whether budgets are kept.
 
 Shape legend: P policies of a router, R routers.
 """
@@ -15,7 +15,7 @@ from fsgen.report.figures.style import DASHES, GREY, INK, MAIN_METHOD
 
 AXES = {
     "call_ratio": "call ratio, % of answer tokens",
-    "large_positions": "large positions per answer token",
+    "large_tokens_processed": "large positions per answer token",
     "flops": "FLOPs per prompt",
 }
 ACCURACY = "Accuracy on test prompts, %"
@@ -38,11 +38,11 @@ def frontier(frame: pl.DataFrame) -> Figure:
 
 
 def costs(frame: pl.DataFrame) -> Figure:
-    """The same against what the calls cost: large-model positions and FLOPs, for the main method."""
+    """The same against what the calls cost: tokens of the large model and FLOPs, for the main method."""
     style.require_rows(frame, "costs")
-    present = frame["axis"].unique()
+    present = frame["cost_axis"].unique()
     return _draw_grid(
-        frame, [_Row(axis, MAIN_METHOD) for axis in ("large_positions", "flops") if axis in present]
+        frame, [_Row(axis, MAIN_METHOD) for axis in ("large_tokens_processed", "flops") if axis in present]
     )
 
 
@@ -61,7 +61,7 @@ def _draw_grid(frame: pl.DataFrame, rows: list[_Row]) -> Figure:
     grid = figure.subplots(len(rows), len(pairs), squeeze=False, sharex="row", sharey=True)
     routers = style.order_routers(frame["router"].unique())
     for axes, row in zip(grid, rows, strict=True):
-        _draw_row(axes, frame.filter(axis=row.axis, method=row.method), row, pairs, routers)
+        _draw_row(axes, frame.filter(cost_axis=row.axis, method=row.method), row, pairs, routers)
     for ax, pair in zip(grid[0], pairs, strict=True):
         ax.set_title(pair)
     if remark:
@@ -75,7 +75,7 @@ def _draw_row(axes: np.ndarray, frame: pl.DataFrame, row: _Row, pairs: list[str]
     """One panel for each pair, with one x range for all."""
     for ax, pair in zip(axes, pairs, strict=True):
         for router in routers:
-            _draw_router(ax, frame.filter(pair=pair, router=router).sort("x"), router)
+            _draw_router(ax, frame.filter(pair=pair, router=router).sort("cost"), router)
         style.show_percent(ax.yaxis)
         if row.axis == "call_ratio":
             style.show_percent(ax.xaxis)
@@ -88,7 +88,7 @@ def _draw_row(axes: np.ndarray, frame: pl.DataFrame, row: _Row, pairs: list[str]
 
 def _furthest_x(frame: pl.DataFrame) -> float:
     """The largest x that is drawn: of a point, or of an upper end where one is known."""
-    ends = np.stack(style.float_columns(frame, "x", "x_high"))
+    ends = np.stack(style.float_columns(frame, "cost", "cost_high"))
     return float(ends[np.isfinite(ends)].max())
 
 
@@ -97,8 +97,8 @@ def _draw_router(ax: Axes, rows: pl.DataFrame, router: str) -> None:
     if not len(rows):
         return
     look = style.look_of(router)
-    x_P, *x_ends_2P = style.float_columns(rows, "x", "x_low", "x_high")
-    y_3P = style.float_columns(rows, "accuracy", "low", "high")
+    x_P, *x_ends_2P = style.float_columns(rows, "cost", "cost_low", "cost_high")
+    y_3P = style.float_columns(rows, "accuracy", "accuracy_low", "accuracy_high")
     style.draw_points(
         ax,
         x_P,
@@ -120,16 +120,16 @@ def duels(frame: pl.DataFrame) -> Figure:
         image = _draw_win_probabilities(ax, frame.filter(pair=pair), routers)
         ax.set_title(pair)
     figure.colorbar(image, ax=axes, shrink=0.6, label="probability that the row wins")
-    budget = 100 * frame["budget"][0]
-    figure.supxlabel(f"rival at a call ratio of {budget:g} %{remark}", fontsize=9)
+    call_ratio = 100 * frame["call_ratio"][0]
+    figure.supxlabel(f"other router, both at a call ratio of {call_ratio:g} %{remark}", fontsize=9)
     figure.supylabel("router; cells: % of resampled prompt sets on which it is more accurate", fontsize=9)
     return figure
 
 
 def _draw_win_probabilities(ax: Axes, rows: pl.DataFrame, routers: list[str]):
-    """A coloured cell for each router and rival, its probability written in percent; returns the image."""
-    duels = rows.select("router", "rival", "probability").iter_rows()
-    probabilities = {(router, rival): probability for router, rival, probability in duels}
+    """A coloured cell for each pair of routers, its probability written in percent; returns the image."""
+    comparisons = rows.select("router", "other_router", "win_probability").iter_rows()
+    probabilities = {(router, other): probability for router, other, probability in comparisons}
     win_RR = np.array([[probabilities.get((a, b), np.nan) for b in routers] for a in routers])
     image = ax.imshow(win_RR, cmap="PuOr_r", vmin=0, vmax=1)
     ax.grid(visible=False)
@@ -167,7 +167,7 @@ def _draw_budgets(ax: Axes, rows: pl.DataFrame, routers: list[str]) -> None:
     """Points of every method and router, routers set side by side."""
     for (method, router), group in rows.group_by("method", "router", maintain_order=True):
         look = style.look_of(router)
-        columns = style.float_columns(group.sort("budget"), "budget", "x", "x_low", "x_high")
+        columns = style.float_columns(group.sort("budget"), "budget", "cost", "cost_low", "cost_high")
         style.draw_points(
             ax,
             *columns,

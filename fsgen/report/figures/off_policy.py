@@ -1,4 +1,4 @@
-"""What the dumps alone can say of a policy: estimates beside rollouts, survival, reconvergence.
+"""What the dumps alone say about a policy: off-policy estimates, survival, reconvergence.
 
 Shape legend: P points of a series.
 """
@@ -24,18 +24,18 @@ def estimates(frame: pl.DataFrame) -> Figure:
 
 
 def _draw_estimates(ax: Axes, rows: pl.DataFrame) -> None:
-    """Estimates of all policies against the exact values, beside the diagonal."""
+    """Off-policy estimates of all policies against the on-policy values, with the diagonal."""
     for (method, router), group in rows.sort("router").group_by("method", "router", maintain_order=True):
         look = style.look_of(router)
-        x_P, *x_ends_2P = style.float_columns(group, "exact", "exact_low", "exact_high")
-        y_3P = style.float_columns(group, "estimate", "estimate_low", "estimate_high")
+        x_P, *x_ends_2P = style.float_columns(group, "on_policy_value", "on_policy_value_low", "on_policy_value_high")
+        y_3P = style.float_columns(group, "off_policy", "off_policy_low", "off_policy_high")
         hollow = style.method_look(method, look.colour)
         ends = np.stack(x_ends_2P)
         style.draw_points(ax, x_P, *y_3P, colour=look.colour, fmt=look.marker, x_ends_2P=ends, **hollow)
-    largest = max(rows["exact"].max(), rows["estimate"].max()) * 1.05
+    largest = max(rows["on_policy_value"].max(), rows["off_policy"].max()) * 1.05
     ax.plot([0, largest], [0, largest], color=GREY, linewidth=0.8, linestyle=DASHES)
-    ax.set_xlabel("exact: on the policy's own text, % of tokens")
-    ax.set_ylabel("estimate: on the dumped text, % of tokens")
+    ax.set_xlabel("on-policy: along the policy's own text, % of tokens")
+    ax.set_ylabel("off-policy: along the dumped text, % of tokens")
     ax.set_title("call ratio, all pairs; hollow: not oracle")
     ax.legend(handles=style.router_entries(sorted(rows["router"].unique())), fontsize=7.5)
 
@@ -63,12 +63,12 @@ def _by_budget(policy: str) -> tuple[str, float]:
 
 
 def reconvergence(frame: pl.DataFrame) -> Figure:
-    """After a mismatch that nobody routed: do the texts meet again, is the answer the same, by entropy."""
+    """Share of first unrouted mismatches after which texts reconverge or answers agree, by entropy."""
     style.require_rows(frame, "reconvergence")
     pairs, remark = style.pairs_by_ratio(frame)
     figure, axes = style.panels(len(pairs), columns=3)
     bins = sorted(frame.select("entropy_low", "entropy_high").unique().rows())
-    windows = sorted(frame["within"].unique())
+    windows = sorted(frame["window"].unique())
     for ax, pair in zip(axes, pairs, strict=True):
         ax.set_title(pair)
         _draw_reconvergence(ax, frame.filter(pair=pair).sort("entropy_low"), bins, windows)
@@ -79,7 +79,7 @@ def reconvergence(frame: pl.DataFrame) -> Figure:
     figure.supxlabel(f"Entropy of the small model at the mismatch, nats{remark}", fontsize=9)
     figure.supylabel("Share of first unrouted mismatches, %", fontsize=9)
     entries = [
-        style.legend_entry(f"same words again within {window} tokens", COLOURS[i], MARKERS[i])
+        style.legend_entry(f"texts equal again within {window} tokens", COLOURS[i], MARKERS[i])
         for i, window in enumerate(windows)
     ]
     style.add_legend(figure, [*entries, style.legend_entry("same final answer", INK, "v")], columns=2)
@@ -89,10 +89,10 @@ def reconvergence(frame: pl.DataFrame) -> Figure:
 def _draw_reconvergence(ax: Axes, rows: pl.DataFrame, bins: list[tuple], windows: list[int]) -> None:
     """Shares by entropy bin, a series for each window, and the share of equal answers."""
     for index, window in enumerate(windows):
-        part = rows.filter(within=window)
+        part = rows.filter(window=window)
         x_P = np.array([bins.index(edges) for edges in part.select("entropy_low", "entropy_high").rows()])
-        y_3P = style.float_columns(part, "share", "low", "high")
+        y_3P = style.float_columns(part, "reconverged_share", "reconverged_share_low", "reconverged_share_high")
         style.draw_points(ax, x_P, *y_3P, colour=COLOURS[index], fmt=MARKERS[index], shift=5.0 * (index - 1))
         if index == 0:  # the answers are the same whatever the window
-            same_3P = style.float_columns(part, "same_answer", "same_low", "same_high")
+            same_3P = style.float_columns(part, "same_answer", "same_answer_low", "same_answer_high")
             style.draw_points(ax, x_P, *same_3P, colour=INK, fmt="v", shift=10.0)

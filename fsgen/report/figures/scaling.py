@@ -163,14 +163,14 @@ def _cof_entries(frame: pl.DataFrame, methods: list[str]) -> list[Line2D | Patch
 def surface(frame: pl.DataFrame) -> Figure:
     """CoF of the oracle over both sizes, a panel for each dataset: stems from the floor, with intervals."""
     style.require_rows(frame, "surface")
-    panels = frame.select("basis", "dataset").unique().sort("basis", "dataset").rows()[: style.MOST_PANELS]
+    panels = frame.select("source", "dataset").unique().sort("source", "dataset").rows()[: style.MOST_PANELS]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.3 * rows + 0.3))
-    for number, (basis, dataset) in enumerate(panels, 1):
+    for number, (source, dataset) in enumerate(panels, 1):
         ax = figure.add_subplot(rows, columns, number, projection="3d")
-        _draw_stems(ax, frame.filter(basis=basis, dataset=dataset))
-        ax.set_title(f"{dataset}, {'published' if basis == 'published' else 'own dumps'}")
+        _draw_stems(ax, frame.filter(source=source, dataset=dataset))
+        ax.set_title(f"{dataset}, {'published' if source == 'published' else 'own dumps'}")
     figure.subplots_adjust(left=0.02, right=0.95, bottom=0.06, top=0.92, wspace=0.12, hspace=0.12)
     return figure
 

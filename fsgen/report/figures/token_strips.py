@@ -34,7 +34,7 @@ def token_strips(frame: pl.DataFrame) -> Figure:
     """Each prompt's text, tokens shaded by the small model's entropy, mismatches framed; below, its top ten.
 
     A row of `frame` is a token of the large model's text: pair, prompt_id, pos, piece, entropy,
-    mismatch, and `pieces` and `chances`, the small model's ten likeliest tokens there.
+    mismatch, and `pieces` and `probabilities`, the small model's ten likeliest tokens there.
     """
     style.require_rows(frame, "token_strips")
     prompts = frame["prompt_id"].unique(maintain_order=True).to_list()[:MOST_PROMPTS]
@@ -101,7 +101,7 @@ def _draw_bars(part: SubFigure, rows: pl.DataFrame) -> None:
     for ax, row in zip(axes, rows.iter_rows(named=True), strict=False):
         names = [_make_visible(piece) for piece in row["pieces"]]
         colours = [COLOURS[1] if piece == row["piece"] else GREY for piece in row["pieces"]]
-        ax.barh(range(len(names)), [100 * chance for chance in row["chances"]], color=colours)
+        ax.barh(range(len(names)), [100 * probability for probability in row["probabilities"]], color=colours)
         ax.set_yticks(range(len(names)), names, fontsize=6.5, family=MONOSPACE)
         ax.invert_yaxis()
         ax.tick_params(axis="x", labelsize=6.5)

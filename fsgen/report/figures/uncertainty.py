@@ -75,7 +75,7 @@ def _draw_calibration(ax: Axes, rows: pl.DataFrame) -> None:
         columns = style.float_columns(rows.filter(score=score).sort("x"), "x", "value", "low", "high")
         style.draw_points(ax, *columns, colour=look.colour, marker=look.marker, linestyle=look.line)
     style.show_percent(ax.xaxis, ax.yaxis)
-    ax.set(xlabel="claimed chance of a mismatch, %", ylabel="mismatches among these tokens, %")
+    ax.set(xlabel="predicted probability of a mismatch, %", ylabel="mismatches among these tokens, %")
     ax.set_title(f"calibration, {rows['pair'][0]}" if len(rows) else "calibration")
 
 
@@ -89,7 +89,7 @@ def _draw_lorenz(ax: Axes, rows: pl.DataFrame) -> None:
         ax.plot([0, *x_P], [0, *y_P], color=look.colour, linestyle=look.line, linewidth=1.2)
         ax.fill_between(x_P, low_P, high_P, color=look.colour, alpha=0.12, linewidth=0)
     style.show_percent(ax.xaxis, ax.yaxis)
-    ax.set(xlabel="tokens, most doubtful first, %", ylabel="share of all mismatches in them, %")
+    ax.set(xlabel="tokens, most uncertain first, %", ylabel="share of all mismatches among them, %")
     ax.set_title(f"Lorenz, {rows['pair'][0]}" if len(rows) else "Lorenz")
 
 
@@ -100,7 +100,7 @@ def positions(frame: pl.DataFrame) -> Figure:
     figure = Figure(figsize=(9.4, 1.6 + 0.36 * max(len(pairs), 5)), layout="constrained")
     left, right = figure.subplots(1, 2)
     image = _draw_tenths(left, frame.filter(scale="relative"), pairs)
-    left.set_xlabel(f"place in the answer, %{remark}")
+    left.set_xlabel(f"position in the answer, %{remark}")
     figure.colorbar(image, ax=left, label="mismatches, % of tokens")
     _draw_positions(right, frame.filter(scale="absolute"), style.thin_out(pairs, 4))
     return figure
@@ -124,7 +124,7 @@ def _draw_positions(ax: Axes, rows: pl.DataFrame, pairs: list[str]) -> None:
     """Mismatch rate by position, a line for each pair, with intervals."""
     for index, pair in enumerate(pairs):
         curve = rows.filter(pair=pair).sort("bin_low")
-        pos_P, *rate_3P = style.float_columns(curve, "bin_low", "rate", "low", "high")
+        pos_P, *rate_3P = style.float_columns(curve, "bin_low", "rate", "rate_low", "rate_high")
         style.draw_points(
             ax,
             pos_P + 1,  # from 1 on a logarithmic axis
@@ -144,7 +144,7 @@ def _draw_positions(ax: Axes, rows: pl.DataFrame, pairs: list[str]) -> None:
 
 
 def effects(frame: pl.DataFrame) -> Figure:
-    """Odds ratios of where a token stands, without and with the small model's entropy in the regression."""
+    """Odds ratios of a token's position, without and with the small model's entropy in the regression."""
     style.require_rows(frame, "effects")
     terms = [term for term in TERMS if term in frame["term"].unique()]
     pairs, remark = style.pairs_by_ratio(frame, most=MOST_PAIRS)
@@ -162,7 +162,7 @@ def _draw_odds_ratios(ax: Axes, frame: pl.DataFrame, pairs: list[str]) -> None:
     """A row for each pair, and in it an interval for each regression."""
     for index, regression in enumerate(REGRESSIONS):
         y_P, (odds_P, low_P, high_P) = _by_pair(
-            frame.filter(model=regression), pairs, ("odds_ratio", "low", "high"), 0.24 * (index - 0.5)
+            frame.filter(regressors=regression), pairs, ("odds_ratio", "odds_ratio_low", "odds_ratio_high"), 0.24 * (index - 0.5)
         )
         if len(y_P):
             ax.hlines(y_P, low_P, high_P, color=COLOURS[index], linewidth=1.1)
@@ -182,11 +182,11 @@ def embedding(frame: pl.DataFrame) -> Figure:
     grid = figure.subplots(2, len(pairs), squeeze=False)
     for axes, (projection, name) in zip(grid, PROJECTIONS.items(), strict=True):
         for ax, pair in zip(axes, pairs, strict=True):
-            _draw_projection(ax, frame.filter(pair=pair, view=projection))
+            _draw_projection(ax, frame.filter(pair=pair, projection=projection))
             ax.set_xlabel(f"{name} 1 (no unit)")
             ax.set_ylabel(f"{name} 2 (no unit)")
     for ax, pair in zip(grid[0], pairs, strict=True):
-        ax.set_title(pair + _held_out_auroc(frame.filter(pair=pair, view="pca")), fontsize=8.5)
+        ax.set_title(pair + _held_out_auroc(frame.filter(pair=pair, projection="pca")), fontsize=8.5)
     mismatch = style.legend_entry(f"mismatch{remark}", COLOURS[1], "x")
     style.add_legend(figure, [style.legend_entry("match", COLOURS[4], "o"), mismatch], columns=2)
     return figure

@@ -9,7 +9,7 @@ MODELS = parquet.schema(
     [
         ("model", pa.string(), "model, a key of params.yaml"),
         ("prompt_format", pa.string(), "plain text, or the tokenizer's chat template"),
-        ("source", pa.string(), "where the checkpoint comes from: hub, path or family"),
+        ("source", pa.string(), "where the checkpoint comes from: hub, path or embedded"),
         ("total_parameters", pa.int64(), "all its parameters"),
         ("non_embedding_parameters", pa.int64(), "its parameters outside vocabulary matrices"),
         ("head_parameters", pa.int64(), "parameters of the matrix that makes logits, also where it is tied"),
@@ -24,7 +24,7 @@ PAIRS = parquet.schema(
         PAIR,
         ("role", pa.string(), "small, tuned (only where there is one) or large"),
         ("model", pa.string(), "model, a key of params.yaml"),
-        ("parameters", pa.int64(), "its parameters outside vocabulary matrices"),
+        ("non_embedding_parameters", pa.int64(), "its parameters outside vocabulary matrices"),
         ("total_parameters", pa.int64(), "all its parameters"),
         ("size_ratio", pa.float64(), "the pair's: parameters of the large model over those of the small one"),
     ]
@@ -43,6 +43,6 @@ VOCABULARY = parquet.schema(
     [
         ("token_id", pa.int32(), "id of a token that the model can write"),
         ("piece", pa.string(), "its text; U+FFFD stands for part of a character"),
-        ("kind", pa.string(), "word, number, punctuation, space or special"),
+        ("token_class", pa.string(), "word, number, punctuation, space or special"),
     ]
 )

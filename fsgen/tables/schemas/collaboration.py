@@ -12,14 +12,14 @@ FUSED = parquet.schema(
         ("turn", pa.int32(), "turn of the conversation, from 1"),
         ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
+        ("from_template", pa.bool_(), "token inserted by the chat template, not generated"),
         ("default_id", pa.int32(), "what the method emits here without the large model"),
         ("small_id", pa.int32(), "what the small model says here"),
         ("fused_id", pa.int32(), "the method's collaborative token"),
         ("mismatch", pa.bool_(), "whether fused_id differs from default_id"),
-        ("certificate", pa.string(), "exact (fused_id is proven over the full vocabulary) or uncertain"),
-        ("accept_low", pa.float32(), "lower bound of the sampled acceptance rate; speculative rows only"),
-        ("accept_high", pa.float32(), "its upper bound"),
+        ("certified", pa.bool_(), "whether the stored lists prove fused_id over the whole vocabulary"),
+        ("acceptance_low", pa.float32(), "lower bound of the sampled acceptance rate; speculative rows only"),
+        ("acceptance_high", pa.float32(), "its upper bound"),
     ]
 )  # fmt: skip
 
@@ -29,25 +29,25 @@ ROUTED = parquet.schema(
         ("policy", pa.string(), "policy that is simulated"),
         ("prompt_id", pa.string(), "test prompt"),
         ("turn", pa.int32(), "turn of the conversation, from 1"),
-        ("pos", pa.int32(), "place in the default speaker's own text, from 0"),
+        ("pos", pa.int32(), "place in the default model's own text, from 0"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
         ("called", pa.bool_(), "whether the router calls the large model here"),
         ("mismatch", pa.bool_(), "whether the fused token differs from the default one"),
-        ("certificate", pa.string(), "whether the mismatch is proven: exact or uncertain"),
-        ("on_text", pa.bool_(), "whether the policy provably still writes this text; else an estimate"),
+        ("certified", pa.bool_(), "whether the stored lists prove the mismatch over the whole vocabulary"),
+        ("on_policy", pa.bool_(), "whether the policy provably still writes this text; else an estimate"),
     ]
 )  # fmt: skip
 
 SCORES = parquet.schema(
     [
         ("method", pa.string(), "method, a key of params.yaml"),
-        ("writer", pa.string(), "role of the model that wrote the text: large, or the default speaker"),
+        ("writer", pa.string(), "role of the model that wrote the text: large, or the default model"),
         ("prompt_id", pa.string(), "test prompt"),
         ("turn", pa.int32(), "turn of the conversation, from 1"),
         ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
         ("mismatch", pa.bool_(), "whether the method's fused token differs from the default one"),
-        ("max_probability", pa.float32(), "top probability of the default speaker"),
+        ("max_probability", pa.float32(), "top probability of the default model"),
         ("margin", pa.float32(), "its top probability less its second"),
         ("entropy", pa.float32(), "its entropy, nats"),
         ("logistic", pa.float32(), "P(mismatch) by the logistic router; null where no policy uses it"),

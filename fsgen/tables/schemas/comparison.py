@@ -1,13 +1,13 @@
-"""Tables of the `compare` stage: policies against each other, estimates against rollouts,"""
+"""Tables of the `compare` stage: policies, off-policy estimates, divergences and drafting."""
 
 import pyarrow as pa
 
 from fsgen.tables import parquet
-from fsgen.tables.columns import CI_COLUMNS, PAIR, POLICY
+from fsgen.tables.columns import PAIR, POLICY, with_interval
 
 AXES = {
     "call_ratio": "answer tokens at which the large model was called, a share",
-    "large_positions": "positions that the large model processed, per answer token",
+    "large_tokens_processed": "tokens that the large model processed, per answer token",
     "flops": "floating-point operations of all models, per prompt",
 }
 
@@ -16,12 +16,9 @@ FRONTIER = parquet.schema(
         PAIR,
         *POLICY,
         ("budget", pa.float64(), "call ratio that it aims at; null of a policy without one"),
-        ("axis", pa.string(), "; ".join(f"{name}: {about}" for name, about in AXES.items())),
-        ("x", pa.float64(), "what it came to on test prompts"),
-        ("x_low", pa.float64(), "lower end of its 95 % interval over prompts; null where they bound none"),
-        ("x_high", pa.float64(), "upper end; null where they bound none"),
-        ("accuracy", pa.float64(), "share of test prompts answered right"),
-        *CI_COLUMNS,
+        ("cost_axis", pa.string(), "; ".join(f"{name}: {about}" for name, about in AXES.items())),
+        *with_interval("cost", "cost on that axis, measured on test prompts"),
+        *with_interval("accuracy", "share of test prompts answered right"),
         ("prompts", pa.int64(), "test prompts"),
     ]
 )
@@ -31,29 +28,22 @@ ROUTER_COMPARISONS = parquet.schema(
         PAIR,
         ("method", pa.string(), "method of both"),
         ("router", pa.string(), "router"),
-        ("rival", pa.string(), "the other router"),
-        ("budget", pa.float64(), "achieved call ratio at which both are compared, between their policies"),
-        ("difference", pa.float64(), "accuracy of router less that of rival, on the same prompts"),
-        *CI_COLUMNS,
-        ("probability", pa.float64(), "share of resampled prompt sets on which router wins, ties half"),
+        ("other_router", pa.string(), "the router it is compared with"),
+        ("call_ratio", pa.float64(), "achieved call ratio at which both are compared, by interpolation"),
+        *with_interval("accuracy_difference", "accuracy of router minus that of other_router, same prompts"),
+        ("win_probability", pa.float64(), "share of resampled prompt sets on which router wins, ties half"),
     ]
 )
 
 
-ESTIMATES = parquet.schema(
+OFF_POLICY_ESTIMATES = parquet.schema(
     [
         PAIR,
         *POLICY,
         ("quantity", pa.string(), "call_ratio or intervention_ratio"),
-        ("estimate", pa.float64(), "off-policy: counted along the default speaker's dumped text"),
-        ("estimate_low", pa.float64(), "lower end of its 95 % interval over prompts"),
-        ("estimate_high", pa.float64(), "upper end"),
-        ("exact", pa.float64(), "on-policy: counted on the text that the policy wrote"),
-        ("exact_low", pa.float64(), "lower end"),
-        ("exact_high", pa.float64(), "upper end"),
-        ("difference", pa.float64(), "estimate less exact, on the same prompts"),
-        ("difference_low", pa.float64(), "lower end"),
-        ("difference_high", pa.float64(), "upper end"),
+        *with_interval("off_policy", "counted along the default model's dumped text"),
+        *with_interval("on_policy_value", "counted on the text that the policy wrote"),
+        *with_interval("difference", "off_policy minus on_policy_value, on the same prompts"),
     ]
 )
 
@@ -63,13 +53,12 @@ SURVIVAL = parquet.schema(
         *POLICY,
         ("pos", pa.int64(), "tokens written"),
         ("at_risk", pa.int64(), "texts that go on from there and provably have not been left before"),
-        ("survival", pa.float64(), "share of texts that the policy still writes (Kaplan-Meier)"),
-        *CI_COLUMNS,
+        *with_interval("survival", "share of dumped texts that the policy still follows (Kaplan-Meier)"),
     ]
 )
 
 
-FORKS = parquet.schema(
+DIVERGENCES = parquet.schema(
     [
         PAIR,
         *POLICY,
@@ -77,14 +66,14 @@ FORKS = parquet.schema(
         (
             "pos",
             pa.int64(),
-            "first mismatch that the policy did not route, against its method's +always, in its own answer",
+            "first mismatch that the policy did not route, where its text leaves that of its method's +always",
         ),
-        ("entropy", pa.float64(), "entropy of the default speaker there, nats"),
-        ("back_after", pa.int64(), "tokens until both answers say the same again; null if they never do"),
+        ("entropy", pa.float64(), "entropy of the default model there, nats"),
+        ("tokens_to_reconverge", pa.int64(), "tokens until both answers are equal again; null if never"),
         (
             "same_answer",
             pa.bool_(),
-            "whether both end with the same answer (for code: program), spelt alike; "
+            "whether both end with the same answer string (for code: program); "
             "null where one has none or a judge rates",
         ),
     ]
@@ -98,59 +87,52 @@ RECONVERGENCE = parquet.schema(
         ("entropy_low", pa.float64(), "lower bound of the mismatch's entropy, nats"),
         ("entropy_high", pa.float64(), "upper bound"),
         ("events", pa.int64(), "texts with such a first unrouted mismatch"),
-        ("within", pa.int64(), "tokens within which the texts come together again"),
-        ("share", pa.float64(), "share of the events in which they do"),
-        *CI_COLUMNS,
-        ("same_answer", pa.float64(), "share with the same final answer, spelt alike, where both have one"),
-        ("same_low", pa.float64(), "lower end"),
-        ("same_high", pa.float64(), "upper end"),
+        ("window", pa.int64(), "tokens within which the texts reconverge"),
+        *with_interval("reconverged_share", "share of the events in which they do"),
+        *with_interval("same_answer", "share with the same final answer string, where both have one"),
     ]
 )
 
 
-ACCEPTANCE = parquet.schema(
+ACCEPTANCE_RATES = parquet.schema(
     [
         PAIR,
-        ("quantity", pa.string(), "greedy: argmaxes agree; sampled: expected sum of min(p, q)"),
-        ("value", pa.float64(), "acceptance rate along the large model's text; sampled: what is certified"),
-        ("value_high", pa.float64(), "sampled: the certified upper bound"),
-        ("low", pa.float64(), "lower end of the 95 % interval of `value` over prompts"),
-        ("high", pa.float64(), "upper end of the 95 % interval of `value_high`"),
+        ("mode", pa.string(), "greedy: argmaxes agree; sampled: expected sum of min(p, q)"),
+        ("rate", pa.float64(), "acceptance rate along the large model's text; sampled: a certified lower bound"),
+        ("rate_upper", pa.float64(), "sampled: the certified upper bound; greedy: rate"),
+        ("rate_low", pa.float64(), "lower end of the 95 % interval of `rate` over prompts"),
+        ("rate_high", pa.float64(), "upper end of the 95 % interval of `rate_upper`"),
     ]
 )
 
-DRAFTS = parquet.schema(
+ACCEPTED_LENGTHS = parquet.schema(
     [
         PAIR,
-        ("draft", pa.int64(), "tokens drafted a round, K"),
-        ("accepted", pa.float64(), "of them accepted, mean over rounds; the added token is not counted"),
-        *CI_COLUMNS,
-        ("tokens_per_pass", pa.float64(), "tokens of the text for each pass of the large model"),
-        ("passes_low", pa.float64(), "lower end"),
-        ("passes_high", pa.float64(), "upper end"),
+        ("draft_length", pa.int64(), "tokens drafted a round, K"),
+        *with_interval("accepted_length", "drafts accepted a round, mean; the added token is not counted"),
+        *with_interval("tokens_per_pass", "tokens of the text for each forward pass of the large model"),
     ]
 )
 
 SPEEDUPS = parquet.schema(
     [
         PAIR,
-        ("draft", pa.int64(), "tokens drafted a round, K"),
+        ("draft_length", pa.int64(), "tokens drafted a round, K"),
         ("cost_ratio", pa.float64(), "time of a small model's step over that of a large model's pass"),
-        ("speedup", pa.float64(), "expected time of the large model alone over that of drafting"),
-        *CI_COLUMNS,
-        ("own_cost_ratio", pa.float64(), "the pair's ratio of FLOPs a token, a stand-in for time"),
+        *with_interval("speedup", "expected time of the large model alone over that of drafting"),
+        ("flops_ratio", pa.float64(), "the pair's ratio of FLOPs a token, a proxy for its cost_ratio"),
     ]
 )
 
 
 TABLES = {
     "frontier": FRONTIER,
-    "duels": ROUTER_COMPARISONS,
-    "estimates": ESTIMATES,
+    "router_comparisons": ROUTER_COMPARISONS,
+    "off_policy_estimates": OFF_POLICY_ESTIMATES,
     "survival": SURVIVAL,
-    "forks": FORKS,
+    "divergences": DIVERGENCES,
     "reconvergence": RECONVERGENCE,
-    "acceptance": ACCEPTANCE,
-    "drafts": DRAFTS,
+    "acceptance_rates": ACCEPTANCE_RATES,
+    "accepted_lengths": ACCEPTED_LENGTHS,
     "speedups": SPEEDUPS,
 }

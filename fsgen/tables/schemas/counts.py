@@ -6,14 +6,14 @@ from fsgen.tables import parquet
 
 RATINGS = [
     ("rating", pa.float64(), "mean of a judge's ratings of the turns, 1 to 10; null without any"),
-    ("rated", pa.int64(), "turns with a rating"),
-    ("unrated", pa.int64(), "turns of which the judge said something, but no rating"),
+    ("rated_turns", pa.int64(), "turns with a rating"),
+    ("unrated_turns", pa.int64(), "turns for which the judge replied without a rating"),
 ]
 
 COSTS = [
-    ("large_passes", pa.int64(), "forward calls of the large model"),
-    ("large_positions", pa.int64(), "generated positions it processed, rejected drafts and catching up too"),
-    ("large_prompt_positions", pa.int64(), "of the prompt and later questions, as far as it was called"),
+    ("large_forward_passes", pa.int64(), "forward passes of the large model"),
+    ("large_tokens_processed", pa.int64(), "generated tokens it processed, including rejected drafts and catching up"),
+    ("large_prompt_tokens_processed", pa.int64(), "tokens of the prompt and later questions it processed, if it was called"),
     ("flops", pa.float64(), "floating-point operations of all models on this text"),
 ]  # fmt: skip
 
@@ -26,7 +26,7 @@ POLICIES = parquet.schema(
         ("calls", pa.int64(), "answer tokens at which the large model was called; rounds, for speculative"),
         ("mismatches", pa.int64(), "answer tokens where fused and default token differ"),
         ("interventions", pa.int64(), "calls that changed the token"),
-        ("small_mismatches", pa.int64(), "answer tokens where fused and small model's token differ"),
+        ("mismatches_vs_small", pa.int64(), "answer tokens where fused and small model's token differ"),
         *COSTS,
         ("finish_reason", pa.string(), "eos, stop or length; length if any turn was cut off"),
         ("verdict", pa.string(), "right, wrong or unknown; null where a judge rates instead"),
@@ -61,10 +61,10 @@ ESTIMATES = parquet.schema(
         ("pair", pa.string(), "pair, a key of params.yaml"),
         ("policy", pa.string(), "policy"),
         ("prompt_id", pa.string(), "test prompt"),
-        ("tokens", pa.int64(), "answer tokens of the default speaker's text"),
+        ("tokens", pa.int64(), "answer tokens of the default model's text"),
         ("calls", pa.int64(), "those at which the router calls"),
         ("interventions", pa.int64(), "those of the calls that change the token"),
-        ("on_text", pa.int64(), "those that the policy's own text shares"),
+        ("on_policy", pa.int64(), "those that the policy's own text shares"),
         ("certified", pa.int64(), "those whose fused token is proven over the full vocabulary"),
     ]
 )
@@ -73,8 +73,8 @@ STEPS = parquet.schema(
     [
         ("pair", pa.string(), "pair, a key of params.yaml"),
         ("role", pa.string(), "small, tuned or large"),
-        ("taken", pa.int64(), "generated positions that its model processed in the rollout"),
-        ("alone", pa.int64(), "those that it would process if every policy wrote by itself"),
+        ("shared_steps", pa.int64(), "generated positions that its model processed in the rollout"),
+        ("separate_steps", pa.int64(), "positions that it would process if every policy ran separately"),
     ]
 )
 TABLES = {

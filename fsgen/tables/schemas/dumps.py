@@ -11,10 +11,10 @@ RECORD = [
     ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),
     ("entropy", pa.float32(), "entropy of the next-token distribution over the usable vocabulary, nats"),
     ("min_logit", pa.float32(), "smallest logit of the usable vocabulary"),
-    ("outside_logit", pa.float32(), "largest logit outside the list; -inf where the list is everything"),
+    ("max_outside_logit", pa.float32(), "largest logit outside the list; -inf where the list is everything"),
 ]  # fmt: skip
 
-AT_COLUMN = ("at_logits", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
+AT_COLUMN = ("logits_at_partner_ids", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
 
 
 TOKENS = parquet.schema(
@@ -24,7 +24,7 @@ TOKENS = parquet.schema(
         ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token written here"),
         ("in_answer", pa.bool_(), "whether ratios count this row: true through the end of the answer"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
+        ("from_template", pa.bool_(), "token inserted by the chat template, not generated"),
         *RECORD,
     ]
 )
@@ -38,8 +38,8 @@ TEXT_COLUMNS = [
     ("answer_tokens", pa.int32(), "those of them that ratios count"),
     ("tokens_after_stop", pa.int32(), "of these, tokens kept after the one that ended the text"),
     ("finish_reason", pa.string(), "eos, stop (a stop string) or length (max_new_tokens)"),
-    ("prompt_tokens", pa.int32(), "tokens given before these: the prompt, or a later turn's forced ones"),
-    ("prompt_digest", pa.string(), "digest of their ids"),
+    ("prompt_tokens", pa.int32(), "tokens before these that the model did not generate: the prompt, or a later turn's template tokens"),
+    ("prompt_hash", pa.string(), "digest of their ids"),
 ]
 TEXTS = parquet.schema(TEXT_COLUMNS)
 
@@ -53,10 +53,10 @@ READS = parquet.schema(
         ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token that stands here"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
+        ("from_template", pa.bool_(), "token inserted by the chat template, not generated"),
         *RECORD,
         AT_COLUMN,
-        ("max_tuned_gain", pa.float32(), "largest tuned less small logit outside the large model's list"),
+        ("max_tuned_minus_small_outside", pa.float32(), "largest tuned less small logit outside the large model's list"),
     ]
 )  # fmt: skip
 
@@ -71,13 +71,13 @@ ROLLED = parquet.schema(
         ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token written: fused_id if called, else default_id"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen; such a row has no decision"),
+        ("from_template", pa.bool_(), "token inserted by the chat template, not generated; such a row has no decision"),
         ("default_id", pa.int32(), "argmax of the model that speaks when the large one is not called"),
         ("small_id", pa.int32(), "argmax of the small model, which FS-GEN compares proxy with"),
         ("fused_id", pa.int32(), "argmax of the fused score over the full vocabulary"),
         ("called", pa.bool_(), "whether the router called the large model"),
         ("mismatch", pa.bool_(), "whether fused_id differs from default_id"),
-        ("max_probability", pa.float32(), "top probability of the model that would speak"),
+        ("max_probability", pa.float32(), "top probability of the default model"),
         ("margin", pa.float32(), "its top probability less its second"),
         ("entropy", pa.float32(), "its entropy, nats"),
         ("score", pa.float32(), "what the policy's router compares with its threshold; null without one"),
@@ -89,9 +89,9 @@ ROLLED_TEXTS = parquet.schema([_WRITTEN_BY, *TEXT_COLUMNS])
 STEPS = parquet.schema(
     [
         ("role", pa.string(), "small, tuned or large"),
-        ("taken", pa.int64(), "generated positions that its model processes, unasked ones included"),
-        ("alone", pa.int64(), "those that its model would process if every policy wrote by itself"),
-        ("taken_prompt", pa.int64(), "prompt positions that its model processes"),
+        ("shared_steps", pa.int64(), "generated positions that its model processed for all policies together"),
+        ("separate_steps", pa.int64(), "positions that it would process if every policy ran separately"),
+        ("shared_prompt_steps", pa.int64(), "prompt positions that its model processed"),
     ]
 )
 
@@ -105,7 +105,7 @@ ROLLOUT_LOGITS = parquet.schema(
         ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token that stands here"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("forced", pa.bool_(), "whether the token was given, not chosen"),
+        ("from_template", pa.bool_(), "token inserted by the chat template, not generated"),
         ("top_ids", pa.list_(pa.int32()), "the reader's ten most likely ids, by falling logit"),
         ("top_logits", pa.list_(pa.float32()), "their logits"),
         ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),

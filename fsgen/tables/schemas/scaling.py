@@ -18,7 +18,7 @@ _SIZES = [
 ]
 
 SERIES_TABLES = {
-    "points": parquet.schema(
+    "scaling_points": parquet.schema(
         [
             *_SERIES,
             ("pair", _TEXT, "the pair"),
@@ -29,26 +29,26 @@ SERIES_TABLES = {
             ("large_total_b", _NUMBER, "all parameters of the large model, in billions"),
             ("small_entropy", _NUMBER, "mean entropy of the small model on its own text, in nats"),
             ("cof", _NUMBER, "collaboration frequency"),
-            ("low", _NUMBER, "lower end of its 95 % interval over prompts"),
-            ("high", _NUMBER, "upper end of its 95 % interval over prompts"),
+            ("cof_low", _NUMBER, "lower end of its 95 % interval over prompts"),
+            ("cof_high", _NUMBER, "upper end of its 95 % interval over prompts"),
             ("tokens", _COUNT, "tokens counted"),
             ("prompts", _COUNT, "prompts counted"),
         ]
     ),
-    "fits": parquet.schema(
+    "scaling_fits": parquet.schema(
         [
             *_LAW,
-            ("n", _COUNT, "pairs fitted"),
-            ("distinct_models", _COUNT, "models that these pairs are made of"),
-            ("identified", _YES, "whether these are at least 6"),
+            ("pairs", _COUNT, "pairs that the law is fitted to"),
+            ("models", _COUNT, "distinct models in these pairs"),
+            ("identified", _YES, "whether there are at least 6 distinct models"),
             ("r2", _NUMBER, "share of the variance of CoF that the law explains"),
             ("aicc", _NUMBER, "Akaike's criterion, corrected for few pairs; lower is better"),
             ("loo_rmse", _NUMBER, "error of predicting a pair from the other pairs"),
             ("small_out_rmse", _NUMBER, "error of predicting a pair from those with other small models"),
-            ("at_bound", _YES, "whether a parameter lies on the edge of where it was searched"),
+            ("at_bound", _YES, "whether a parameter lies on a bound of the search"),
         ]
     ),
-    "parameters": parquet.schema(
+    "scaling_parameters": parquet.schema(
         [
             *_LAW,
             ("parameter", _TEXT, "name of the parameter"),
@@ -63,60 +63,60 @@ SERIES_TABLES = {
             ("model_high", _NUMBER, "upper end of the 95 % jackknife interval over models"),
         ]
     ),
-    "errors": parquet.schema(
+    "scaling_held_out": parquet.schema(
         [
             *_LAW,
-            ("left_out", _TEXT, "pair: the pair alone; small: every pair with its small model"),
+            ("held_out", _TEXT, "pair: that pair alone; small: every pair with its small model"),
             ("pair", _TEXT, "the pair predicted"),
             *_SIZES,
             ("cof", _NUMBER, "collaboration frequency measured"),
-            ("predicted", _NUMBER, "what the law fitted to the pairs left predicts"),
+            ("predicted", _NUMBER, "prediction of the law fitted to the other pairs"),
         ]
     ),
-    "curves": parquet.schema([*_LAW, *_SIZES, ("cof", _NUMBER, "what the fitted law gives")]),
-    "claims": parquet.schema(
+    "scaling_curves": parquet.schema([*_LAW, *_SIZES, ("cof", _NUMBER, "collaboration frequency by the fitted law")]),
+    "scaling_claims": parquet.schema(
         [
             ("method", _TEXT, "method, or all"),
             ("dataset", _TEXT, "dataset, or all"),
-            ("cells", _COUNT, "pairs counted"),
+            ("pairs", _COUNT, "pairs counted"),
             ("above", _COUNT, f"pairs with a CoF above {CLAIMED_COF}"),
-            ("share", _NUMBER, "above / cells"),
-            ("low", _NUMBER, "lower end of Wilson's 95 % interval over cells, taken as independent"),
-            ("high", _NUMBER, "upper end of Wilson's 95 % interval over cells"),
+            ("share", _NUMBER, "above / pairs"),
+            ("share_low", _NUMBER, "lower end of Wilson's 95 % interval, pairs taken as independent"),
+            ("share_high", _NUMBER, "upper end"),
         ]
     ),
 }
 
 
 TABLES = SERIES_TABLES | {
-    "covariates": parquet.schema(
+    "scaling_covariates": parquet.schema(
         [
             ("method", pa.string(), "method of the series"),
             ("dataset", pa.string(), "dataset of the series"),
             ("predictor", pa.string(), "sizes (log10 of both), entropy (the small model's), or both"),
-            ("n", pa.int64(), "pairs fitted"),
+            ("pairs", pa.int64(), "pairs that the regression is fitted to"),
             ("loo_rmse", pa.float64(), "error of predicting a pair from the other pairs"),
             ("small_out_rmse", pa.float64(), "error of predicting a pair from those with other small models"),
         ]
     ),
-    "foretold": parquet.schema(
+    "scaling_predictions": parquet.schema(
         [
-            ("method", pa.string(), "method of the series, in the published table and here"),
-            ("dataset", pa.string(), "its dataset, likewise"),
-            ("pair", pa.string(), "the pair, which no law saw"),
+            ("method", pa.string(), "method of the series, in both the published table and this project"),
+            ("dataset", pa.string(), "dataset of the series, in both"),
+            ("pair", pa.string(), "the pair, to which no law was fitted"),
             ("small_total_b", pa.float64(), "all parameters of its small model, in billions"),
             ("large_total_b", pa.float64(), "all parameters of its large model, in billions"),
-            ("cof", pa.float64(), "collaboration frequency measured here"),
-            ("low", pa.float64(), "lower end of its 95 % interval over prompts"),
-            ("high", pa.float64(), "upper end of its 95 % interval over prompts"),
+            ("cof", pa.float64(), "collaboration frequency measured in this project"),
+            ("cof_low", pa.float64(), "lower end of its 95 % interval over prompts"),
+            ("cof_high", pa.float64(), "upper end of its 95 % interval over prompts"),
             ("law", pa.string(), "the law, fitted to the published series"),
             ("models", pa.int64(), "distinct models of that series"),
-            ("predicted", pa.float64(), "collaboration frequency by that law, asked with all parameters"),
+            ("predicted", pa.float64(), "collaboration frequency by that law, given all parameters of both models"),
             ("predicted_low", pa.float64(), "lower end of its 95 % interval for two unseen models, or null"),
             ("predicted_high", pa.float64(), "upper end of that interval"),
-            ("inside", pa.bool_(), "whether cof lies in the prediction's interval"),
-            ("agrees", pa.bool_(), "whether the two intervals share a number"),
-            ("extrapolates", pa.string(), "sizes or ratio outside those fitted, a sentence each"),
+            ("within_interval", pa.bool_(), "whether cof lies in the prediction's interval"),
+            ("intervals_overlap", pa.bool_(), "whether the two intervals overlap"),
+            ("extrapolation_note", pa.string(), "sizes or size ratio outside the fitted range, a sentence each"),
         ]
     ),
 }

@@ -3,44 +3,42 @@
 import pyarrow as pa
 
 from fsgen.tables import parquet
-from fsgen.tables.columns import CI_COLUMNS
+from fsgen.tables.columns import with_interval
 
 SERIES = [
     ("pair", pa.string(), "pair, a key of params.yaml"),
     ("method", pa.string(), "method whose mismatches these are"),
-    ("writer", pa.string(), "whose text: large, or the default speaker (small or tuned)"),
+    ("writer", pa.string(), "role of the model that wrote the text: large, or the default model (small or tuned)"),
 ]
 
-SCORE = ("score", pa.string(), "entropy, max_probability, margin, logistic or svm, turned to rise with doubt")
+SCORE = ("score", pa.string(), "entropy, max_probability, margin, logistic or svm; high means uncertain")
 
 COUNTS = [
     ("tokens", pa.int64(), "answer tokens of test prompts"),
-    ("mismatches", pa.int64(), "of them mismatches"),
+    ("mismatches", pa.int64(), "mismatches among them"),
 ]
 
 DISCRIMINATION = parquet.schema(
     [
         *SERIES,
         SCORE,
-        ("quantity", pa.string(), "auroc, average_precision, or brier of a score that is a chance"),
-        ("value", pa.float64(), "null where all tokens are matches, or all mismatches"),
-        *CI_COLUMNS,
+        ("metric", pa.string(), "auroc, average_precision, or brier (of a score that is a probability)"),
+        *with_interval("value", "the metric; null where all tokens are matches, or all mismatches"),
         *COUNTS,
         ("prompts", pa.int64(), "test prompts"),
     ]
 )
 
-RELIABILITY = parquet.schema(
+CALIBRATION = parquet.schema(
     [
         *SERIES,
         SCORE,
-        ("bin", pa.int64(), "tenth of the tokens by doubt, most doubtful last, from 0"),
-        ("mean_score", pa.float64(), "mean doubt in it"),
-        ("is_probability", pa.bool_(), "whether that doubt claims to be the chance of a mismatch"),
-        ("claimed", pa.float64(), "that chance; null of other scores"),
-        ("tokens", pa.int64(), "tokens in it"),
-        ("rate", pa.float64(), "share of mismatches in it"),
-        *CI_COLUMNS,
+        ("bin", pa.int64(), "decile of the tokens by score, from 0; the most uncertain last"),
+        ("mean_score", pa.float64(), "mean score in the bin"),
+        ("is_probability", pa.bool_(), "whether the score is a predicted probability of a mismatch"),
+        ("predicted_rate", pa.float64(), "mean of that probability; null for other scores"),
+        ("tokens", pa.int64(), "tokens in the bin"),
+        *with_interval("observed_rate", "share of mismatches in the bin"),
     ]
 )
 
@@ -48,9 +46,8 @@ LORENZ = parquet.schema(
     [
         *SERIES,
         SCORE,
-        ("share_of_tokens", pa.float64(), "share of the tokens, most doubtful first"),
-        ("share_of_mismatches", pa.float64(), "share of all mismatches that lies in them"),
-        *CI_COLUMNS,
+        ("share_of_tokens", pa.float64(), "share of the tokens, most uncertain first"),
+        *with_interval("share_of_mismatches", "share of all mismatches among them"),
     ]
 )
 
@@ -58,48 +55,44 @@ POSITIONS = parquet.schema(
     [
         *SERIES,
         ("scale", pa.string(), "absolute (tokens from the start) or relative (share of the answer)"),
-        ("bin", pa.int64(), "number of the stretch, from 0"),
-        ("bin_low", pa.float64(), "first position in it"),
-        ("bin_high", pa.float64(), "first position beyond it"),
+        ("bin", pa.int64(), "bin of positions, from 0"),
+        ("bin_low", pa.float64(), "first position of the bin"),
+        ("bin_high", pa.float64(), "first position after it"),
         *COUNTS,
-        ("rate", pa.float64(), "share of mismatches"),
-        *CI_COLUMNS,
-        ("mean_entropy", pa.float64(), "mean entropy of the default speaker, nats"),
-        ("auroc", pa.float64(), "how well entropy tells mismatches from matches within it"),
-        ("auroc_low", pa.float64(), "lower end"),
-        ("auroc_high", pa.float64(), "upper end"),
+        *with_interval("rate", "share of mismatches"),
+        ("mean_entropy", pa.float64(), "mean entropy of the default model, nats"),
+        *with_interval("auroc", "AUROC of entropy for mismatches within the bin"),
     ]
 )
 
-PLACES = parquet.schema(
+BOUNDARIES = parquet.schema(
     [
         *SERIES,
-        ("place", pa.string(), "first token of a turn, sentence start, or elsewhere"),
+        ("boundary", pa.string(), "first token of a turn, sentence start, or elsewhere"),
         *COUNTS,
-        ("rate", pa.float64(), "share of mismatches"),
-        *CI_COLUMNS,
-        ("mean_entropy", pa.float64(), "mean entropy of the default speaker, nats"),
+        *with_interval("rate", "share of mismatches"),
+        ("mean_entropy", pa.float64(), "mean entropy of the default model, nats"),
     ]
 )
 
-EFFECTS = parquet.schema(
+ODDS_RATIOS = parquet.schema(
     [
         *SERIES,
-        ("model", pa.string(), "position alone, or with entropy (and its square)"),
-        ("term", pa.string(), "what changes, all other terms of the model equal"),
+        ("regressors", pa.string(), "position alone, or position with entropy and its square"),
+        ("term", pa.string(), "the regressor that changes; all others are held fixed"),
         ("coefficient", pa.float64(), "of a logistic regression of mismatch, log odds"),
         ("odds_ratio", pa.float64(), "its exponential"),
-        ("low", pa.float64(), "lower end of its 95 % interval, clustered by prompt"),
-        ("high", pa.float64(), "upper end"),
+        ("odds_ratio_low", pa.float64(), "lower end of its 95 % interval, clustered by prompt"),
+        ("odds_ratio_high", pa.float64(), "upper end"),
         ("tokens", pa.int64(), "answer tokens of test prompts"),
         ("prompts", pa.int64(), "test prompts"),
     ]
 )
 
-EMBEDDING = parquet.schema(
+PROJECTIONS = parquet.schema(
     [
         *SERIES,
-        ("view", pa.string(), "pca or tsne of the default speaker's top probabilities"),
+        ("projection", pa.string(), "pca or tsne of the default model's top probabilities"),
         ("prompt_id", pa.string(), "test prompt"),
         ("turn", pa.int32(), "turn of the conversation, from 1"),
         ("pos", pa.int32(), "place of the token in the text, from 0"),
@@ -110,11 +103,11 @@ EMBEDDING = parquet.schema(
 )
 
 TABLES = {
-    "discrimination": DISCRIMINATION,
-    "reliability": RELIABILITY,
-    "lorenz": LORENZ,
-    "positions": POSITIONS,
-    "places": PLACES,
-    "effects": EFFECTS,
-    "embedding": EMBEDDING,
+    "score_discrimination": DISCRIMINATION,
+    "score_calibration": CALIBRATION,
+    "score_lorenz": LORENZ,
+    "mismatch_by_position": POSITIONS,
+    "mismatch_by_boundary": BOUNDARIES,
+    "mismatch_odds_ratios": ODDS_RATIOS,
+    "projections": PROJECTIONS,
 }
