@@ -144,6 +144,7 @@ def count_steps(tokens: pa.Table, texts: pa.Table) -> pa.Table:
     given = pc.sum(texts["prompt_tokens"]).as_py() // len(POLICIES)
     alone = {"small": rows, "large": called}
     told = [
-        {"role": role, "shared_steps": int(0.4 * n), "separate_steps": n, "shared_prompt_steps": given} for role, n in alone.items()
+        {"role": role, "shared_steps": int(0.4 * n), "separate_steps": n, "shared_prompt_steps": given}
+        for role, n in alone.items()
     ]
     return pa.Table.from_pylist(told, schema=STEPS)

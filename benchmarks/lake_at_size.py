@@ -31,7 +31,14 @@ PROMISE = {
 }
 SIZES = [1, 4, 16, 64, 100]
 MILLION = 1_000_000
-TABLES = ("solo", "large_reads", "small_reads", "fused", "routed", "scores", "rolled")
+TABLES = (
+    "generated_tokens",
+    "teacher_forced",
+    "fused_tokens",
+    "simulated_tokens",
+    "router_scores",
+    "rollout_tokens",
+)
 PAIRS = ("small-middle", "small-large", "middle-large")
 DATASET, TOKENS = "sums", 250
 WRITTEN = 246  # of TOKENS, since the longest texts are cut
@@ -136,7 +143,7 @@ def tell(lakes: list[dict]) -> None:
     last = lakes[-1]
     peaks = {name: told["peak_gb"] for name, told in last["processes"].items()}
     seconds = sum(told["seconds"] for told in last["processes"].values())
-    made = sum(last["rows_of"][name] for name in ("solo", "large_reads", "small_reads", "rolled"))
+    made = sum(last["rows_of"][name] for name in ("generated_tokens", "teacher_forced", "rollout_tokens"))
     beside = {
         "token rows": last["rows"],
         "cores": os.cpu_count(),

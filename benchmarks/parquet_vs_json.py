@@ -23,8 +23,9 @@ ROW = Row(
     against="FS-GEN's JSON for the same tokens",
     target=30,
     definition="Bytes of JSON a token (three lists of the 100 likeliest {token: probability}: large, small, "
-    "fused) over bytes of Parquet a token for both models: twice the bytes a row of data/teacher_forced/large and "
-    "data/teacher_forced/small, where every row holds logits_at_partner_ids. The JSON is written for the large model's own texts.",
+    "fused) over bytes of Parquet a token for both models: twice the bytes a row of "
+    "data/teacher_forced, where every row holds logits_at_partner_ids. The JSON is written for the large "
+    "model's own texts.",
 )
 SHARP = 14.0  # makes a random model's entropy like a language model's
 PROMPTS, NEW_TOKENS = 64, 64

@@ -20,7 +20,7 @@ ROW = Row(
     against="the model's bare forward pass on the same batches",
     target=0.85,
     definition="CPU time of network(input_ids), head included, over CPU time of the whole stage dump_large "
-    "on the same texts; both take the texts sorted by length, at most compute.max_batch_tokens tokens a batch. "
+    "on the same texts; both take the texts sorted by length, at most compute.max_batch_tokens a batch. "
     "The stage makes logits at the text's own positions alone, the forward pass at those of the prompt too. "
     "Stored maximum, logsumexp and top logits equal the forward pass's within 1e-4.",
 )

@@ -18,7 +18,7 @@ ROW = Row(
     what="CoF by pair over 20 M token rows in SQL",
     against="Python over JSON lines of the same rows",
     target=50,
-    definition="CPU time of a loop of json.loads over CPU time of one query through the view `fused`, one "
+    definition="CPU time of a loop of json.loads over CPU time of one query through `fused_tokens`, one "
     "DuckDB thread. The loop is timed on 200 k rows and scaled by the number of rows, which is exact for a "
     "loop; on those 200 k rows both give the same counts.",
 )

@@ -52,7 +52,7 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
     (home / "params.yaml").write_text(yaml.safe_dump(list_params(prompts, tokens, seed, block)))
     pieces = write_models(data)
     points = published.read_points(ROOT / "data/published/cof.csv")
-    parquet.write(data / "scaling/published/points.parquet", points, SERIES_TABLES["points"])
+    parquet.write(data / "scaling/published/scaling_points.parquet", points, SERIES_TABLES["scaling_points"])
     asked = make_prompts(prompts, seed)
     parquet.write(data / f"prompts/{DATASET}.parquet", asked, PROMPTS)
     press = Press(data, pieces, block)
@@ -201,7 +201,9 @@ def read_rows(text: Text, writer: str, reader: str, model: str, partner: str) ->
     count = len(text.rows["pos"])
     roles = {"writer": pa.array([writer] * count), "reader": pa.array([reader] * count)}
     told = roles | text.rows | core(text.seen[model]) | text.seen[f"{model}@{partner}"]
-    return pa.table(told | {"max_tuned_minus_small_outside": pa.nulls(count, pa.float32())}).select(READS.names)
+    return pa.table(told | {"max_tuned_minus_small_outside": pa.nulls(count, pa.float32())}).select(
+        READS.names
+    )
 
 
 def write_grades(data: Path, prompts: pl.DataFrame, seed: int) -> None:

@@ -113,13 +113,19 @@ def test_partners_are_asked_at_each_others_lists(data, pair):
     ]
     for reader, partner in met:
         assert reader.select(KEY).equals(partner.select(KEY))
-        assert reader["logits_at_partner_ids"].list.len().equals(partner["top_ids"].list.len(), check_names=False)
+        assert (
+            reader["logits_at_partner_ids"]
+            .list.len()
+            .equals(partner["top_ids"].list.len(), check_names=False)
+        )
         said = {}
         for row, ids, logits in zip(range(200), reader["top_ids"], reader["top_logits"], strict=False):
             said |= {(row, i): l for i, l in zip(ids, logits, strict=True)}
         asked = [
             ((row, i), l)
-            for row, ids, logits in zip(range(200), partner["top_ids"], reader["logits_at_partner_ids"], strict=False)
+            for row, ids, logits in zip(
+                range(200), partner["top_ids"], reader["logits_at_partner_ids"], strict=False
+            )
             for i, l in zip(ids, logits, strict=True)
         ]
         shared = [(said[key], logit) for key, logit in asked if key in said]

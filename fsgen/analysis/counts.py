@@ -49,7 +49,8 @@ MODEL_COUNTS = f"""
     with {TESTED},
     {TURNS.format(texts="generated_texts", **OF_MODELS)},
     {GRADES.format(graded="model_grades", **OF_MODELS)}
-    select model, prompt_id, answer_tokens as tokens, finish_reason, verdict, rating, rated_turns, unrated_turns
+    select model, prompt_id, answer_tokens as tokens, finish_reason, verdict,
+           rating, rated_turns, unrated_turns
     from turns join grades using (model, prompt_id) order by model, prompt_id
 """
 ROLLED_COUNTS = f"""
@@ -80,15 +81,17 @@ ROLLED_COUNTS = f"""
     select $pair as pair, policy, prompt_id, counted.tokens, calls, mismatches, interventions,
            mismatches_vs_small, large_forward_passes, large_tokens_processed,
            -- the prompt's last token is the input of the first position, hence less one
-           if(large_tokens_processed > 0, prompt_tokens - 1 + given_before, 0) as large_prompt_tokens_processed,
-           rows, given, finish_reason, verdict, rating, rated_turns, unrated_turns
+           if(large_tokens_processed > 0, prompt_tokens - 1 + given_before, 0)
+               as large_prompt_tokens_processed,
+           rows, given, finish_reason, verdict,
+           rating, rated_turns, unrated_turns
     from counted join turns using (policy, prompt_id) join grades using (policy, prompt_id)
     order by policy, prompt_id
 """
 LARGE_TEXT_COUNTS = f"""
     with {TESTED}
     select pair, method, prompt_id, count(*) as tokens, count(*) filter (mismatch) as mismatches,
-           count(*) filter certified as certified
+           count(*) filter (certified) as certified
     from fused_tokens
     where pair = $pair and dataset = $dataset and prompt_id in (from tested)
           and writer = 'large' and in_answer
@@ -98,8 +101,9 @@ ESTIMATE_COUNTS = f"""
     with {TESTED}
     select pair, policy, prompt_id, count(*) as tokens,
            count(*) filter (called) as calls, count(*) filter (called and mismatch) as interventions,
-           count(*) filter (on_policy) as on_policy, count(*) filter certified as certified
-    from simulated_tokens where pair = $pair and dataset = $dataset and prompt_id in (from tested) and in_answer
+           count(*) filter (on_policy) as on_policy, count(*) filter (certified) as certified
+    from simulated_tokens
+    where pair = $pair and dataset = $dataset and prompt_id in (from tested) and in_answer
     group by all
 """
 STEP_COUNTS = """

@@ -25,7 +25,8 @@ def rolled_flops(settings: Settings, pair: str, counts: pl.DataFrame, shapes: di
     """
     members = settings.pairs[pair].roles()
     asked_T, reached_T, given_T, rows_T = (
-        counts[name].to_numpy() for name in ("large_prompt_tokens_processed", "large_tokens_processed", "given", "rows")
+        counts[name].to_numpy()
+        for name in ("large_prompt_tokens_processed", "large_tokens_processed", "given", "rows")
     )
     methods = {policy.name: settings.methods[policy.method] for policy in settings.policies_of(pair)}
     speaks = np.array([methods[name].definition.default_role for name in counts["policy"]])

@@ -36,7 +36,7 @@ def sql(
 
     Example: `fsgen sql queries/first_mismatches.sql --set pair=arith-23k-451k`
 
-    Example: `fsgen sql "select pair, avg(mismatch::int) from token_pairs where writer = 'large' group by pair"`
+    Example: `fsgen sql "select pair, avg(mismatch::int) from token_pairs group by pair"`
     """
     lookup_or_suggest(dict.fromkeys(FORMATS), format, "the formats")
     location = data if "://" in data else Path(data)

@@ -34,7 +34,7 @@ def run(
 ):
     """Run one combination without editing params.yaml, in runs/.
 
-    Example: `fsgen run --large data/embedded/base-451k --small data/embedded/base-23k --dataset arith --limit 32`
+    Example: `fsgen run --large data/embedded/base-87k --small data/embedded/base-23k --dataset arith`
     """
     from fsgen.cli import single_run
 

@@ -19,7 +19,15 @@ from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
 from fsgen.tables.schemas.collaboration import FUSED
 
-TEXT_COLUMNS = ["token_id", "in_answer", "from_template", "top_ids", "top_logits", "logsumexp", "max_outside_logit"]
+TEXT_COLUMNS = [
+    "token_id",
+    "in_answer",
+    "from_template",
+    "top_ids",
+    "top_logits",
+    "logsumexp",
+    "max_outside_logit",
+]
 
 
 class FusionInput(NamedTuple):
@@ -117,7 +125,9 @@ def _top_lists(readers: Mapping[str, pl.DataFrame]) -> fusion.TopLists:
         large_NK=parquet.pad_lists(large["top_logits"], -np.inf),
         small_NK=parquet.pad_lists(small["logits_at_partner_ids"], -np.inf),
         tuned_NK=None if tuned is None else parquet.pad_lists(tuned["logits_at_partner_ids"], -np.inf),
-        max_tuned_minus_small_outside_N=None if tuned is None else tuned["max_tuned_minus_small_outside"].to_numpy(),
+        max_tuned_minus_small_outside_N=None
+        if tuned is None
+        else tuned["max_tuned_minus_small_outside"].to_numpy(),
         outside_N=large["max_outside_logit"].to_numpy(),
     )
 

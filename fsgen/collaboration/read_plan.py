@@ -7,7 +7,7 @@ from fsgen.config.roles import LARGE, ROLES, SMALL
 
 
 def read_plan(methods: Mapping[str, Method]) -> dict[str, tuple[str, ...]]:
-    """Role of a text's writer to the roles whose logits are needed along that text, both in the order of ROLES.
+    """Writer of a text to the models whose logits are needed along it: roles, in the order of ROLES.
 
     A method is fused along the large model's text and, unless it drafts, along that of its default model.
     There its rule compares the models that it requires. Small and large read each other's texts in any case:

@@ -214,7 +214,9 @@ def _simulate_policy(
     may_call = pl.col("called") | (unproven if router.needs_fused_token else False)
     leaves = (may_call & (pl.col("mismatch") | unproven)).cast(pl.Int32)
     # the row at which the policy leaves the text is still one that it sees
-    return rows.with_columns(on_policy=(leaves.cum_sum() - leaves).over("prompt_id") == 0).select(ROUTED.names)
+    return rows.with_columns(on_policy=(leaves.cum_sum() - leaves).over("prompt_id") == 0).select(
+        ROUTED.names
+    )
 
 
 def _score(texts: _DumpedRecords, fits: Mapping[str, FittedRouter]) -> pl.DataFrame:

@@ -87,7 +87,9 @@ class Router(NamedTuple):
 
 
 ALWAYS = Router(needs=frozenset(), calls=True, fixed_counts=("calls",))
-NEVER = Router(needs=frozenset(), calls=False, fixed_counts=("calls", "interventions", "large_tokens_processed"))
+NEVER = Router(
+    needs=frozenset(), calls=False, fixed_counts=("calls", "interventions", "large_tokens_processed")
+)
 MAX_PROBABILITY = Router(score=max_probability, calls_below=True, default_threshold=0.5)
 MARGIN = Router(score=margin, calls_below=True, default_threshold=0.4)
 ENTROPY = Router(score=entropy)

@@ -72,7 +72,7 @@ def _keys_of(mapping: CommentedMap, renamed: dict[str, str], where: str) -> Iter
 
 
 def _router_rules(raw: CommentedMap, name: str) -> Iterator[Rename]:
-    """Renames of the rules of routers, of routers that have a rule's name, and of the policies that use these."""
+    """Renames of router rules, of routers that have a rule's name, and of the policies that use them."""
     routers = raw.get("routers")
     if not isinstance(routers, CommentedMap):
         return

@@ -1,4 +1,4 @@
-"""Keys and router rules of params.yaml that have another name since 0.2.0, and the refusal of the old ones."""
+"""Keys and router rules of params.yaml that were renamed in 0.2.0; their old names are refused."""
 
 from fsgen.errors import UserError
 

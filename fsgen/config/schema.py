@@ -63,7 +63,7 @@ class PairConfig:
     small: str
     """Name of a model: the one that writes."""
     tuned: str
-    """The small model after fine-tuning, which `proxy` needs; the small model's own name where there is none."""
+    """The small model after fine-tuning, for `proxy`; the small model's own name where there is none."""
     large: str
     """Name of a model: the one that is called."""
 

@@ -95,8 +95,8 @@ def check_methods(settings: Settings) -> None:
         alpha = method.parameters["alpha"] if method.definition.masked else 1.0
         if settings.dump.nats_below_top <= -math.log(alpha):
             raise UserError(
-                f"dump.nats_below_top {settings.dump.nats_below_top} should exceed -ln alpha = {-math.log(alpha):.3f} of "
-                f"methods.{name}."
+                f"dump.nats_below_top {settings.dump.nats_below_top} should exceed -ln alpha = "
+                f"{-math.log(alpha):.3f} of methods.{name}."
             )
 
 
@@ -118,7 +118,8 @@ def _check_dataset(name: str, entry: DatasetConfig) -> None:
         raise UserError(f"datasets.{name} should have max_new_tokens and limit above 0 and shots at least 0.")
     if not 0 < entry.calibration_share < 1:
         raise UserError(
-            f"datasets.{name}.calibration_share should be a share between 0 and 1, got {entry.calibration_share}."
+            f"datasets.{name}.calibration_share should be a share between 0 and 1, "
+            f"got {entry.calibration_share}."
         )
 
 

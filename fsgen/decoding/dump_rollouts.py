@@ -1,4 +1,4 @@
-"""The stage `dump_rollouts`: what every model of a pair predicts along policies' texts, for the report's explorer.
+"""The stage `dump_rollouts`: every model's top logits along policies' texts, for the report's explorer.
 
 Shape legend: L tokens of one text.
 """

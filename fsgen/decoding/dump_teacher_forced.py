@@ -44,13 +44,13 @@ class Reading(NamedTuple):
 
 
 def dump_large(settings: Settings, pair: str) -> None:
-    """The large model reads what the other models wrote, at their lists; writes data/teacher_forced/large/<pair>/."""
+    """Write data/teacher_forced/large/<pair>/: the large model scores the other models' texts at their lists."""
     writers = [writer for writer in read_plan(settings.methods_of(pair)) if writer != LARGE]
     _dump_reads(settings, pair, [Reading(writer, (LARGE,), uses_large_lists=False) for writer in writers])
 
 
 def dump_small(settings: Settings, pair: str) -> None:
-    """Small and tuned read the large model's text and their own, at its lists; writes data/teacher_forced/small/<pair>/.
+    """Write data/teacher_forced/small/<pair>/: small and tuned score all texts at the large model's lists.
 
     The large model's own text is read at the lists that it left there when it wrote.
     """

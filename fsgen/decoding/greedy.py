@@ -97,7 +97,7 @@ class _Texts:
         self.sequences = [TokenSequence([]) for _ in prompt_ids]
 
     def append(self, texts: np.ndarray, tokens: list[int]) -> list[list[int]]:
-        """Append a token to each of these texts; returns it and the template tokens after it, text by text."""
+        """Append a token to each of these texts; return it and the template tokens after it, by text."""
         lengths = [len(self.sequences[i].ids) for i in texts]
         for i, token in zip(texts, tokens, strict=True):
             self.sequences[i].ids.append(token)
@@ -105,7 +105,7 @@ class _Texts:
         return [self.sequences[i].ids[length:] for i, length in zip(texts, lengths, strict=True)]
 
     def _close_turns(self, texts: np.ndarray) -> None:
-        """End the turns that the last tokens have ended; texts whose turns have all ended write a tokens_after_stop."""
+        """End the turns that the last tokens ended; after the last turn a text goes on for tokens_after_stop."""
         open_texts = [i for i in texts if not self._is_finished(i)]
         prompt_ids = [self._prompt_ids[i] for i in open_texts]
         closed = self._stop_rule.close_finished_turns(prompt_ids, [self.sequences[i] for i in open_texts])
@@ -113,7 +113,7 @@ class _Texts:
             self.sequences[i] = text
 
     def go_on(self, texts: np.ndarray) -> np.ndarray:
-        """Whether each of these texts is written on: it has not ended, or its tokens_after_stop is not full."""
+        """Whether each of these texts goes on: it has not ended, or has not reached tokens_after_stop."""
         return np.array([not self._is_finished(i) or self._has_tail_left(self.sequences[i]) for i in texts])
 
     def _is_finished(self, i: int) -> bool:

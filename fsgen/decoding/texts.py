@@ -1,7 +1,7 @@
 """Texts as token sequences: where a turn ends, and what follows it.
 
 A text is one sequence of tokens after its prompt. It has one turn or several. Between two turns are the
-tokens of the user's next question with its template; the model does not choose them, and writes on after them.
+tokens of the user's next question with its template; the model does not choose these.
 
 Example: a conversation of two turns, with `>` for the tokens of the next question and `.` for an end token.
 

@@ -78,7 +78,9 @@ def _texts(
 ) -> dict[str, dict]:
     """Prompt to the tree of its texts, with the verdict on every policy's last turn."""
     where = f"pair = '{pair}' and dataset = '{dataset}'"
-    rolled = connection.sql(f"select * from rollout_tokens where {where} order by policy, prompt_id, pos").pl()
+    rolled = connection.sql(
+        f"select * from rollout_tokens where {where} order by policy, prompt_id, pos"
+    ).pl()
     graded = connection.sql(f"select * from policy_grades where {where} order by turn").pl()
     verdicts = {(p, i): v for p, i, v in graded.select("policy", "prompt_id", "verdict").iter_rows()}
     texts = {}
@@ -127,7 +129,9 @@ class _Tree:
     def add_text(self, rows: pl.DataFrame, method: str) -> list[int]:
         """Add a policy's text with its fused tokens; returns its nodes, the empty text first."""
         nodes = [0]
-        for token, fused, is_from_template in rows.select("token_id", "fused_id", "from_template").iter_rows():
+        for token, fused, is_from_template in rows.select(
+            "token_id", "fused_id", "from_template"
+        ).iter_rows():
             if not is_from_template:
                 self.fused.setdefault(method, {})[nodes[-1]] = fused
             nodes.append(self._child(nodes[-1], token))

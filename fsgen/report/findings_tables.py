@@ -89,7 +89,10 @@ def routers_against_random(run: KeptRun) -> str:
 
     def cell(dataset: str, pair: str, _entry: dict, policy: str) -> str:
         gain = run.comparisons[dataset][pair]["against_random"].get(policy)
-        return f"{percent_if_known(gain, 'accuracy_difference', 'accuracy_difference_')}, {gain['win_probability']:.3f}" if gain else "-"
+        if not gain:
+            return "-"
+        difference = percent_if_known(gain, "accuracy_difference", "accuracy_difference_")
+        return f"{difference}, {gain['win_probability']:.3f}"
 
     return _table_by_router(run, cell)
 
@@ -110,7 +113,8 @@ def drafting(run: KeptRun) -> str:
     for dataset, pair, _ in run.pairs():
         metrics = run.comparisons[dataset][pair]
         rates = [
-            percent_if_known(metrics["acceptance"].get(mode), "rate", "rate_") for mode in ("greedy", "sampled")
+            percent_if_known(metrics["acceptance"].get(mode), "rate", "rate_")
+            for mode in ("greedy", "sampled")
         ]
         lengths = [_length(metrics["accepted_length"].get(draft)) for draft in DRAFTS]
         rows.append([dataset, *rates, *lengths])

@@ -120,7 +120,8 @@ def _decision(chosen: dict[str, str]) -> pl.DataFrame:
     """The row of the token that a policy wrote at a position."""
     rows = lake.query(
         """select piece as written, default_piece as without_large, fused_piece as fused, called, mismatch,
-        entropy, score from rollout_pieces where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
+        entropy, score from rollout_pieces
+        where pair = getvariable('pair') and prompt_id = getvariable('prompt_id')
         and policy = getvariable('policy') and pos = getvariable('pos')::int""",
         values=chosen,
     )
@@ -148,8 +149,8 @@ def _top_lists(chosen: dict[str, str]) -> pl.DataFrame:
     )
     if not len(rows):
         raise UserError(
-            f"No model looked closely at '{chosen['prompt_id']}'; raise report.explorer_prompts and run 'dvc repro' "
-            "to see it."
+            f"There are no logits of '{chosen['prompt_id']}'; raise report.explorer_prompts and run "
+            "'dvc repro' to see them."
         )
     return rows
 

@@ -1,4 +1,4 @@
-"""Views and columns that have another name since 0.2.0: old name to new names, one for each place of the old one."""
+"""Views and columns that were renamed in 0.2.0: old name to new names, which may differ by view."""
 
 VIEWS = {
     "acceptance": ("acceptance_rates",),

@@ -88,8 +88,12 @@ def _views_of(
 
 VIEWS = {
     "prompts": View("every prompt with its gold answer", "prompts/*.parquet", {"dataset": -1}, tasks.PROMPTS),
-    "generated_tokens": View("tokens that a model generated alone", "dumps/*/*/tokens-*.parquet", _MODEL, dumps.TOKENS),
-    "generated_texts": View("texts that a model generated alone", "dumps/*/*/texts-*.parquet", _MODEL, dumps.TEXTS),
+    "generated_tokens": View(
+        "tokens that a model generated alone", "dumps/*/*/tokens-*.parquet", _MODEL, dumps.TOKENS
+    ),
+    "generated_texts": View(
+        "texts that a model generated alone", "dumps/*/*/texts-*.parquet", _MODEL, dumps.TEXTS
+    ),
     "teacher_forced": View(
         "scores of a pair's models (reader) along texts that another or the same one wrote (writer)",
         "teacher_forced/*/*/*/reads-*.parquet",
@@ -97,10 +101,16 @@ VIEWS = {
         dumps.READS,
     ),
     "fused_tokens": View(
-        "every method's token at every dumped position", "fused/*/*/fused-*.parquet", _PAIR, collaboration.FUSED
+        "every method's token at every dumped position",
+        "fused/*/*/fused-*.parquet",
+        _PAIR,
+        collaboration.FUSED,
     ),
     "simulated_tokens": View(
-        "calls of simulated policies along dumped texts (off-policy)", "routes/*/*/routed-*.parquet", _PAIR, collaboration.ROUTED
+        "calls of simulated policies along dumped texts (off-policy)",
+        "routes/*/*/routed-*.parquet",
+        _PAIR,
+        collaboration.ROUTED,
     ),
     "rollout_tokens": View(
         "tokens that policies generated", "rollouts/*/*/tokens-*.parquet", _PAIR, dumps.ROLLED
@@ -108,7 +118,9 @@ VIEWS = {
     "rollout_texts": View(
         "texts that policies generated", "rollouts/*/*/texts-*.parquet", _PAIR, dumps.ROLLED_TEXTS
     ),
-    "model_steps": View("tokens that each model processed in a rollout", "rollouts/*/*/steps-*.parquet", _PAIR, dumps.STEPS),
+    "model_steps": View(
+        "tokens that each model processed in a rollout", "rollouts/*/*/steps-*.parquet", _PAIR, dumps.STEPS
+    ),
     "model_grades": View(
         "verdicts on models alone",
         "graded/models/*/*.parquet",
@@ -133,7 +145,10 @@ VIEWS = {
     "models": View("every model with its sizes", "catalogue/models.parquet", {}, catalogue.MODELS),
     "pairs": View("the models of every pair by role", "catalogue/pairs.parquet", {}, catalogue.PAIRS),
     "policies": View(
-        "every policy of every pair with its method, router and budget", "catalogue/policies.parquet", {}, catalogue.POLICIES
+        "every policy of every pair with its method, router and budget",
+        "catalogue/policies.parquet",
+        {},
+        catalogue.POLICIES,
     ),
     "rollout_logits": View(
         "top logits of all models of a pair along some policies' texts",
@@ -186,8 +201,9 @@ JOINED = {
             union all
             select pair, dataset, writer, prompt_id, turn, pos, top_ids, max_logit, logsumexp, entropy
             from teacher_forced where writer = 'small' and reader = 'large'
-        ), both as (
-            select s.pair, s.dataset, s.prompt_id, s.turn, s.pos, s.writer, s.in_answer, s.from_template, s.token_id,
+        ), joined as (
+            select s.pair, s.dataset, s.prompt_id, s.turn, s.pos, s.writer, s.in_answer, s.from_template,
+                   s.token_id,
                    s.top_ids[1] as small_id, exp(s.max_logit - s.logsumexp) as small_probability,
                    s.entropy as small_entropy,
                    l.top_ids[1] as large_id, exp(l.max_logit - l.logsumexp) as large_probability,
@@ -200,7 +216,7 @@ JOINED = {
                small_id, by_small.piece as small_piece, small_probability, small_entropy,
                large_id, by_large.piece as large_piece, large_probability, large_entropy,
                small_id <> large_id as mismatch
-        from both join pairs using (pair, dataset)
+        from joined join pairs using (pair, dataset)
         join vocabulary here using (model, token_id)
         join vocabulary by_small on by_small.model = pairs.model and by_small.token_id = small_id
         join vocabulary by_large on by_large.model = pairs.model and by_large.token_id = large_id

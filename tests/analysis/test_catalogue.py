@@ -61,7 +61,7 @@ def test_pairs_have_a_row_a_dataset_and_role(tiny_world, monkeypatch):
             "pair": pair,
             "role": role,
             "model": role,
-            "parameters": sizes[role],
+            "non_embedding_parameters": sizes[role],
             "total_parameters": sizes[role] + 90,
             "size_ratio": pytest.approx(7.0),
         }
@@ -120,7 +120,7 @@ def test_a_second_run_leaves_the_same_bytes(tiny_world):
 
 
 def test_both_sides_can_be_asked_before_a_rollout_exists(tiny_world):
-    """Teacher forcing is all that `sides` needs beside the catalogue and the vocabularies."""
+    """Teacher forcing is all that `token_pairs` needs beside the catalogue and the vocabularies."""
     catalogue.write_catalogue(tiny_world)
     for name in tiny_world.models:
         vocabulary.write_vocabulary(tiny_world, name)
@@ -128,7 +128,9 @@ def test_both_sides_can_be_asked_before_a_rollout_exists(tiny_world):
     for stage in (dump_teacher_forced.dump_large, dump_teacher_forced.dump_small, fuse.fuse_pair):
         stage(tiny_world, "duo")
 
-    sides = lake.query("select writer, count(*) as tokens, avg(mismatch::int) as m from token_pairs group by all")
+    sides = lake.query(
+        "select writer, count(*) as tokens, avg(mismatch::int) as m from token_pairs group by all"
+    )
     positions = lake.query("select count(*) from fused_tokens where method = 'oracle'").item()
 
     assert not Path("data/rollouts").exists()

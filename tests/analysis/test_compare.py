@@ -46,14 +46,14 @@ def test_budgets_in_the_metrics_are_recounted_call_ratios(compared):
     """Target beside what test prompts came to, for every policy with a budget."""
     loaded, metrics = compared
     counted = lake.query(
-        f"select policy, avg(called::int) as share from rollout_tokens where in_answer and {TESTS} group by policy"
+        f"select policy, avg(called::int) as share from rollout_tokens where in_answer and {TESTS} group by all"
     )
     shares = dict(counted.iter_rows())
 
     assert set(metrics["budgets"]) == {p.name for p in loaded.policies if p.budget is not None}
     for name, found in metrics["budgets"].items():
-        assert found["x"] == pytest.approx(shares[name], abs=1e-6)
-        assert found["x_low"] <= found["x"] <= found["x_high"]
+        assert found["value"] == pytest.approx(shares[name], abs=1e-6)
+        assert found["low"] <= found["value"] <= found["high"]
 
 
 def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
@@ -66,7 +66,7 @@ def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
            from divergences f join rollout_tokens r using (policy, prompt_id, pos)"""
     )
 
-    assert len(forks) == len(table("forks")) > 0
+    assert len(forks) == len(table("divergences")) > 0
     assert forks["mismatch"].all()
     assert not forks["called"].any()
     assert forks["is_same"].all()
@@ -75,17 +75,18 @@ def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
 
 def test_policies_that_never_leave_have_no_fork_and_never_forks_at_its_first_mismatch(compared):
     """`always` is what forks are measured against; `perfect` without a budget writes the same text."""
-    policies = set(table("forks")["policy"])
+    policies = set(table("divergences")["policy"])
 
     assert not {p for p in policies if p.endswith(("+always", "+perfect"))}
     assert "oracle+never" in policies
 
 
 def test_the_estimate_is_exact_for_as_long_as_the_policy_stays_on_the_dumped_text(compared):
-    """Where `routed` says on_policy, rollout and estimate agree on the call; and some texts are left."""
+    """Where `simulated_tokens` says on_policy, both agree on the call; and some texts are left."""
     both = lake.query(
         f"""select on_policy, avg((a.called = b.called)::int) as agree, count(*) as n
-            from simulated_tokens a left join rollout_tokens b using (policy, prompt_id, pos) where {TESTS} group by on_policy"""
+            from simulated_tokens a left join rollout_tokens b using (policy, prompt_id, pos)
+            where {TESTS} group by on_policy"""
     )
     agree = {row["on_policy"]: row["agree"] for row in both.iter_rows(named=True)}
 
@@ -153,7 +154,7 @@ def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
     told = [(policy, "p", *row) for policy, rows in stories.items() for row in rows]
     routed = pl.DataFrame(told, schema=names, orient="row").cast(flags)
     with duckdb.connect() as tables:
-        tables.register("routed", routed)
+        tables.register("simulated_tokens", routed)
         found = tables.sql(compare.KEPT.format(here="true", knowing=["e+knowing"])).pl()
 
     assert found.select("policy", "kept", "is_left").rows() == [
@@ -166,12 +167,12 @@ def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
 
 
 def texts_of(tokens: dict[str, list], turns: dict[str, list]) -> pl.DataFrame:
-    """What TEXTS makes of rows of `rolled` (token, in_answer) and of `graded` (extracted, rating)."""
+    """What TEXTS makes of `rollout_tokens` (token, in_answer) and `policy_grades` (extracted, rating)."""
     names = {"policy": pl.String, "prompt_id": pl.String}
     columns = {"pos": pl.Int32, "token_id": pl.Int32, "in_answer": pl.Boolean}
     verdicts = {"turn": pl.Int32, "extracted": pl.String, "rating": pl.Float32}
     with duckdb.connect() as tables:
-        for view, told, schema in (("rolled", tokens, columns), ("graded", turns, verdicts)):
+        for view, told, schema in (("rollout_tokens", tokens, columns), ("policy_grades", turns, verdicts)):
             rows = [(policy, "p", i, *row) for policy, own in told.items() for i, row in enumerate(own)]
             frame = pl.DataFrame(rows, schema=names | schema, orient="row")
             tables.register(view, frame.with_columns(entropy=pl.lit(0.5)))
@@ -191,7 +192,7 @@ def test_a_fork_in_a_later_turn_stands_where_its_row_does():
         "oracle+always": [(1, True), *given, (2, True), (3, True)],
         "oracle+never": [(1, True), *given, (2, True), (4, True)],
     }
-    (fork,) = divergence.fork_rows(texts_of(tokens, {name: [("5", None)] for name in tokens}), KNOWN)
+    (fork,) = divergence.divergence_rows(texts_of(tokens, {name: [("5", None)] for name in tokens}), KNOWN)
 
     assert (fork["policy"], fork["pos"], fork["token_ids"]) == ("oracle+never", 4, [1, 2, 4])
     assert fork["same_answer"]
@@ -210,7 +211,7 @@ def test_a_fork_in_a_later_turn_stands_where_its_row_does():
 def test_answers_are_the_same_where_they_are_spelt_alike_and_ratings_are_no_answers(turns, expected):
     """Both have one, or null; two conversations that a judge rates alike need not say the same."""
     tokens = {"oracle+always": [(1, True)], "oracle+never": [(2, True)]}
-    (fork,) = divergence.fork_rows(texts_of(tokens, dict(zip(tokens, turns, strict=True))), KNOWN)
+    (fork,) = divergence.divergence_rows(texts_of(tokens, dict(zip(tokens, turns, strict=True))), KNOWN)
 
     assert fork["same_answer"] is expected
 
@@ -218,13 +219,13 @@ def test_answers_are_the_same_where_they_are_spelt_alike_and_ratings_are_no_answ
 def test_forks_may_begin_with_any_number_of_nulls(compared, monkeypatch):
     """A hundred texts that never come together again, and have no answer, before one that does."""
     loaded, _ = compared
-    (first, *rest) = table("forks").with_columns(token_ids=pl.lit([1])).to_dicts()
-    alone = first | {"back_after": None, "same_answer": None}
-    found = first | {"back_after": 3, "same_answer": True}
-    monkeypatch.setattr(divergence, "fork_rows", lambda *_: [*[alone] * 120, found, *rest])
+    (first, *rest) = table("divergences").with_columns(token_ids=pl.lit([1])).to_dicts()
+    alone = first | {"tokens_to_reconverge": None, "same_answer": None}
+    found = first | {"tokens_to_reconverge": 3, "same_answer": True}
+    monkeypatch.setattr(divergence, "divergence_rows", lambda *_: [*[alone] * 120, found, *rest])
 
-    forks = compare.compare_pair(loaded, "duo", "toy")["forks"]
-    assert [fork["back_after"] for fork in forks[119:121]] == [None, 3]
+    forks = compare.compare_pair(loaded, "duo", "toy")["divergences"]
+    assert [fork["tokens_to_reconverge"] for fork in forks[119:121]] == [None, 3]
 
 
 def test_one_prompt_can_be_told(tmp_path, monkeypatch):
@@ -232,7 +233,7 @@ def test_one_prompt_can_be_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = pl.DataFrame({"mismatch": [False] * 7 + [True]}).with_columns(prompt_id=pl.lit("p"), turn=1)
     drafts, speedups = drafting.drafting_tables(rows, 0.1, seed=1)
-    told = {name: [] for name in TABLES} | {"drafts": [{"pair": "duo"} | row for row in drafts]}
+    told = {name: [] for name in TABLES} | {"accepted_lengths": [{"pair": "duo"} | row for row in drafts]}
     path = files.write_metrics("comparisons", compare.summarise(told, compare.group_routers({})))
 
     lengths = json.loads(path.read_text())["duo"]["accepted_length"]
@@ -251,7 +252,7 @@ def test_survival_starts_at_one_and_falls(compared):
 
 def test_drafting_agrees_with_the_policies_of_params(compared):
     """Tokens per pass at K is tokens over large_forward_passes of speculative@K."""
-    drafts = dict(table("drafts").select("draft", "tokens_per_pass").iter_rows())
+    drafts = dict(table("accepted_lengths").select("draft_length", "tokens_per_pass").iter_rows())
     totals = (
         parquet.read("data/counts/toy/policies.parquet").group_by("policy").agg(pl.sum("tokens", "calls"))
     )
@@ -298,7 +299,7 @@ def test_no_router_can_be_fitted_on_test_prompts(compared):
 def test_the_measured_pace_decides_the_speed_up(compared):
     """With a free drafter and free verification it is tokens per pass; both models' steps take time here."""
     loaded, _ = compared
-    drafts = dict(table("drafts").select("draft", "tokens_per_pass").iter_rows())
+    drafts = dict(table("accepted_lengths").select("draft_length", "tokens_per_pass").iter_rows())
     free = step_times.speed_ups(
         loaded, "duo", "toy", step_times.StepTimes(0.0, 1.0, dict.fromkeys((1, 3, 5, 8), 1.0))
     )

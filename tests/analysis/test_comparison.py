@@ -44,7 +44,11 @@ def counts_of(prompts: int = 60, seed: int = 0) -> pl.DataFrame:
         calls_P = rng.binomial(tokens_P, call_ratio)
         for i in range(prompts):
             verdict = "right" if luck_P[i] < accuracy else "wrong"
-            spent = {"calls": calls_P[i], "large_tokens_processed": 2 * calls_P[i], "flops": 1e6 * calls_P[i] + 5e6}
+            spent = {
+                "calls": calls_P[i],
+                "large_tokens_processed": 2 * calls_P[i],
+                "flops": 1e6 * calls_P[i] + 5e6,
+            }
             rows.append(
                 {"policy": name, "prompt_id": f"p{i:02d}", "tokens": tokens_P[i], "verdict": verdict, **spent}
             )
@@ -54,20 +58,22 @@ def counts_of(prompts: int = 60, seed: int = 0) -> pl.DataFrame:
 def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
     """Ratios of sums and a share, with the intervals of fsgen.analysis.intervals."""
     counts = counts_of()
-    rows = {(r["policy"], r["axis"]): r for r in frontiers.frontier_rows(counts, KNOWN, FIXED, seed=3)}
+    rows = {(r["policy"], r["cost_axis"]): r for r in frontiers.frontier_rows(counts, KNOWN, FIXED, seed=3)}
     own = counts.filter(policy="oracle+entropy@10")
     row = rows["oracle+entropy@10", "call_ratio"]
 
     assert set(rows) == {(name, axis) for name in KNOWN for axis in AXES}
-    assert (row["x"], row["x_low"], row["x_high"]) == intervals.ratio(own["calls"], own["tokens"], seed=3)
+    assert (row["cost"], row["cost_low"], row["cost_high"]) == intervals.ratio(
+        own["calls"], own["tokens"], seed=3
+    )
     right = int((own["verdict"] == "right").sum())
-    assert (row["accuracy"], row["low"], row["high"]) == intervals.wilson(right, 60)
+    assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == intervals.wilson(right, 60)
     assert (row["method"], row["router"], row["budget"]) == ("oracle", "entropy", 0.1)
-    assert rows["oracle+entropy@10", "large_tokens_processed"]["x"] == pytest.approx(2 * row["x"])
-    assert rows["oracle+entropy@10", "flops"]["x"] == pytest.approx(own["flops"].mean())
+    assert rows["oracle+entropy@10", "large_tokens_processed"]["cost"] == pytest.approx(2 * row["cost"])
+    assert rows["oracle+entropy@10", "flops"]["cost"] == pytest.approx(own["flops"].mean())
     for name, share in (("oracle+always", 1.0), ("oracle+never", 0.0)):  # on whatever prompts
         fixed = rows[name, "call_ratio"]
-        assert (fixed["x"], fixed["x_low"], fixed["x_high"]) == (share, share, share)
+        assert (fixed["cost"], fixed["cost_low"], fixed["cost_high"]) == (share, share, share)
 
 
 @pytest.mark.long
@@ -75,7 +81,7 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
     """Value, and every replicate's sign, by numpy's interp on explicitly resampled prompts."""
     counts = counts_of()
     found = {
-        (d["router"], d["rival"], d["budget"]): d
+        (d["router"], d["other_router"], d["call_ratio"]): d
         for d in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=3)
     }
     wide = {name: own.sort("prompt_id") for (name,), own in counts.group_by("policy")}
@@ -97,10 +103,10 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
         gaps_B = np.array([gap(weight_P, at) for weight_P in weights_BP])
         row = found["entropy", "random", at]
 
-        assert row["difference"] == pytest.approx(gap(np.ones(60), at))
-        assert row["probability"] == pytest.approx((gaps_B > 0).mean() + (gaps_B == 0).mean() / 2)
-        assert row["low"] == pytest.approx(np.quantile(gaps_B, 0.025), abs=0.03)
-        assert row["high"] == pytest.approx(np.quantile(gaps_B, 0.975), abs=0.03)
+        assert row["accuracy_difference"] == pytest.approx(gap(np.ones(60), at))
+        assert row["win_probability"] == pytest.approx((gaps_B > 0).mean() + (gaps_B == 0).mean() / 2)
+        assert row["accuracy_difference_low"] == pytest.approx(np.quantile(gaps_B, 0.025), abs=0.03)
+        assert row["accuracy_difference_high"] == pytest.approx(np.quantile(gaps_B, 0.975), abs=0.03)
     assert set(found) == {
         (a, b, g) for a, b in (("entropy", "random"), ("random", "entropy")) for g in (0.1, 0.3)
     }
@@ -109,13 +115,14 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
 def test_a_duel_turned_around_is_its_own_mirror():
     """Differences change sign, ends change places, probabilities add up to one."""
     duels = frontiers.router_comparison_rows(counts_of(), KNOWN, FIXED, seed=1)
-    rows = {(duel["router"], duel["budget"]): duel for duel in duels}
+    rows = {(duel["router"], duel["call_ratio"]): duel for duel in duels}
 
     for budget in (0.1, 0.3):
         one, other = rows["entropy", budget], rows["random", budget]
-        assert one["difference"] == -other["difference"]
-        assert (one["low"], one["high"]) == (-other["high"], -other["low"])
-        assert one["probability"] + other["probability"] == 1
+        assert one["accuracy_difference"] == -other["accuracy_difference"]
+        ends = one["accuracy_difference_low"], one["accuracy_difference_high"]
+        assert ends == (-other["accuracy_difference_high"], -other["accuracy_difference_low"])
+        assert one["win_probability"] + other["win_probability"] == 1
 
 
 def test_a_router_against_its_like_wins_half_the_time():
@@ -128,8 +135,8 @@ def test_a_router_against_its_like_wins_half_the_time():
 
     assert len(rows) == 4
     for row in rows:
-        assert (row["difference"], row["probability"]) == (0, 0.5)
-        assert -0.1 < row["low"] < 0 < row["high"] < 0.1
+        assert (row["accuracy_difference"], row["win_probability"]) == (0, 0.5)
+        assert -0.1 < row["accuracy_difference_low"] < 0 < row["accuracy_difference_high"] < 0.1
 
 
 @pytest.mark.filterwarnings("error")
@@ -138,13 +145,15 @@ def test_one_prompt_leaves_a_duel_open():
     rows = [*frontiers.router_comparison_rows(counts_of(1), KNOWN, FIXED, seed=1)]
 
     assert rows
-    assert {(row["low"], row["high"]) for row in rows} == {(-1.0, 1.0)}
+    assert {(row["accuracy_difference_low"], row["accuracy_difference_high"]) for row in rows} == {
+        (-1.0, 1.0)
+    }
 
 
 def test_beyond_its_ends_a_frontier_says_nothing():
     """Without `never` and `always`, a budget that no policy reaches has no duel."""
     counts = counts_of().filter(~pl.col("policy").is_in(["oracle+never", "oracle+always"]))
-    budgets = {row["budget"] for row in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=1)}
+    budgets = {row["call_ratio"] for row in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=1)}
     called = counts.filter(pl.col("policy").str.ends_with("@10"))
     most = max(own["calls"].sum() / own["tokens"].sum() for _, own in called.group_by("policy"))
 
@@ -215,7 +224,7 @@ def forks_of(rows: list[tuple], lengths: dict[str, int] | None = None) -> dict[s
         }
         for name, prompt_id, ids, answer in rows
     ]
-    return {row["policy"]: row for row in divergence.fork_rows(pl.DataFrame(texts), KNOWN)}
+    return {row["policy"]: row for row in divergence.divergence_rows(pl.DataFrame(texts), KNOWN)}
 
 
 def test_an_answer_that_begins_another_forks_where_the_text_does():
@@ -232,7 +241,7 @@ def test_an_answer_that_begins_another_forks_where_the_text_does():
     assert set(within) == {"oracle+entropy@10"}
     assert (within["oracle+entropy@10"]["pos"], within["oracle+entropy@10"]["entropy"]) == (2, 1.0)
     assert within["oracle+entropy@10"]["token_ids"] == [1, 2, 4]
-    assert {policy: (fork["pos"], fork["back_after"]) for policy, fork in beyond.items()} == {
+    assert {policy: (fork["pos"], fork["tokens_to_reconverge"]) for policy, fork in beyond.items()} == {
         "oracle+never": (2, None),
         "oracle+entropy@10": (2, 0),
     }
@@ -250,14 +259,17 @@ def test_a_fork_is_the_first_token_that_always_says_otherwise():
 
     assert set(found) == {"oracle+never", "oracle+entropy@30"}
     assert (found["oracle+never"]["pos"], found["oracle+never"]["entropy"]) == (1, 0.0)
-    assert (found["oracle+never"]["back_after"], found["oracle+never"]["same_answer"]) == (1, True)
-    assert (found["oracle+entropy@30"]["pos"], found["oracle+entropy@30"]["back_after"]) == (2, None)
+    assert (found["oracle+never"]["tokens_to_reconverge"], found["oracle+never"]["same_answer"]) == (1, True)
+    assert (found["oracle+entropy@30"]["pos"], found["oracle+entropy@30"]["tokens_to_reconverge"]) == (
+        2,
+        None,
+    )
     assert found["oracle+entropy@30"]["same_answer"] is None
 
 
 def test_reunions_are_counted_by_entropy_and_by_router_and_equal_texts_once():
     """Shares of hand-made forks; two policies with the same text make one event for `all`."""
-    columns = ("router", "prompt_id", "entropy", "back_after", "same_answer", "token_ids")
+    columns = ("router", "prompt_id", "entropy", "tokens_to_reconverge", "same_answer", "token_ids")
     told = [
         ("a", "p", 0.1, 3, True, [1]),
         ("b", "p", 0.1, 3, True, [1]),
@@ -267,17 +279,17 @@ def test_reunions_are_counted_by_entropy_and_by_router_and_equal_texts_once():
     forks = pl.DataFrame(told, schema=columns, orient="row")
     forks = forks.with_columns(method=pl.lit("oracle"), policy=pl.lit("x"))
     rows = {
-        (r["router"], r["entropy_low"], r["within"]): r for r in divergence.reconvergence_rows(forks, seed=1)
+        (r["router"], r["entropy_low"], r["window"]): r for r in divergence.reconvergence_rows(forks, seed=1)
     }
 
     assert {key[:2] for key in rows} == {("a", 0.0), ("b", 0.0), ("all", 0.0), ("all", 2.0)}
-    assert (rows["a", 0.0, 4]["events"], rows["a", 0.0, 4]["share"]) == (3, pytest.approx(1 / 3))
-    assert rows["a", 0.0, 16]["share"] == pytest.approx(2 / 3)
+    assert (rows["a", 0.0, 4]["events"], rows["a", 0.0, 4]["reconverged_share"]) == (3, pytest.approx(1 / 3))
+    assert rows["a", 0.0, 16]["reconverged_share"] == pytest.approx(2 / 3)
     assert rows["a", 0.0, 16]["same_answer"] == 0.5
-    assert (rows["all", 0.0, 4]["events"], rows["all", 0.0, 4]["share"]) == (2, 0.5)
-    assert (rows["all", 2.0, 4]["share"], rows["all", 2.0, 16]["share"]) == (0, 1)
+    assert (rows["all", 0.0, 4]["events"], rows["all", 0.0, 4]["reconverged_share"]) == (2, 0.5)
+    assert (rows["all", 2.0, 4]["reconverged_share"], rows["all", 2.0, 16]["reconverged_share"]) == (0, 1)
     for row in rows.values():
-        assert row["low"] <= row["share"] <= row["high"]
+        assert row["reconverged_share_low"] <= row["reconverged_share"] <= row["reconverged_share_high"]
 
 
 mismatches = st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=5)
@@ -338,13 +350,13 @@ def test_drafting_without_spread_lies_between_what_a_round_can_do(prompts, is_mi
 def test_what_nothing_bounds_is_null():
     """One prompt says nothing of what the next will cost; its call ratio is a share."""
     rows = [*frontiers.frontier_rows(counts_of(1), KNOWN, FIXED, seed=3)]
-    ends = {(row["policy"], row["axis"]): (row["x_low"], row["x_high"]) for row in rows}
+    ends = {(row["policy"], row["cost_axis"]): (row["cost_low"], row["cost_high"]) for row in rows}
 
     routed = [name for name in KNOWN if name not in ("oracle+always", "oracle+never")]  # which fix it
     assert {ends[name, "call_ratio"] for name in routed} == {(0.0, 1.0)}
     assert {ends[name, "flops"] for name in KNOWN} == {(None, None)}
     assert ends["oracle+always", "large_tokens_processed"] == (None, None)  # two a token
-    assert all(np.isfinite(row["x"]) for row in rows)
+    assert all(np.isfinite(row["cost"]) for row in rows)
 
 
 def test_acceptance_is_one_less_mismatches_and_lies_in_the_certified_bounds():
@@ -362,7 +374,7 @@ def test_acceptance_is_one_less_mismatches_and_lies_in_the_certified_bounds():
     )
     greedy, sampled = drafting.acceptance_rows(rows, seed=2)
 
-    assert greedy["value"] == greedy["value_high"] == pytest.approx(1 - rows["mismatch"].mean())
-    assert sampled["value"] == pytest.approx(low_N.mean())
-    assert sampled["value_high"] == pytest.approx(low_N.mean() + 0.05)
-    assert sampled["low"] < sampled["value"] < sampled["value_high"] < sampled["high"]
+    assert greedy["rate"] == greedy["rate_upper"] == pytest.approx(1 - rows["mismatch"].mean())
+    assert sampled["rate"] == pytest.approx(low_N.mean())
+    assert sampled["rate_upper"] == pytest.approx(low_N.mean() + 0.05)
+    assert sampled["rate_low"] < sampled["rate"] < sampled["rate_upper"] < sampled["rate_high"]

@@ -71,12 +71,12 @@ def position_flops(role: str, index: int) -> int:
 
 def drafted(turns: list[dict], rows: dict[int, list[bool]], draft: int) -> dict:
     """Costs of drafting a conversation, position by position; `rows`: turn -> where the models differ."""
-    told = {"passes": 0, "positions": 0, "prompt_positions": 0, "flops": 0}
+    told = {"forward_passes": 0, "tokens_processed": 0, "prompt_tokens_processed": 0, "flops": 0}
     past = 0  # tokens of the sequence before the turn
     for turn in turns:
         differs, begin = rows[turn["turn"]], past + turn["prompt_tokens"]
         asked = range(max(0, past - 1), begin - 1)
-        told["prompt_positions"] += len(asked)
+        told["prompt_tokens_processed"] += len(asked)
         told["flops"] += sum(position_flops(role, i) for role in ("small", "large") for i in asked)
         at = 0
         while at < len(differs):
@@ -87,8 +87,8 @@ def drafted(turns: list[dict], rows: dict[int, list[bool]], draft: int) -> dict:
             at += accepted + 1
             catches_up = accepted == len(tried) and at < len(differs)
             by_small = range(first, first + len(tried) + catches_up)
-            told["passes"] += 1
-            told["positions"] += len(verified)
+            told["forward_passes"] += 1
+            told["tokens_processed"] += len(verified)
             told["flops"] += sum(position_flops("large", i) for i in verified)
             told["flops"] += sum(position_flops("small", i) for i in by_small)
         past = begin + len(differs)
@@ -109,7 +109,7 @@ def test_tallies_of_drafting_equal_a_plain_loop(world, numbers, draft):
         own = fused.filter(prompt_id=row["prompt_id"]).sort("pos")
         rows = dict(own.group_by("turn").agg("mismatch").iter_rows())
         told = drafted(turns.filter(prompt_id=row["prompt_id"]).to_dicts(), rows, draft)
-        for name in ("passes", "positions", "prompt_positions"):
+        for name in ("forward_passes", "tokens_processed", "prompt_tokens_processed"):
             assert row[f"large_{name}"] == told[name]
         assert row["flops"] == pytest.approx(told["flops"], rel=1e-12)
 
@@ -129,7 +129,12 @@ def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
         told = numbers["pairs"]["duo"]["policies"][policy]
 
         assert told["flops"] == pytest.approx(spent.sum())
-        assert told["large_forward_passes"] == told["large_tokens_processed"] == told["large_prompt_tokens_processed"] == 0
+        assert (
+            told["large_forward_passes"]
+            == told["large_tokens_processed"]
+            == told["large_prompt_tokens_processed"]
+            == 0
+        )
 
 
 def test_identities_hold_between_policies_and_models(world, numbers):
@@ -156,7 +161,9 @@ def test_identities_hold_between_policies_and_models(world, numbers):
     assert {pair["cof"][m]["counted_on"] for m in ("contrastive", "average", "proxy")} == {"rollout"}
     assert pair["cof_on_large_text"]["oracle"]["certified_share"] == 1.0
     assert set(pair["cof_authors"]) == {"proxy"}
-    assert policies["speculative@1"]["large_forward_passes"] >= policies["speculative@5"]["large_forward_passes"]
+    assert (
+        policies["speculative@1"]["large_forward_passes"] >= policies["speculative@5"]["large_forward_passes"]
+    )
     if not world.until.turn_separators:  # whose answers to sums are all wrong
         assert any(0 < model["accuracy"] < 1 for model in models.values())
 
@@ -232,16 +239,21 @@ def test_every_view_answers_and_knows_where_its_rows_come_from(world, numbers):
         for column, expected in (("pair", "duo"), ("dataset", "toy")):
             assert column not in rows.columns or set(rows[column]) == {expected}
     cof = lake.query(
-        "select avg(mismatch::int) from fused_tokens where method = 'oracle' and writer = 'large' and in_answer"
+        "select avg(mismatch::int) from fused_tokens "
+        "where method = 'oracle' and writer = 'large' and in_answer"
     )
-    tests = lake.query("select sum(mismatches) / sum(tokens) from policy_results where policy = 'oracle+always'")
+    tests = lake.query(
+        "select sum(mismatches) / sum(tokens) from policy_results where policy = 'oracle+always'"
+    )
     assert 0 < cof.item() < 1
     assert round(tests.item(), 6) == numbers["pairs"]["duo"]["cof"]["oracle"]["value"]
 
 
 def test_a_broken_query_is_one_sentence(world, numbers):
     """DuckDB's first line, and the views there are."""
-    with pytest.raises(UserError, match=r"^The query failed: .*nothing.*\(known views: prompts, solo"):
+    with pytest.raises(
+        UserError, match=r"^The query failed: .*nothing.*\(known views: prompts, generated_tokens"
+    ):
         lake.query("select * from nothing")
 
 
@@ -254,7 +266,8 @@ def fsgen(*words: str) -> subprocess.CompletedProcess:
 def test_the_command_line_speaks_to_people_and_programs(world, numbers):
     """Tables, CSV, JSON; columns with their sentences; errors as one line and exit code 1."""
     query = (
-        "select policy, sum(tokens)::int tokens from policy_results where policy like 'spec%' group by 1 order by 1"
+        "select policy, sum(tokens)::int tokens from policy_results where policy like 'spec%' "
+        "group by 1 order by 1"
     )
     expected = (
         pl.read_parquet("data/counts/toy/policies.parquet").filter(policy="speculative@1")["tokens"].sum()
@@ -264,8 +277,8 @@ def test_the_command_line_speaks_to_people_and_programs(world, numbers):
     assert csv[:2] == ["policy,tokens", f"speculative@1,{expected}"]
     assert json.loads(fsgen("sql", "--format", "json", query).stdout)[0]["tokens"] == expected
     assert "speculative@5" in fsgen("sql", query).stdout
-    assert "every method at every dumped position" in fsgen("tables").stdout
-    assert "whether fused_id differs from default_id" in fsgen("tables", "fused").stdout
+    assert "every method's token at every dumped position" in fsgen("tables").stdout
+    assert "whether fused_id differs from default_id" in fsgen("tables", "fused_tokens").stdout
     assert "| duo |" in fsgen("summary").stdout
     assert "1 pairs" in fsgen("check").stdout
     assert "top_ids" in fsgen("sql", "--format", "csv", "select * from generated_tokens limit 1;").stdout

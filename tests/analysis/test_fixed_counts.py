@@ -54,11 +54,11 @@ def test_another_name_of_a_constant_router_changes_no_number(renamed, name, plai
         assert numbers[name] == numbers[plain]
     told = evaluated["policies"][name]
     assert told["call_ratio_low"] == told["call_ratio"] == told["call_ratio_high"]
-    for table in ("frontier", "estimates", "survival", "forks"):
+    for table in ("frontier", "off_policy_estimates", "survival", "divergences"):
         assert rows_of(table, name).equals(rows_of(table, plain)), table
-    assert not len(rows_of("estimates", name))  # there is nothing to estimate
-    calls = rows_of("frontier", name).filter(axis="call_ratio")
-    assert calls["x_low"].item() == calls["x"].item() == calls["x_high"].item()
+    assert not len(rows_of("off_policy_estimates", name))  # there is nothing to estimate
+    calls = rows_of("frontier", name).filter(cost_axis="call_ratio")
+    assert calls["cost_low"].item() == calls["cost"].item() == calls["cost_high"].item()
 
 
 def test_the_summary_knows_chance_and_silence_by_what_they_do(renamed):
@@ -66,7 +66,7 @@ def test_the_summary_knows_chance_and_silence_by_what_they_do(renamed):
     _, compared = renamed
 
     assert set(compared["against_random"]) == {"oracle+entropy@20"}
-    assert set(compared["reunited"]) == {"oracle"}
+    assert set(compared["reconverged"]) == {"oracle"}
 
 
 def test_routers_are_grouped_by_what_they_do():

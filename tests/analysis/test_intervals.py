@@ -155,10 +155,10 @@ def test_known_limits_are_all_that_a_prompt_without_spread_leaves_open():
 
 def test_columns_hold_no_infinity_and_metrics_six_decimals():
     """An end that nothing bounds is null, as an interval is that there is not."""
-    row = intervals.interval_columns(intervals.ratio([1], [0.3], seed=0), "x", "x_low", "x_high")
+    row = intervals.interval_columns(intervals.ratio([1], [0.3], seed=0), "x")
 
     assert row == {"x": 1 / 0.3, "x_low": None, "x_high": None}
-    assert intervals.interval_columns(intervals.wilson(1, 2), "value").keys() == {"value", "low", "high"}
+    assert intervals.interval_columns(intervals.wilson(1, 2), "v").keys() == {"v", "v_low", "v_high"}
     assert set(intervals.interval_columns(None, "value").values()) == {None}
     assert intervals.rounded(row, "x", "x_low") == {"x": 3.333333, "x_low": None}
 

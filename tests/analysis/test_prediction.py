@@ -153,7 +153,7 @@ def test_an_interval_rests_on_pairs_that_lost_both_their_models():
         laws.two_size(2.0, 20.0, **laws.fit("two_size", *data(points)).params)
     )
     assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
-    assert (found.extrapolates, found.models) == ([], 7)
+    assert (found.extrapolations, found.models) == ([], 7)
 
 
 def test_below_six_models_there_is_a_value_without_an_interval():
@@ -169,7 +169,7 @@ def measured(cof, low, high, dataset="toy"):
     """One pair of our own, as points.parquet holds it."""
     sizes = {"small_total_b": 2.0, "large_total_b": 20.0}
     names = {"pair": "mine", "method": "oracle", "dataset": dataset}
-    return pl.DataFrame([names | sizes | {"cof": cof, "low": low, "high": high}])
+    return pl.DataFrame([names | sizes | {"cof": cof, "cof_low": low, "cof_high": high}])
 
 
 @pytest.mark.long
@@ -199,14 +199,15 @@ def test_two_intervals_agree_where_they_share_a_number():
     for pair, expected in cases.items():
         rows = prediction.compare_with_measured(series(), measured(*pair))
         (told,) = [row for row in rows if row["law"] == "two_size"]
-        assert (told["inside"], told["agrees"]) == expected
+        assert (told["within_interval"], told["intervals_overlap"]) == expected
 
 
 def test_a_prediction_without_an_interval_agrees_with_nothing_and_contradicts_nothing():
     """Five models identify no interval."""
     rows = prediction.compare_with_measured(series(5), measured(0.1, 0.09, 0.11))
 
-    assert {(row["predicted_low"], row["inside"], row["agrees"]) for row in rows} == {(None, None, None)}
+    columns = ("predicted_low", "within_interval", "intervals_overlap")
+    assert {tuple(row[column] for column in columns) for row in rows} == {(None, None, None)}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_a_prediction_without_an_interval_agrees_with_nothing_and_contradicts_no
 )
 def test_what_lies_outside_the_fitted_pairs_is_said(large, small, said):
     """One sentence for each of small size, large size and their ratio."""
-    told = prediction.predict(series(), "two_size", large, small).extrapolates
+    told = prediction.predict(series(), "two_size", large, small).extrapolations
 
     assert len(told) == len(said)
     assert all(word in sentence for word, sentence in zip(said, told, strict=True))
@@ -234,7 +235,11 @@ def known(tmp_path, monkeypatch):
 
     def write(source, points):
         whole = points.with_columns(
-            [pl.lit(None, pl.Null).alias(n) for n in SERIES_TABLES["scaling_points"].names if n not in points.columns]
+            [
+                pl.lit(None, pl.Null).alias(n)
+                for n in SERIES_TABLES["scaling_points"].names
+                if n not in points.columns
+            ]
         )
         parquet.write(paths[source], whole, SERIES_TABLES["scaling_points"])
 

@@ -34,7 +34,7 @@ def test_the_claim_of_a_fifth_is_counted_by_cell(told):
     assert {m: (row["cells"], row["above"]) for m, row in claim["by_method"].items()} == ABOVE
     assert claim["by_series"]["oracle/mtbench"]["above"] == 4
     assert sum(row["cells"] for row in claim["by_series"].values()) == 168
-    assert claim["low"] < claim["share"] < claim["high"]
+    assert claim["share_low"] < claim["share"] < claim["share_high"]
 
 
 def test_every_series_has_every_law_with_its_measures(told):
@@ -43,7 +43,7 @@ def test_every_series_has_every_law_with_its_measures(told):
 
     assert len(series) == 12
     assert {name.split("/")[0] for name in series} == set(ABOVE)
-    assert sum(one["n"] for one in series.values()) == 168
+    assert sum(one["pairs"] for one in series.values()) == 168
     for one in series.values():
         assert one["laws"].keys() == laws.LAWS.keys()
         for law, found in one["laws"].items():
@@ -80,23 +80,34 @@ def test_tables_say_what_the_metrics_say(told):
     metrics, folder = told
     tables = {path.stem: parquet.read(path) for path in folder.iterdir()}
 
-    assert tables.keys() == {"points", "fits", "parameters", "errors", "curves", "claims"}
-    assert len(tables["points"]) == 168
-    assert len(tables["fits"]) == 12 * 5
-    assert len(tables["claims"]) == 12 + 3 + 1
-    for row in tables["fits"].iter_rows(named=True):
+    assert tables.keys() == {
+        "scaling_points",
+        "scaling_fits",
+        "scaling_parameters",
+        "scaling_held_out",
+        "scaling_curves",
+        "scaling_claims",
+    }
+    assert len(tables["scaling_points"]) == 168
+    assert len(tables["scaling_fits"]) == 12 * 5
+    assert len(tables["scaling_claims"]) == 12 + 3 + 1
+    for row in tables["scaling_fits"].iter_rows(named=True):
         fitted = metrics["series"][f"{row['method']}/{row['dataset']}"]["laws"][row["law"]]
         assert (row["aicc"], row["loo_rmse"]) == (fitted["aicc"], fitted["loo_rmse"])
-    errors = tables["errors"].filter(law="log_ratio", left_out="pair", method="oracle", dataset="gsm8k")
+    errors = tables["scaling_held_out"].filter(
+        law="log_ratio", held_out="pair", method="oracle", dataset="gsm8k"
+    )
     fitted = metrics["series"]["oracle/gsm8k"]["laws"]["log_ratio"]
     assert ((errors["cof"] - errors["predicted"]) ** 2).mean() ** 0.5 == pytest.approx(fitted["loo_rmse"])
-    alphas = tables["parameters"].filter(parameter="alpha")
+    alphas = tables["scaling_parameters"].filter(parameter="alpha")
     assert ((alphas["profile_low"].fill_null(-9) <= 0) & (alphas["profile_high"].fill_null(9) >= 0)).all()
 
 
 def test_curves_stay_within_the_sizes_of_their_series(told):
     """A law is drawn where pairs were, and from the small model's own size on."""
-    points, curves = (parquet.read(told[1] / f"{name}.parquet") for name in ("points", "curves"))
+    points, curves = (
+        parquet.read(told[1] / f"{name}.parquet") for name in ("scaling_points", "scaling_curves")
+    )
     ends = points.group_by("method", "dataset").agg(
         most=pl.col("large_b").max(), least=pl.col("large_b").min()
     )

@@ -46,17 +46,19 @@ THREE = metrics_of(
 def table_of(metrics):
     points = scaling.pool(metrics)
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
-    return scaling.scaling_table(metrics, points, described, {"covariates": [], "foretold": []})
+    return scaling.scaling_table(
+        metrics, points, described, {"scaling_covariates": [], "scaling_predictions": []}
+    )
 
 
 def test_the_table_holds_every_point_in_billions_of_parameters():
     """Pairs in order, each with its sizes and interval."""
     oracle = table_of({"arith": THREE})["arith"]["oracle"]
 
-    assert (oracle["n"], oracle["distinct_models"], oracle["identified"]) == (3, 3, False)
+    assert (oracle["pairs"], oracle["models"], oracle["identified"]) == (3, 3, False)
     assert [point["pair"] for point in oracle["points"]] == ["l--m", "l--s", "m--s"]
     assert oracle["points"][1] == pytest.approx(
-        {"pair": "l--s", "small": 1e-5, "large": 1e-3, "cof": 0.2, "low": 0.19, "high": 0.21}
+        {"pair": "l--s", "small": 1e-5, "large": 1e-3, "cof": 0.2, "cof_low": 0.19, "cof_high": 0.21}
     )
     assert set(laws.LAWS) == set(oracle["laws"])
     assert oracle["laws"]["log_ratio"]["params"] == pytest.approx({"c0": 0.02, "c1": 0.09})
@@ -67,7 +69,7 @@ def test_a_method_has_the_points_of_the_pairs_that_run_it():
     """Proxy needs a tuned model, which not every pair has; one point makes no law."""
     proxy = table_of({"arith": THREE})["arith"]["proxy"]
 
-    assert (proxy["n"], proxy["distinct_models"]) == (1, 2)
+    assert (proxy["pairs"], proxy["models"]) == (1, 2)
     assert {law["params"] for law in proxy["laws"].values()} == {None}
 
 
@@ -200,7 +202,9 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     about = [(f.name, f.type, "a column") for f in prompts.to_arrow().schema]
     parquet.write(tmp_path / "data/prompts/arith.parquet", prompts, parquet.schema(about))
     known = scaling.pool({"arith": THREE})
-    parquet.write(tmp_path / paths.laws("published") / "points.parquet", known, TABLES["points"])
+    parquet.write(
+        tmp_path / paths.laws("published") / "scaling_points.parquet", known, TABLES["scaling_points"]
+    )
     methods = method_table({"oracle": {}, "proxy": {}, "speculative": {}})
     scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, pairs=pairs, methods=methods))
     told = files.read_metrics(Path("metrics/scaling.json"))["arith"]
@@ -208,15 +212,15 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
 
     assert tables.keys() == set(TABLES)
     assert told.keys() == {"oracle", "proxy", "speculative"}
-    assert len(tables["points"]) == 7
-    assert tables["claims"].filter(method="all")["cells"].to_list() == [4]
-    assert tables["claims"].filter(method="all")["above"].to_list() == [1]
-    laws_of = tables["foretold"].group_by("method").agg(pl.col("law").n_unique())
+    assert len(tables["scaling_points"]) == 7
+    assert tables["scaling_claims"].filter(method="all")["pairs"].to_list() == [4]
+    assert tables["scaling_claims"].filter(method="all")["above"].to_list() == [1]
+    laws_of = tables["scaling_predictions"].group_by("method").agg(pl.col("law").n_unique())
     assert laws_of.rows() == [("oracle", 2)]  # three points determine the laws of two parameters
-    assert told["oracle"]["foretold"] == tables["foretold"].to_dicts()
-    assert told["proxy"]["foretold"] == []
+    assert told["oracle"]["predictions"] == tables["scaling_predictions"].to_dicts()
+    assert told["proxy"]["predictions"] == []
     assert [[*of["covariates"].values()] for of in told.values()] == [
-        tables["covariates"].filter(method=method).to_dicts() for method in told
+        tables["scaling_covariates"].filter(method=method).to_dicts() for method in told
     ]
 
 
@@ -224,13 +228,16 @@ def test_the_json_repeats_rows_of_the_tables():
     """Each series its own; nothing is fitted anew."""
     points = scaling.pool({"arith": THREE})
     described = {(m, d): series.describe(group) for m, d, group in series.series_of(points)}
-    row = {"method": "oracle", "dataset": "arith", "predictor": "sizes", "n": 3, "loo_rmse": 0.5}
-    rows = {"covariates": [row, row | {"dataset": "other"}], "foretold": [row | {"method": "proxy"}]}
+    row = {"method": "oracle", "dataset": "arith", "predictor": "sizes", "pairs": 3, "loo_rmse": 0.5}
+    rows = {
+        "scaling_covariates": [row, row | {"dataset": "other"}],
+        "scaling_predictions": [row | {"method": "proxy"}],
+    }
     told = scaling.scaling_table({"arith": THREE}, points, described, rows)["arith"]
 
     assert told["oracle"]["covariates"] == {"sizes": row}
     assert told["proxy"]["covariates"] == {}
-    assert (told["oracle"]["foretold"], told["proxy"]["foretold"]) == ([], rows["foretold"])
+    assert (told["oracle"]["predictions"], told["proxy"]["predictions"]) == ([], rows["scaling_predictions"])
 
 
 def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_every_table_is_there_under_its_view(described):
         assert lake.query(f"select count(*) as n from {name}")["n"][0] > 0, name
         assert lake.columns(name)
     tests = set(parquet.read("data/prompts/toy.parquet").filter(split="test")["prompt_id"])
-    assert set(table("embedding")["prompt_id"]) | set(scores()["prompt_id"]) <= tests
+    assert set(table("projections")["prompt_id"]) | set(scores()["prompt_id"]) <= tests
 
 
 @pytest.mark.parametrize("writer", ["small", "large"])
@@ -53,7 +53,7 @@ def test_auroc_is_recounted_from_the_scores(described, writer):
     for score, sign in {"entropy": 1, "max_probability": -1, "margin": -1, "logistic": 1, "svm": 1}.items():
         expected = roc_auc_score(rows["mismatch"], sign * rows[score].cast(pl.Float64))
         (row,) = table(
-            "discrimination", method="oracle", writer=writer, score=score, quantity="auroc"
+            "score_discrimination", method="oracle", writer=writer, score=score, metric="auroc"
         ).iter_rows(named=True)
 
         assert row["value"] == pytest.approx(expected)
@@ -61,7 +61,7 @@ def test_auroc_is_recounted_from_the_scores(described, writer):
         told = described["oracle"][writer]["scores"][score]["auroc"]
         assert told["value"] == pytest.approx(expected, abs=1e-6)
         assert told["low"] <= told["value"] <= told["high"]
-    assert not len(table("discrimination", method="average", score="logistic"))
+    assert not len(table("score_discrimination", method="average", score="logistic"))
 
 
 def test_places_are_read_off_the_words(described):
@@ -84,17 +84,17 @@ def test_places_are_read_off_the_words(described):
             else "elsewhere"
         )
         counted[place].append(mismatch)
-    found = table("places", method="oracle", writer="large")
+    found = table("mismatch_by_boundary", method="oracle", writer="large")
 
     assert len(counted["sentence start"]) > 0
     assert {p: (len(m), sum(m)) for p, m in counted.items()} == {
-        row["place"]: (row["tokens"], row["mismatches"]) for row in found.iter_rows(named=True)
+        row["boundary"]: (row["tokens"], row["mismatches"]) for row in found.iter_rows(named=True)
     }
 
 
 def test_positions_of_either_scale_hold_all_tokens(described):
     """Counts of the bins add up to the tokens of the text."""
-    for (method, writer, scale), own in table("positions").group_by("method", "writer", "scale"):
+    for (method, writer, scale), own in table("mismatch_by_position").group_by("method", "writer", "scale"):
         rows = scores(method, writer)
         assert own["tokens"].sum() == len(rows), (method, writer, scale)
         assert own["mismatches"].sum() == rows["mismatch"].sum()
@@ -102,7 +102,7 @@ def test_positions_of_either_scale_hold_all_tokens(described):
 
 def test_relative_positions_are_recounted_in_integers(described):
     """Of every text the token of rank i of n in tenth 10 i // n; tenths without a token have no row."""
-    for (method, writer), own in table("positions", scale="relative").group_by("method", "writer"):
+    for (method, writer), own in table("mismatch_by_position", scale="relative").group_by("method", "writer"):
         counts = dict.fromkeys(range(10), 0)
         for (length,) in scores(method, writer).group_by("prompt_id").len().select("len").iter_rows():
             for rank in range(length):
@@ -113,9 +113,9 @@ def test_relative_positions_are_recounted_in_integers(described):
 
 def test_the_embedding_has_each_token_once_with_its_own_label(described):
     """No oversampling, and a mismatch is a mismatch."""
-    found = table("embedding")
-    assert set(found["view"]) == {"pca", "tsne"}
-    for _, own in found.group_by("view"):
+    found = table("projections")
+    assert set(found["projection"]) == {"pca", "tsne"}
+    for _, own in found.group_by("projection"):
         assert own.select(KEY).is_unique().all()
         both = own.join(scores(), on=KEY, suffix="_scored", validate="1:1")
         assert len(both) == len(own)
@@ -125,13 +125,13 @@ def test_the_embedding_has_each_token_once_with_its_own_label(described):
 def test_lorenz_and_reliability_add_up(described):
     """All mismatches lie in all tokens; tenths hold every token, and their rates make the overall one."""
     rows = scores()
-    whole = table("lorenz", method="oracle", writer="small", share_of_tokens=1.0)
+    whole = table("score_lorenz", method="oracle", writer="small", share_of_tokens=1.0)
     assert (whole["share_of_mismatches"] == 1).all()
     for score in ("entropy", "svm"):
-        tenths = table("reliability", method="oracle", writer="small", score=score)
+        tenths = table("score_calibration", method="oracle", writer="small", score=score)
         assert tenths["tokens"].sum() == len(rows)
-        assert (tenths["rate"] * tenths["tokens"]).sum() == pytest.approx(rows["mismatch"].sum())
-        assert (tenths["claimed"].null_count() == 0) == (score == "svm")
+        assert (tenths["observed_rate"] * tenths["tokens"]).sum() == pytest.approx(rows["mismatch"].sum())
+        assert (tenths["predicted_rate"].null_count() == 0) == (score == "svm")
 
 
 def test_the_same_again_is_the_same_bytes(described):

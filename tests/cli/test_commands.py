@@ -69,8 +69,11 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = "sql tables show predict summary check generate run speedup batch-invariance grade report archive prune migrate"
-    assert re.findall(r"^│ ([a-z-]+) ", done.stdout, flags=re.M) == names.split()
+    names = (
+        "sql tables show predict summary check generate run speedup batch-invariance grade report archive "
+    )
+    names += "prune migrate"
+    assert re.findall(r"^│ ([a-z][a-z-]+) ", done.stdout, flags=re.M) == names.split()
 
 
 def test_every_command_has_a_page_with_an_example(fsgen):
@@ -86,7 +89,8 @@ def test_every_command_has_a_page_with_an_example(fsgen):
 def test_sql_in_three_formats(finished, fsgen):
     """The same rows; lists survive."""
     query = (
-        "select prompt_id, top_ids[:2] as two from generated_tokens where model = 'small' order by prompt_id, pos limit 2"
+        "select prompt_id, top_ids[:2] as two from generated_tokens where model = 'small' "
+        "order by prompt_id, pos limit 2"
     )
     code, table, _ = fsgen("sql", query)
     assert code == 0
@@ -151,7 +155,7 @@ def test_init_prints_what_another_shell_can_read(finished, fsgen):
             ["sql", "queries/nope.sql"],
             "There is no file at queries/nope.sql; name one that",
         ),
-        (["tables", "sides_"], "did you mean 'sides'"),
+        (["tables", "token_pairs_"], "did you mean 'token_pairs'"),
         (["show", "duo", "nobody"], "There is no prompt 'nobody'"),
         (["show", "solo", "{prompt}"], "The pair 'solo' has no text"),
         (["show", "duo", "{prompt}", "--policy", "speculative@3"], "wrote nothing"),
@@ -207,9 +211,15 @@ def test_a_refusal_is_one_sentence(finished, fsgen, words, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["sql", "select * from token_pairs limit 1"], "There are no tables for 'sides' under data/ yet"),
-        (["sql", "from generated_tokens", "--data", "nowhere"], "There are no tables for 'solo' under nowhere/ yet"),
-        (["tables", "solo"], "There are no tables for 'solo' under data/ yet"),
+        (
+            ["sql", "select * from token_pairs limit 1"],
+            "There are no tables for 'token_pairs' under data/ yet",
+        ),
+        (
+            ["sql", "from generated_tokens", "--data", "nowhere"],
+            "There are no tables for 'generated_tokens' under nowhere/ yet",
+        ),
+        (["tables", "generated_tokens"], "There are no tables for 'generated_tokens' under data/ yet"),
         (["show", "duo", "toy-001"], "There are no tables for 'prompts' under data/ yet"),
         (["batch-invariance", "small"], "There is no table at data/prompts/toy.parquet"),
         (["summary"], "There is no metrics/toy.json"),
@@ -239,8 +249,8 @@ def test_a_fault_of_ours_is_one_sentence_too(finished, fsgen, monkeypatch):
         raise ZeroDivisionError("so it goes")
 
     monkeypatch.setattr(lake, "columns", fall)
-    assert "ZeroDivisionError: so it goes" in refused(fsgen("tables", "solo"))
-    code, _, err = fsgen("--debug", "tables", "solo")
+    assert "ZeroDivisionError: so it goes" in refused(fsgen("tables", "generated_tokens"))
+    code, _, err = fsgen("--debug", "tables", "generated_tokens")
     assert code == 1
     assert "in fall" in err
 
@@ -248,8 +258,10 @@ def test_a_fault_of_ours_is_one_sentence_too(finished, fsgen, monkeypatch):
 def test_tables_describe_views(finished, fsgen):
     """All of them, and the columns of plain and of joined ones."""
     _, out, _ = fsgen("tables")
-    assert {"prompts", "sides", "spelt", "speedups"} <= {line.split()[0] for line in out.splitlines()}
-    for view in ("fused", "sides"):
+    assert {"prompts", "token_pairs", "rollout_pieces", "speedups"} <= {
+        line.split()[0] for line in out.splitlines()
+    }
+    for view in ("fused_tokens", "token_pairs"):
         _, out, _ = fsgen("tables", view)
         assert "prompt_id" in out
         assert all(len(line.split()) > 2 for line in out.splitlines())
@@ -372,9 +384,8 @@ def test_run_is_the_pipeline_for_one_combination(
     monkeypatch.chdir(tmp_path)
     for role in ("small", "large"):
         Path(role).symlink_to(finished_home / "checkpoints" / role)
-    words = (
-        "run --large large --small small --dataset arith --limit 16 --max-new-tokens 20 --router threshold"
-    )
+    words = "run --large large --small small --dataset arith --limit 16 --max-new-tokens 20 "
+    words += "--router max_probability"
     code, out, err = fsgen(*words.split())
     assert code == 0, err
     (home,) = Path("runs").iterdir()

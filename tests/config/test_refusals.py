@@ -50,7 +50,9 @@ def test_an_unknown_key(params, stage):
     """Whatever stage runs first refuses the whole file."""
     params["dump"]["min_topk"] = 4
 
-    assert_refused(run(params, *stage), "'min_topk' is not among the keys of dump", "did you mean 'min_top_k'")
+    assert_refused(
+        run(params, *stage), "'min_topk' is not among the keys of dump", "did you mean 'min_top_k'"
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage[0])

@@ -90,9 +90,9 @@ def test_rows_and_turns_say_the_same(spoken):
     assert found.in_answer.sum() == 2 * rows["answer_tokens"].sum()
     assert not (found.from_template & found.in_answer).any()
     assert sorted(set(found.turn)) == [*range(1, len(spoken) + 1)]
-    assert sum(text.template_tokens_before(p + 1) - text.template_tokens_before(p) for p in range(len(text.ids))) == (
-        found.from_template.sum() / 2
-    )
+    assert sum(
+        text.template_tokens_before(p + 1) - text.template_tokens_before(p) for p in range(len(text.ids))
+    ) == (found.from_template.sum() / 2)
 
 
 def test_a_stop_string_that_begins_the_next_question_is_not_said_twice():

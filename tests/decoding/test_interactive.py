@@ -48,7 +48,9 @@ def test_drafting_writes_the_large_models_text(world, monkeypatch, draft):
     """Whatever K, in the rounds and at the price that fsgen.analysis.costs finds on its dump."""
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="speculative", writer="large")
     differs = fused.filter(turn=1, from_template=False).sort("pos").partition_by("prompt_id", as_dict=True)
-    alone = parquet.read("data/dumps/large/toy/tokens-*.parquet").filter(turn=1, from_template=False).sort("pos")
+    alone = (
+        parquet.read("data/dumps/large/toy/tokens-*.parquet").filter(turn=1, from_template=False).sort("pos")
+    )
     texts = alone.partition_by("prompt_id", as_dict=True)
     session = open_in_memory(world, monkeypatch, f"speculative@{draft}")
     for (name,), rows in list(texts.items())[:4]:

@@ -114,7 +114,8 @@ def test_a_row_spells_no_end_token_and_counts_it():
     (row,) = text_rows(until(("w9",)), "toy-1", [5, 6], text)
 
     assert row == {
-        "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3, "tokens_after_stop": 0,
+        "prompt_id": "toy-1", "turn": 1, "text": "w1 w2", "tokens": 3, "answer_tokens": 3,
+        "tokens_after_stop": 0,
         "finish_reason": "eos", "prompt_tokens": 2, "prompt_hash": hash_prompt((5, 6)),
     }  # fmt: skip
     assert hash_prompt([5, 6]) != hash_prompt([6, 5])
@@ -178,7 +179,7 @@ def test_the_free_texts_end_at_their_length(home):
 
 @pytest.mark.parametrize("tokens_after_stop", [0, 3])
 def test_a_stop_string_ends_a_written_text(home, stop, tokens_after_stop):
-    """Texts are the free ones up to the token that completes it and `tokens_after_stop` more, outside the answer."""
+    """Texts are the free ones up to the token that completes it and some more, outside the answer."""
     texts = dumped((stop,), tokens_after_stop)
 
     assert texts.keys() == home.keys()

@@ -76,8 +76,8 @@ def test_the_page_tells_the_numbers_of_the_metrics(kept):
     expected = share(gap, "difference", "difference_low", "difference_high")
     assert expected in told["Estimates beside the closed loop"]
     greedy, drafted = compared["acceptance"]["greedy"], compared["accepted_length"]["3"]
-    assert share(greedy) in told["Drafting"]
-    assert f"{drafted['accepted']:.2f} ({drafted['low']:.2f} to" in told["Drafting"]
+    assert share(greedy, "rate", "rate_low", "rate_high") in told["Drafting"]
+    assert f"{drafted['value']:.2f} ({drafted['low']:.2f} to" in told["Drafting"]
     assert "1,234" in told["Time"]
     environment = json.loads((kept / "environment.json").read_text())
     assert f"torch {environment['versions']['torch']}" in told["Made with"]
@@ -88,10 +88,11 @@ def test_what_laws_foretold_is_said_with_both_intervals(kept):
     """A prediction without an interval is one number, and meets nothing."""
     scaling = kept / "metrics/scaling.json"
     told = json.loads(scaling.read_text())
-    row = {"law": "gap", "method": "oracle", "cof": 0.1, "low": 0.09, "high": 0.11, "extrapolates": "ratio 9"}
-    row |= {"predicted": 0.2, "predicted_low": 0.15, "predicted_high": 0.25, "agrees": False}
-    blind = row | {"law": "power", "predicted_low": None, "predicted_high": None, "agrees": None}
-    told["toy"]["oracle"]["foretold"] = [row, blind]
+    row = {"law": "gap", "method": "oracle", "cof": 0.1, "cof_low": 0.09, "cof_high": 0.11}
+    row |= {"predicted": 0.2, "predicted_low": 0.15, "predicted_high": 0.25}
+    row |= {"intervals_overlap": False, "extrapolation_note": "ratio 9"}
+    blind = row | {"law": "power", "predicted_low": None, "predicted_high": None, "intervals_overlap": None}
+    told["toy"]["oracle"]["predictions"] = [row, blind]
     scaling.write_text(json.dumps(told))
     page = findings.page("mine", kept)
 

@@ -28,7 +28,7 @@ def test_every_view_answers(frames):
     But for what the published laws foretell: none was fitted to this dataset.
     """
     for name in views.VIEWS | views.JOINED:
-        assert len(lake.query(f"select * from {name} limit 1")) == (name != "foretold"), name
+        assert len(lake.query(f"select * from {name} limit 1")) == (name != "scaling_predictions"), name
         assert all(about for _, _, about in lake.columns(name))
 
 
@@ -114,7 +114,9 @@ def test_a_figure_does_without_rows_that_a_run_may_lack(frames, name, kind, tmp_
 def test_a_figure_does_with_a_single_row(frames, name, tmp_path):
     """The smallest run there can be."""
     frame = frames[name]
-    primary = {"separation": "auroc", "estimates": "estimate", "speculative": "draft"}.get(name, "point")
+    primary = {"separation": "auroc", "estimates": "off_policy", "speculative": "draft_length"}.get(
+        name, "point"
+    )
     if "kind" in frame.columns:
         frame = frame.filter(kind=primary)
     gallery.save(name, frame.head(1), tmp_path / name)
@@ -138,12 +140,12 @@ def test_the_report_draws_all_of_them_and_leaves_nothing_stale(frames, capsys):
 @pytest.mark.parametrize("end", [None, float("inf")])
 def test_costs_are_drawn_where_nothing_bounds_them(frames, end, tmp_path):
     """One test prompt: points without intervals, on axes that end beyond them."""
-    frame = frames["costs"].with_columns(x_low=pl.lit(None, pl.Float64), x_high=pl.lit(end, pl.Float64))
+    frame = frames["costs"].with_columns(cost_low=pl.lit(None, pl.Float64), cost_high=pl.lit(end, pl.Float64))
     figure = gallery.draw("costs", frame)
     gallery.save("costs", frame, tmp_path / "costs")
 
     for ax, axis in zip(figure.axes, ("large_tokens_processed", "flops"), strict=True):
-        assert ax.get_xlim()[1] == pytest.approx(1.03 * frame.filter(axis=axis)["x"].max())
+        assert ax.get_xlim()[1] == pytest.approx(1.03 * frame.filter(cost_axis=axis)["cost"].max())
 
 
 def test_points_stand_where_the_table_says(frames):
@@ -162,7 +164,15 @@ def test_points_stand_where_the_table_says(frames):
 def test_the_position_map_has_each_pair_in_its_own_row():
     """Rows are the pairs in the order of their labels (FS-GEN's were not), columns the tenths."""
     rows = [
-        {"pair": pair, "ratio": ratio, "scale": scale, "bin_low": at, "rate": rate, "low": rate, "high": rate}
+        {
+            "pair": pair,
+            "ratio": ratio,
+            "scale": scale,
+            "bin_low": at,
+            "rate": rate,
+            "rate_low": rate,
+            "rate_high": rate,
+        }
         for pair, ratio, rate in (("wide", 9.0, 0.4), ("near", 2.0, 0.1))
         for scale, at in [("relative", i / 10) for i in range(10)] + [("absolute", 0.0), ("absolute", 1.0)]
     ]

@@ -181,11 +181,11 @@ def test_nothing_is_written(finished, query):
 
 def test_a_misspelt_view_is_told_with_the_known_ones(finished):
     """DuckDB's first line, and what there is."""
-    with pytest.raises(UserError, match=r"tokns.*known views: prompts.*, sides, spelt\)"):
+    with pytest.raises(UserError, match=r"tokns.*known views: prompts.*, token_pairs, rollout_pieces\)"):
         lake.query("select * from tokns")
 
 
-@pytest.mark.parametrize("view", ["solo", "sides", "SIDES"])
+@pytest.mark.parametrize("view", ["generated_tokens", "token_pairs", "TOKEN_PAIRS"])
 @pytest.mark.parametrize("folder", ["data", "nowhere"])
 def test_a_view_without_tables_is_told_from_one_that_nobody_knows(tmp_path, monkeypatch, view, folder):
     """As in a clone: the folder is named and the remedy; what is known is what has tables."""

@@ -42,7 +42,9 @@ def test_sentences_are_comments_in_duckdb(finished, tmp_path, monkeypatch):
     """Of every view and column, also in a shell that `fsgen sql --init` prepares."""
     definitions = lake.definitions(Path("data").resolve())
     monkeypatch.chdir(tmp_path)
-    comment = "select comment from duckdb_columns() where table_name = 'sides' and column_name = 'mismatch'"
+    comment = (
+        "select comment from duckdb_columns() where table_name = 'token_pairs' and column_name = 'mismatch'"
+    )
     silent = "select count(*) from duckdb_columns() where not internal and comment is null"
     with duckdb.connect() as bare:
         bare.execute(definitions)
@@ -86,7 +88,7 @@ def test_the_layout_of_dumps_holds_names_and_types_and_no_sentence(monkeypatch):
 
 def test_sentences_say_the_numbers_of_the_code():
     """Written out where a schema cannot import them."""
-    fits, claims = (parquet.sentences(scaling.TABLES[name]) for name in ("fits", "claims"))
+    fits, claims = (parquet.sentences(scaling.TABLES[name]) for name in ("scaling_fits", "scaling_claims"))
 
-    assert fits["identified"].endswith(f"at least {IDENTIFIED_FROM}")
+    assert f"at least {IDENTIFIED_FROM} distinct" in fits["identified"]
     assert claims["above"].endswith(f"above {scaling.CLAIMED_COF}")

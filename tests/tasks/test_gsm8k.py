@@ -338,7 +338,7 @@ def test_every_gold_answer_of_gsm8k_is_right():
     "FSGEN_DATA" not in os.environ, reason="FSGEN_DATA names no folder with gsm8k/train.jsonl"
 )
 def test_exemplars_of_gsm8k_hold_no_annotation(tmp_path):
-    """The whole train split loses every << and >>, and keeps its answers; one question asks after all of it."""
+    """The whole train split loses every << and >>, and keeps its answers; one question suffices."""
     folder = Path(os.environ["FSGEN_DATA"]) / "gsm8k"
     (tmp_path / "train.jsonl").symlink_to(folder / "train.jsonl")
     (tmp_path / "test.jsonl").write_text((folder / "test.jsonl").read_text().splitlines()[0])

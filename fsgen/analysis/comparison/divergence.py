@@ -39,7 +39,7 @@ def tokens_to_reconverge(one: Sequence[int], other: Sequence[int]) -> int | None
 
 
 def divergence_rows(texts: pl.DataFrame, policies: Mapping[str, Policy]) -> Iterator[dict]:
-    """Rows of DIVERGENCES, without their pair, with the answer: where a text parts from that of its method's `+always`.
+    """Rows of DIVERGENCES, without their pair: where a text leaves that of its method's `+always`.
 
     Until there both have the same prefix, so the mismatch there is the first that was not routed. It
     counts in the policy's own answer, as rows of its ratios do. Whole texts are compared, for where an
@@ -55,7 +55,9 @@ def divergence_rows(texts: pl.DataFrame, policies: Mapping[str, Policy]) -> Iter
                 "prompt_id": prompt_id,
                 "pos": pos,
                 "entropy": text["entropies"][pos],
-                "tokens_to_reconverge": tokens_to_reconverge(_answer(text, pos + 1), _answer(routed, pos + 1)),
+                "tokens_to_reconverge": tokens_to_reconverge(
+                    _answer(text, pos + 1), _answer(routed, pos + 1)
+                ),
                 "same_answer": _have_same_answer(text, routed),
                 "token_ids": _answer(text),
             }
@@ -86,8 +88,10 @@ def reconvergence_rows(divergences: pl.DataFrame, *, seed: int) -> Iterator[dict
             yield from _reconvergence_rows(events, {"method": method, "router": "all"}, low, high, seed)
 
 
-def _reconvergence_rows(events: pl.DataFrame, about: dict, low: float, high: float, seed: int) -> Iterator[dict]:
-    """Rows of the events whose entropy lies in [low, high), one for each of WINDOWS; none without an event."""
+def _reconvergence_rows(
+    events: pl.DataFrame, about: dict, low: float, high: float, seed: int
+) -> Iterator[dict]:
+    """Rows of events with an entropy in [low, high), one for each of WINDOWS; none without events."""
     if not len(events):
         return
     answered = events.filter(pl.col("same_answer").is_not_null())
@@ -96,7 +100,9 @@ def _reconvergence_rows(events: pl.DataFrame, about: dict, low: float, high: flo
     about |= interval_columns(same_answer, "same_answer")
     for window in WINDOWS:
         is_back = (pl.col("tokens_to_reconverge") <= window).fill_null(False)
-        yield about | {"window": window} | interval_columns(_share(events, is_back, seed), "reconverged_share")
+        yield (
+            about | {"window": window} | interval_columns(_share(events, is_back, seed), "reconverged_share")
+        )
 
 
 def _share(events: pl.DataFrame, holds: pl.Expr, seed: int) -> Interval | None:

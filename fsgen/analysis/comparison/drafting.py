@@ -77,7 +77,10 @@ def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, 
 
 
 def acceptance_rows(rows: pl.DataFrame, *, seed: int) -> Iterator[dict]:
-    """Rows of ACCEPTANCE_RATES, without their pair; `rows` as for `drafting_tables`, with acceptance_low and acceptance_high."""
+    """Rows of ACCEPTANCE_RATES, without their pair.
+
+    `rows` are those of `drafting_tables`, with acceptance_low and acceptance_high.
+    """
     agreed = (~pl.col("mismatch")).sum().alias("agreed")
     by_prompt = rows.filter("in_answer").group_by("prompt_id", maintain_order=True)
     sums = by_prompt.agg(pl.sum("acceptance_low", "acceptance_high"), agreed, tokens=pl.len())

@@ -156,7 +156,9 @@ def _series_json(
         "pairs": len(points),
         "models": models,
         "identified": models >= IDENTIFIED_FROM,
-        "points": points.select("pair", "cof", "cof_low", "cof_high", small="small_b", large="large_b").to_dicts(),
+        "points": points.select(
+            "pair", "cof", "cof_low", "cof_high", small="small_b", large="large_b"
+        ).to_dicts(),
         "laws": laws,
         "covariates": {row["predictor"]: row for row in covariates},
         "predictions": predictions,

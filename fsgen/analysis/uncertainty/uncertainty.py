@@ -66,7 +66,9 @@ def _projected_method(methods: dict[str, Method]) -> str:
 
 def _places(model: str, dataset: str) -> pl.DataFrame:
     """Whether each chosen token of a model's text begins its turn, or a sentence."""
-    tokens = parquet.read(paths.dumps(model, dataset) / "tokens-*.parquet", [*KEY, "token_id", "from_template"])
+    tokens = parquet.read(
+        paths.dumps(model, dataset) / "tokens-*.parquet", [*KEY, "token_id", "from_template"]
+    )
     pieces = parquet.read(paths.vocabulary(model), ["token_id", "piece"])
     ends = pieces.select("token_id", ends=pl.col("piece").str.contains(SENTENCE_END))
     tokens = tokens.join(ends, on="token_id", how="left").sort(KEY)

@@ -48,7 +48,8 @@ def rollout(settings: Settings, pair: str) -> None:
     steps = pl.concat(parquet.read(out / dataset / "steps-*.parquet") for dataset in settings.datasets)
     console.done(
         f"{out}: {len(policies)} policies on the test prompts of {', '.join(settings.datasets)}; "
-        f"their trees have {steps['shared_steps'].sum()} model steps, one run per policy {steps['separate_steps'].sum()}"
+        f"their trees have {steps['shared_steps'].sum()} model steps, "
+        f"separate runs would have {steps['separate_steps'].sum()}"
     )
 
 

@@ -27,7 +27,9 @@ def _draw_estimates(ax: Axes, rows: pl.DataFrame) -> None:
     """Off-policy estimates of all policies against the on-policy values, with the diagonal."""
     for (method, router), group in rows.sort("router").group_by("method", "router", maintain_order=True):
         look = style.look_of(router)
-        x_P, *x_ends_2P = style.float_columns(group, "on_policy_value", "on_policy_value_low", "on_policy_value_high")
+        x_P, *x_ends_2P = style.float_columns(
+            group, "on_policy_value", "on_policy_value_low", "on_policy_value_high"
+        )
         y_3P = style.float_columns(group, "off_policy", "off_policy_low", "off_policy_high")
         hollow = style.method_look(method, look.colour)
         ends = np.stack(x_ends_2P)
@@ -91,7 +93,9 @@ def _draw_reconvergence(ax: Axes, rows: pl.DataFrame, bins: list[tuple], windows
     for index, window in enumerate(windows):
         part = rows.filter(window=window)
         x_P = np.array([bins.index(edges) for edges in part.select("entropy_low", "entropy_high").rows()])
-        y_3P = style.float_columns(part, "reconverged_share", "reconverged_share_low", "reconverged_share_high")
+        y_3P = style.float_columns(
+            part, "reconverged_share", "reconverged_share_low", "reconverged_share_high"
+        )
         style.draw_points(ax, x_P, *y_3P, colour=COLOURS[index], fmt=MARKERS[index], shift=5.0 * (index - 1))
         if index == 0:  # the answers are the same whatever the window
             same_3P = style.float_columns(part, "same_answer", "same_answer_low", "same_answer_high")

@@ -162,7 +162,10 @@ def _draw_odds_ratios(ax: Axes, frame: pl.DataFrame, pairs: list[str]) -> None:
     """A row for each pair, and in it an interval for each regression."""
     for index, regression in enumerate(REGRESSIONS):
         y_P, (odds_P, low_P, high_P) = _by_pair(
-            frame.filter(regressors=regression), pairs, ("odds_ratio", "odds_ratio_low", "odds_ratio_high"), 0.24 * (index - 0.5)
+            frame.filter(regressors=regression),
+            pairs,
+            ("odds_ratio", "odds_ratio_low", "odds_ratio_high"),
+            0.24 * (index - 0.5),
         )
         if len(y_P):
             ax.hlines(y_P, low_P, high_P, color=COLOURS[index], linewidth=1.1)

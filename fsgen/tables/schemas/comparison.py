@@ -66,7 +66,7 @@ DIVERGENCES = parquet.schema(
         (
             "pos",
             pa.int64(),
-            "first mismatch that the policy did not route, where its text leaves that of its method's +always",
+            "first mismatch that the policy did not route, where the text leaves that of +always",
         ),
         ("entropy", pa.float64(), "entropy of the default model there, nats"),
         ("tokens_to_reconverge", pa.int64(), "tokens until both answers are equal again; null if never"),
@@ -98,7 +98,11 @@ ACCEPTANCE_RATES = parquet.schema(
     [
         PAIR,
         ("mode", pa.string(), "greedy: argmaxes agree; sampled: expected sum of min(p, q)"),
-        ("rate", pa.float64(), "acceptance rate along the large model's text; sampled: a certified lower bound"),
+        (
+            "rate",
+            pa.float64(),
+            "acceptance rate along the large model's text; sampled: a certified lower bound",
+        ),
         ("rate_upper", pa.float64(), "sampled: the certified upper bound; greedy: rate"),
         ("rate_low", pa.float64(), "lower end of the 95 % interval of `rate` over prompts"),
         ("rate_high", pa.float64(), "upper end of the 95 % interval of `rate_upper`"),

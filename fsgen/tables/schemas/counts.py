@@ -12,8 +12,8 @@ RATINGS = [
 
 COSTS = [
     ("large_forward_passes", pa.int64(), "forward passes of the large model"),
-    ("large_tokens_processed", pa.int64(), "generated tokens it processed, including rejected drafts and catching up"),
-    ("large_prompt_tokens_processed", pa.int64(), "tokens of the prompt and later questions it processed, if it was called"),
+    ("large_tokens_processed", pa.int64(), "generated tokens it processed, rejected drafts included"),
+    ("large_prompt_tokens_processed", pa.int64(), "prompt tokens it processed; 0 if never called"),
     ("flops", pa.float64(), "floating-point operations of all models on this text"),
 ]  # fmt: skip
 

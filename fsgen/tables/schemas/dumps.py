@@ -5,7 +5,7 @@ import pyarrow as pa
 from fsgen.tables import parquet
 
 RECORD = [
-    ("top_ids", pa.list_(pa.int32()), "ids by falling logit (ties: lowest), within dump.nats_below_top of the top"),
+    ("top_ids", pa.list_(pa.int32()), "ids by falling logit (ties: lowest id), see dump in params.yaml"),
     ("top_logits", pa.list_(pa.float32()), "their logits"),
     ("max_logit", pa.float32(), "largest logit"),
     ("logsumexp", pa.float32(), "log of the sum of exp(logit) over the usable vocabulary"),
@@ -14,7 +14,11 @@ RECORD = [
     ("max_outside_logit", pa.float32(), "largest logit outside the list; -inf where the list is everything"),
 ]  # fmt: skip
 
-AT_COLUMN = ("logits_at_partner_ids", pa.list_(pa.float32()), "this model's logits at the ids of the partner's list")
+AT_COLUMN = (
+    "logits_at_partner_ids",
+    pa.list_(pa.float32()),
+    "this model's logits at the ids of the partner's list",
+)
 
 
 TOKENS = parquet.schema(
@@ -38,7 +42,11 @@ TEXT_COLUMNS = [
     ("answer_tokens", pa.int32(), "those of them that ratios count"),
     ("tokens_after_stop", pa.int32(), "of these, tokens kept after the one that ended the text"),
     ("finish_reason", pa.string(), "eos, stop (a stop string) or length (max_new_tokens)"),
-    ("prompt_tokens", pa.int32(), "tokens before these that the model did not generate: the prompt, or a later turn's template tokens"),
+    (
+        "prompt_tokens",
+        pa.int32(),
+        "tokens before these that the model did not generate: the prompt, or a later turn's template tokens",
+    ),
     ("prompt_hash", pa.string(), "digest of their ids"),
 ]
 TEXTS = parquet.schema(TEXT_COLUMNS)
@@ -56,7 +64,7 @@ READS = parquet.schema(
         ("from_template", pa.bool_(), "token inserted by the chat template, not generated"),
         *RECORD,
         AT_COLUMN,
-        ("max_tuned_minus_small_outside", pa.float32(), "largest tuned less small logit outside the large model's list"),
+        ("max_tuned_minus_small_outside", pa.float32(), "largest tuned minus small logit outside the list"),
     ]
 )  # fmt: skip
 
@@ -71,7 +79,11 @@ ROLLED = parquet.schema(
         ("pos", pa.int32(), "place of the token in the text, from 0, through all turns"),
         ("token_id", pa.int32(), "the token written: fused_id if called, else default_id"),
         ("in_answer", pa.bool_(), "whether ratios count this row"),
-        ("from_template", pa.bool_(), "token inserted by the chat template, not generated; such a row has no decision"),
+        (
+            "from_template",
+            pa.bool_(),
+            "token inserted by the chat template, not generated; such a row has no decision",
+        ),
         ("default_id", pa.int32(), "argmax of the model that speaks when the large one is not called"),
         ("small_id", pa.int32(), "argmax of the small model, which FS-GEN compares proxy with"),
         ("fused_id", pa.int32(), "argmax of the fused score over the full vocabulary"),
@@ -89,7 +101,11 @@ ROLLED_TEXTS = parquet.schema([_WRITTEN_BY, *TEXT_COLUMNS])
 STEPS = parquet.schema(
     [
         ("role", pa.string(), "small, tuned or large"),
-        ("shared_steps", pa.int64(), "generated positions that its model processed for all policies together"),
+        (
+            "shared_steps",
+            pa.int64(),
+            "generated positions that its model processed for all policies together",
+        ),
         ("separate_steps", pa.int64(), "positions that it would process if every policy ran separately"),
         ("shared_prompt_steps", pa.int64(), "prompt positions that its model processed"),
     ]

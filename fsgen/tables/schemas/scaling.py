@@ -73,7 +73,9 @@ SERIES_TABLES = {
             ("predicted", _NUMBER, "prediction of the law fitted to the other pairs"),
         ]
     ),
-    "scaling_curves": parquet.schema([*_LAW, *_SIZES, ("cof", _NUMBER, "collaboration frequency by the fitted law")]),
+    "scaling_curves": parquet.schema(
+        [*_LAW, *_SIZES, ("cof", _NUMBER, "collaboration frequency by the fitted law")]
+    ),
     "scaling_claims": parquet.schema(
         [
             ("method", _TEXT, "method, or all"),
@@ -111,12 +113,20 @@ TABLES = SERIES_TABLES | {
             ("cof_high", pa.float64(), "upper end of its 95 % interval over prompts"),
             ("law", pa.string(), "the law, fitted to the published series"),
             ("models", pa.int64(), "distinct models of that series"),
-            ("predicted", pa.float64(), "collaboration frequency by that law, given all parameters of both models"),
+            (
+                "predicted",
+                pa.float64(),
+                "collaboration frequency by that law, given all parameters of both models",
+            ),
             ("predicted_low", pa.float64(), "lower end of its 95 % interval for two unseen models, or null"),
             ("predicted_high", pa.float64(), "upper end of that interval"),
             ("within_interval", pa.bool_(), "whether cof lies in the prediction's interval"),
             ("intervals_overlap", pa.bool_(), "whether the two intervals overlap"),
-            ("extrapolation_note", pa.string(), "sizes or size ratio outside the fitted range, a sentence each"),
+            (
+                "extrapolation_note",
+                pa.string(),
+                "sizes or size ratio outside the fitted range, a sentence each",
+            ),
         ]
     ),
 }

@@ -8,7 +8,11 @@ from fsgen.tables.columns import with_interval
 SERIES = [
     ("pair", pa.string(), "pair, a key of params.yaml"),
     ("method", pa.string(), "method whose mismatches these are"),
-    ("writer", pa.string(), "role of the model that wrote the text: large, or the default model (small or tuned)"),
+    (
+        "writer",
+        pa.string(),
+        "role of the model that wrote the text: large, or the default model (small or tuned)",
+    ),
 ]
 
 SCORE = ("score", pa.string(), "entropy, max_probability, margin, logistic or svm; high means uncertain")
