@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 
 def dump_large(settings: Settings, pair: str) -> None:
-    """Write data/teacher_forced/large/<pair>/: the large model scores the other models' texts at their lists."""
+    """Write data/teacher_forced/large/<pair>/: the large model scores the others' texts."""
     writers = [writer for writer in read_plan(settings.methods_of(pair)) if writer != LARGE]
     _dump_reads(settings, pair, [Reading(writer, (LARGE,), uses_large_lists=False) for writer in writers])
 

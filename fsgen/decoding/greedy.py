@@ -105,7 +105,7 @@ class _Texts:
         return [self.sequences[i].ids[length:] for i, length in zip(texts, lengths, strict=True)]
 
     def _close_turns(self, texts: np.ndarray) -> None:
-        """End the turns that the last tokens ended; after the last turn a text goes on for tokens_after_stop."""
+        """End the turns that the last tokens ended; after its last turn a text goes on a little."""
         open_texts = [i for i in texts if not self._is_finished(i)]
         prompt_ids = [self._prompt_ids[i] for i in open_texts]
         closed = self._stop_rule.close_finished_turns(prompt_ids, [self.sequences[i] for i in open_texts])

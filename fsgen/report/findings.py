@@ -49,7 +49,7 @@ SECTIONS = {
     ),
     "Collaboration frequency": Section(
         "CoF is the share of answer tokens at which the fused token differs from the small model's, on the "
-        "text of `<method>+always`; intervals are 95 %, by resampling prompts. `counted on` says where the text "
+        "text of `<method>+always`; intervals are 95 %, over prompts. `counted on` says where the text "
         "comes from. On the large model's own text it is another number; certified is the share of positions "
         "there at which the stored lists prove the fused token over the whole vocabulary.",
         findings_tables.collaboration_frequency,

@@ -46,7 +46,7 @@ def test_budgets_in_the_metrics_are_recounted_call_ratios(compared):
     """Target beside what test prompts came to, for every policy with a budget."""
     loaded, metrics = compared
     counted = lake.query(
-        f"select policy, avg(called::int) as share from rollout_tokens where in_answer and {TESTS} group by all"
+        f"select policy, avg(called::int) share from rollout_tokens where in_answer and {TESTS} group by all"
     )
     shares = dict(counted.iter_rows())
 

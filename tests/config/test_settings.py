@@ -82,7 +82,7 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
         ("models/large/revision", "abc", "should pin a hub model by 'revision'"),
         ("models/large/dtype", "int4", "should be float32 or bfloat16, got 'int4'"),
         ("models/qwen3-0.6b", {"path": "checkpoints/small", "prompt_format": "plain"}, "use letters, digits"),
-        ("models/other", {"embedded": "nobody", "prompt_format": "plain"}, "'nobody' is not among the embedded"),
+        ("models/other", {"embedded": "nobody", "prompt_format": "plain"}, "'nobody' is not among"),
         ("datasets/toy/task", "gsm9k", "that datasets.toy can name; did you mean 'gsm8k'"),
         ("datasets/toy/path", "nowhere.jsonl", "datasets.toy.path: there is nothing at 'nowhere.jsonl'"),
         ("datasets/toy/calibration_share", 1.0, "should be a share between 0 and 1, got 1.0"),

@@ -55,7 +55,7 @@ def estimate_rows(
     *,
     seed: int,
 ) -> Iterator[dict]:
-    """Rows of OFF_POLICY_ESTIMATES, without their pair, from counts per prompt along dumped and rolled out texts.
+    """Rows of OFF_POLICY_ESTIMATES, without their pair, from counts along dumped and written texts.
 
     A policy whose call ratio is fixed has none: there is nothing to estimate.
     """
