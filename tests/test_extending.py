@@ -90,14 +90,14 @@ def test_a_router(registries, tiny_world):
     add("fsgen/collaboration/routers.py", routers, registry.ROUTERS)
     loaded = write_params(
         PARAMS
-        | {"routers": PARAMS["routers"] | {"doubt": {}}, "policies": ["oracle+doubt@30", "oracle+doubt@80"]}
+        | {"routers": PARAMS["routers"] | {"tail_mass": {}}, "policies": ["oracle+tail_mass@30", "oracle+tail_mass@80"]}
     )
     run_pair(loaded)
     calibrated = read_calibration("duo", "toy").routers
     cuts = {name: router.threshold for name, router in calibrated.items()}
-    assert cuts["oracle+doubt@30"] > cuts["oracle+doubt@80"]
+    assert cuts["oracle+tail_mass@30"] > cuts["oracle+tail_mass@80"]
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
-        pl.col("policy").str.contains("doubt")
+        pl.col("policy").str.contains("tail_mass")
     )
     for (policy,), rows in rolled.partition_by("policy", as_dict=True).items():
         assert (rows["called"] == (rows["score"] > cuts[policy])).all()

@@ -35,7 +35,7 @@ TURNS = """
         group by all
     )"""
 GRADES = """
-    -- the last turn's verdict, and what a judge said of all turns
+    -- the last turn's verdict, and what a judge rated of all turns
     grades as (
         select {key}, prompt_id, arg_max(verdict, turn) as verdict, avg(rating) as rating,
                count(rating) as rated_turns, count(*) filter (outcome = 'unrated') as unrated_turns
@@ -80,7 +80,7 @@ ROLLED_COUNTS = f"""
     {GRADES.format(graded="policy_grades", **OF_POLICIES)}
     select $pair as pair, policy, prompt_id, counted.tokens, calls, mismatches, interventions,
            mismatches_vs_small, large_forward_passes, large_tokens_processed,
-           -- the prompt's last token is the input of the first position, hence less one
+           -- the prompt's last token is the input of the first position: one less
            if(large_tokens_processed > 0, prompt_tokens - 1 + given_before, 0)
                as large_prompt_tokens_processed,
            rows, given, finish_reason, verdict,

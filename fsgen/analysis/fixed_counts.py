@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from fsgen.config.policies import Policy, RouterConfig
 
 FixedCounts = Mapping[str, tuple[str, ...]]
-"""Policy to the columns of counts whose ratio to tokens is the same whatever the prompts."""
+"""Policy to the columns of counts whose ratio to tokens does not depend on the prompts."""
 
 
 def fixed_counts(

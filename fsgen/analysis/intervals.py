@@ -88,7 +88,7 @@ def ratio(
     if (denominator_P < 0).any() or not denominator_P.any():
         raise ValueError("Expected denominators of at least 0 whose sum is above 0.")
     if numerator_P[denominator_P == 0].any():
-        raise ValueError("Expected a numerator of 0 wherever the denominator is 0.")
+        raise ValueError("Expected a numerator of 0 where the denominator is 0.")
     kept_P = denominator_P > 0
     counts_P2 = np.column_stack([numerator_P, denominator_P])[kept_P]
     if limits is None:
@@ -229,10 +229,10 @@ def _degenerate_interval(value: float, limits: tuple[float, float], prompts: int
     At most a share u of all prompts, Wilson's upper bound on 0 of P, may have another value, and
     that one may lie anywhere within the limits. One prompt leaves everything open.
     """
-    floor, ceiling = limits
+    lowest, highest = limits
     share = wilson(0, prompts, level).high if prompts > 1 else 1.0
-    low, high = value - share * (value - floor), value + share * (ceiling - value)
-    return _enclosing(value, max(low, floor), min(high, ceiling))
+    low, high = value - share * (value - lowest), value + share * (highest - value)
+    return _enclosing(value, max(low, lowest), min(high, highest))
 
 
 def _enclosing(value: float, low: float, high: float) -> Interval:

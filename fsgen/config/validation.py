@@ -12,7 +12,7 @@ from fsgen.config.roles import TUNED
 from fsgen.config.schema import DatasetConfig, ModelConfig, Settings
 from fsgen.errors import UserError, lookup_or_suggest
 
-RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # files in metrics/ beside the datasets'
+RESERVED = {"scaling", "published", "comparisons", "uncertainty"}  # metrics files that are no dataset's
 ENTRIES = {  # how an entry is written in a section that a command cannot go without
     "datasets": "gsm8k: {task: gsm8k, max_new_tokens: 256}",
     "models": "tiny: {path: checkpoints/tiny, prompt_format: plain}",

@@ -72,7 +72,7 @@ class _Texts(NamedTuple):
     max_new_tokens: int
 
     def to_read(self, role: str, model: ModelSpec) -> list[TextToRead]:
-        """The texts as a reader reads them; no logits are wanted beside the records."""
+        """The texts as a reader reads them; no logits are gathered besides the records."""
         ids = prompt_ids(model, self.prompts, self.max_new_tokens)
         ids_of = dict(zip(self.prompts["prompt_id"], ids, strict=True))
         return [

@@ -40,7 +40,7 @@ class Generator(Protocol):
 
 
 class TextToRead(NamedTuple):
-    """A text, its readers, and the ids whose logits are wanted beside the records."""
+    """A text, its readers, and the ids at which logits are gathered."""
 
     prompt: list[int]
     ids: list[int]

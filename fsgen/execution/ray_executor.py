@@ -154,7 +154,7 @@ def _check_places(nodes: list[dict], compute: ComputeConfig) -> None:
     wanted, places = compute.replicas, count_places(nodes, compute.gpus_per_replica)
     if wanted > places:
         raise UserError(
-            f"The cluster's nodes should have room for the {wanted} actors of compute.replicas, with a core "
+            f"The cluster's nodes should hold the {wanted} actors of compute.replicas, with a core "
             f"and {compute.gpus_per_replica} cards each, and have it for {places}; lower replicas or "
             "gpus_per_replica, or add nodes."
         )

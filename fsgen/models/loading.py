@@ -106,7 +106,7 @@ def _too_wide(model: ModelSpec, usable: dict[int, int]) -> UserError:
 def placement(compute: ComputeConfig, dtype: str | None) -> tuple[torch.device, torch.dtype]:
     """Device and precision: by default CUDA if present, bfloat16 there and float32 on a CPU.
 
-    On a cluster CUDA is present if replicas have cards, whatever this machine has.
+    On a cluster CUDA is present if replicas have cards, regardless of this machine.
     """
     is_cluster = compute.definition.is_cluster
     if is_cluster and compute.device == "auto" and not compute.gpus_per_replica and torch.cuda.is_available():

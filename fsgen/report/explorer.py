@@ -1,4 +1,4 @@
-"""What the token explorer shows: every policy's text on some prompts, and what each model said along it.
+"""What the token explorer shows: every policy's text on some prompts, and what each model predicts along it.
 
 Texts of one prompt share prefixes, and what models say depends on the prefix alone. So a prompt's texts are
 one tree: node 0 is the empty text, every other node its parent's text and one more token. Records and fused
@@ -60,7 +60,7 @@ def _explore_pair(
     calibrated = read_calibration(pair, dataset).routers
     return {
         "models": settings.pairs[pair].roles(),
-        "speakers": {name: method.definition.default_role for name, method in methods.items()},
+        "default_roles": {name: method.definition.default_role for name, method in methods.items()},
         "policies": {
             name: {"method": policy.method, "router": policy.router, "cut": calibrated[name].threshold}
             for name, policy in policies.items()

@@ -71,7 +71,7 @@ SECTIONS = {
         "Where a router ran at fewer budgets, its accuracy is read off the line between its policies.",
         findings_tables.routers_against_random,
     ),
-    "Estimates beside the closed loop": Section(
+    "Off-policy estimates": Section(
         "Call ratio estimated off the dumps less the one counted in the closed loop, in percentage points "
         "with a 95 % interval.",
         findings_tables.estimates_against_rollouts,

@@ -1,4 +1,4 @@
--- What did the large model write, how unsure was the small one at each token, and what would it have said?
+-- What did the large model write, how uncertain was the small one at each token, and what did it predict?
 with chosen as (
     select dataset, arg_max(pair, (size_ratio, pair)) as pair, arg_max(model, (size_ratio, pair)) as model
     from pairs where role = 'small' group by dataset
@@ -11,7 +11,7 @@ with chosen as (
     from router_scores s join chosen using (dataset, pair) join asked using (dataset, prompt_id)
     join teacher_forced r using (dataset, pair, prompt_id, turn, pos)
     where s.method = 'oracle' and s.writer = 'large' and r.writer = 'large' and r.reader = 'small'
-), said as (
+), listed as (
     select dataset, prompt_id, pos, list(piece order by rank) as pieces, list(probability order by rank) as probabilities
     from (
         select dataset, model, prompt_id, pos, unnest(top_ids[:10]) as token_id,
@@ -20,5 +20,5 @@ with chosen as (
     ) join vocabulary using (model, token_id) group by all
 )
 select dataset, pair, prompt_id, pos, piece, entropy, mismatch, pieces, probabilities
-from read join vocabulary using (model, token_id) join said using (dataset, prompt_id, pos)
+from read join vocabulary using (model, token_id) join listed using (dataset, prompt_id, pos)
 order by dataset, prompt_id, pos

@@ -98,8 +98,8 @@ def test_tenths_of_a_calibrated_chance_have_the_rates_that_it_claims():
     found = discrimination.deciles(chance_N, mismatch_N, np.repeat(np.arange(200), 100), seed=1)
 
     assert [tenth.tokens for tenth in found] == [2000] * 10
-    assert sum(tenth.rate.low <= tenth.mean_doubt <= tenth.rate.high for tenth in found) >= 8
-    assert [tenth.mean_doubt for tenth in found] == sorted(tenth.mean_doubt for tenth in found)
+    assert sum(tenth.rate.low <= tenth.mean_uncertainty <= tenth.rate.high for tenth in found) >= 8
+    assert [tenth.mean_uncertainty for tenth in found] == sorted(tenth.mean_uncertainty for tenth in found)
 
 
 @given(tokens)
@@ -109,7 +109,7 @@ def test_tenths_hold_every_token_once_and_no_tie_is_split(rows):
     found = discrimination.deciles(doubt_N, mismatch_N, prompt_N, seed=1)
 
     assert sum(tenth.tokens for tenth in found) == len(rows)
-    means = [tenth.mean_doubt for tenth in found]
+    means = [tenth.mean_uncertainty for tenth in found]
     assert means == sorted(set(means))
 
 
@@ -117,6 +117,6 @@ def test_probability_and_margin_are_turned_to_rise_with_doubt():
     """Entropy and learned chances do already."""
     value_N = np.array([0.2, 0.9])
 
-    assert discrimination.doubt("max_probability", value_N).tolist() == pytest.approx([0.8, 0.1])
-    assert discrimination.doubt("margin", value_N).tolist() == pytest.approx([0.8, 0.1])
-    assert discrimination.doubt("entropy", value_N).tolist() == value_N.tolist()
+    assert discrimination.uncertainty_of("max_probability", value_N).tolist() == pytest.approx([0.8, 0.1])
+    assert discrimination.uncertainty_of("margin", value_N).tolist() == pytest.approx([0.8, 0.1])
+    assert discrimination.uncertainty_of("entropy", value_N).tolist() == value_N.tolist()

@@ -74,7 +74,7 @@ def test_the_page_tells_the_numbers_of_the_metrics(kept):
     assert f"{share(asked, 'accuracy')} for {100 * asked['call_ratio']:.1f}" in told["Accuracy against calls"]
     gap = compared["call_ratio_estimates"]["oracle+entropy@20"]
     expected = share(gap, "difference", "difference_low", "difference_high")
-    assert expected in told["Estimates beside the closed loop"]
+    assert expected in told["Off-policy estimates"]
     greedy, drafted = compared["acceptance"]["greedy"], compared["accepted_length"]["3"]
     assert share(greedy, "rate", "rate_low", "rate_high") in told["Drafting"]
     assert f"{drafted['value']:.2f} ({drafted['low']:.2f} to" in told["Drafting"]

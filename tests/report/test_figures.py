@@ -93,7 +93,7 @@ OPTIONAL = [
     ("published", "curve"),
     ("published", "error"),
     ("cof", "curve"),
-    ("estimates", "survival"),
+    ("off_policy", "survival"),
     ("separation", "auroc"),
     ("separation", "calibration"),
     ("separation", "lorenz"),
@@ -114,7 +114,7 @@ def test_a_figure_does_without_rows_that_a_run_may_lack(frames, name, kind, tmp_
 def test_a_figure_does_with_a_single_row(frames, name, tmp_path):
     """The smallest run there can be."""
     frame = frames[name]
-    primary = {"separation": "auroc", "estimates": "off_policy", "speculative": "draft_length"}.get(
+    primary = {"separation": "auroc", "off_policy": "off_policy", "speculative": "draft_length"}.get(
         name, "point"
     )
     if "kind" in frame.columns:
@@ -185,8 +185,8 @@ def test_the_position_map_has_each_pair_in_its_own_row():
 
 def test_mismatches_and_matches_keep_their_own_names(frames):
     """The key's sign of a mismatch is drawn at mismatches (FS-GEN's labels were inverted)."""
-    frame = frames["embedding"]
-    figure = gallery.draw("embedding", frame)
+    frame = frames["projections"]
+    figure = gallery.draw("projections", frame)
     signs = {sign.get_label().split(" (")[0]: sign.get_color() for sign in figure.legends[0].legend_handles}
     drawn = {line.get_color(): len(line.get_xdata()) for line in figure.axes[0].lines}
     counts = dict(frame.filter(view="pca").group_by("mismatch").len().iter_rows())

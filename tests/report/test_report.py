@@ -66,7 +66,7 @@ def test_what_models_say_there_is_what_they_said_when_they_wrote(finished, explo
         if name not in pair["texts"]:
             continue
         tree = pair["texts"][name]
-        speaker = pair["speakers"][pair["policies"][policy]["method"]]
+        speaker = pair["default_roles"][pair["policies"][policy]["method"]]
         for node, row in zip(walk(tree, policy), rows.iter_rows(named=True), strict=False):
             said = tree["says"][speaker][node]
             assert said[1] == row["default_id"]

@@ -60,7 +60,7 @@ class RouterGroups(NamedTuple):
     never: frozenset[str]
     """They never call."""
     random: frozenset[str]
-    """They call by chance, whatever the position."""
+    """They call at random positions."""
     perfect: frozenset[str]
     """They know where the fused token differs."""
 

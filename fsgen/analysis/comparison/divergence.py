@@ -13,7 +13,7 @@ from fsgen.analysis import intervals
 from fsgen.analysis.intervals import Interval, interval_columns
 from fsgen.config.policies import Policy, name_policy
 
-RUN = 5  # equal tokens in a row with which two texts are said to have come together again
+RUN = 5  # equal tokens in a row after which two texts count as reconverged
 WINDOWS = (4, 16, 64)  # tokens
 EDGES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, np.inf)  # of the entropy of a mismatch, nats
 

@@ -32,7 +32,7 @@ class Law(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted law; None wherever the points cannot tell."""
+    """A fitted law; None where the points do not determine it."""
 
     params: dict[str, float] | None
     r2: float | None
@@ -120,7 +120,7 @@ def best_exponent(law: Law, small_P, large_P, cof_P) -> float:
 
 
 def residual(curves: list, cof_P: np.ndarray) -> np.ndarray:
-    """CoF [P] less its least squares fit on the regressors [][P], whatever their scales."""
+    """CoF [P] less its least squares fit on the regressors [][P]; their scales do not matter."""
     curves_PK = np.column_stack([curve / np.abs(curve).max() for curve in curves])
     return cof_P - curves_PK @ np.linalg.lstsq(curves_PK, cof_P, rcond=None)[0]
 

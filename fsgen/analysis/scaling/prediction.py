@@ -94,7 +94,7 @@ def predict(
 
 
 def compare_with_measured(known: pl.DataFrame, own: pl.DataFrame, level: float = 0.95) -> list[dict]:
-    """What every law fitted to `known` says of the pairs of `own`, beside what these measured.
+    """Predictions of every law fitted to `known` for the pairs of `own`, with their measured CoF.
 
     Both are points; a pair is held against the series with its method's and its dataset's name. The
     published table gives nominal sizes, so its laws are asked with all parameters of the models. Rows
@@ -106,11 +106,11 @@ def compare_with_measured(known: pl.DataFrame, own: pl.DataFrame, level: float =
         for law in LAWS:
             found = predict(series, law, pair["large_total_b"], pair["small_total_b"], level)
             if found is not None:
-                rows.append({name: pair[name] for name in HELD} | {"law": law} | _beside(found, pair))
+                rows.append({name: pair[name] for name in HELD} | {"law": law} | _prediction_columns(found, pair))
     return rows
 
 
-def _beside(found: Prediction, pair: dict) -> dict:
+def _prediction_columns(found: Prediction, pair: dict) -> dict:
     """A prediction, and whether what was measured agrees with it."""
     within_interval = intervals_overlap = None
     if found.low is not None and found.high is not None:
@@ -128,7 +128,7 @@ def _beside(found: Prediction, pair: dict) -> dict:
 
 
 def shares_model(names_P2: np.ndarray) -> np.ndarray:
-    """Whether two pairs share a model in whatever role, [P, P]."""
+    """Whether two pairs share a model in any role, [P, P]."""
     return (names_P2[:, None, :, None] == names_P2[None, :, None, :]).any(axis=(2, 3))
 
 
@@ -160,16 +160,16 @@ def predict_pair(
             "give counts such as --small 1.5e9 --large 70e9."
         )
     known = {source: parquet.read(path) for source, path in POINTS.items() if path.is_file()}
-    told = []
+    reports = []
     for source, points in known.items():
         series = points.filter(method=method, dataset=dataset)
         if found := _by_preference(series, large / 1e9, small / 1e9, level):
-            told.append(PredictionReport(found, source, len(series), level))
-    if not told:
+            reports.append(PredictionReport(found, source, len(series), level))
+    if not reports:
         raise UserError(
             f"There are too few pairs to predict {method} on {dataset}; known series are {_listed(known)}."
         )
-    return next((each for each in told if each.prediction.models >= IDENTIFIED_FROM), told[0])
+    return next((each for each in reports if each.prediction.models >= IDENTIFIED_FROM), reports[0])
 
 
 def _by_preference(series: pl.DataFrame, large_b: float, small_b: float, level: float) -> Prediction | None:

@@ -68,10 +68,10 @@ def _number(size: float) -> str:
 
 def summary(points: pl.DataFrame, described: dict, claims: list[dict]) -> dict:
     """What metrics/published.json holds."""
-    told = {}
+    described_series = {}
     for method, dataset, group in series.series_of(points):
-        told[f"{method}/{dataset}"] = {"pairs": len(group), "laws": described[method, dataset]}
-    return {"series": told, "claim": _claim(claims), "comparison": comparison(points, described)}
+        described_series[f"{method}/{dataset}"] = {"pairs": len(group), "laws": described[method, dataset]}
+    return {"series": described_series, "claim": _claim(claims), "comparison": comparison(points, described)}
 
 
 def _claim(claims: list[dict]) -> dict:
@@ -81,13 +81,13 @@ def _claim(claims: list[dict]) -> dict:
     return {
         **counted.pop(("all", "all")),
         "threshold": CLAIMED_COF,
-        "by_method": {method: told for (method, dataset), told in counted.items() if dataset == "all"},
-        "by_series": {f"{m}/{d}": told for (m, d), told in counted.items() if d != "all"},
+        "by_method": {method: claim for (method, dataset), claim in counted.items() if dataset == "all"},
+        "by_series": {f"{m}/{d}": claim for (m, d), claim in counted.items() if d != "all"},
     }
 
 
 def comparison(points: pl.DataFrame, described: dict) -> dict:
-    """In how many series each law is the best, and how the authors' law stands beside the others."""
+    """In how many series each law is the best, and how the authors' law compares with the others."""
     fits = list(described.values())
     powers = [laws["power"] for laws in fits]
     at_one = [power["params"]["b"] - power["params"]["a"] for power in powers]
@@ -118,11 +118,11 @@ def _holds_0(low: float | None, high: float | None) -> bool:
 
 def _both_models_out(points: pl.DataFrame) -> dict[str, dict[str, float | None]]:
     """Error of predicting each pair from those that share no model with it."""
-    told = {}
+    errors = {}
     for method, dataset, group in series.series_of(points):
         kept_PP = ~shares_model(group.select("small", "large").to_numpy())
         data = series.columns(group)
-        told[f"{method}/{dataset}"] = {
+        errors[f"{method}/{dataset}"] = {
             law: rmse(held_out_predictions(law, *data, kept_PP), data.cof_P) for law in LAWS
         }
-    return told
+    return errors

@@ -1,7 +1,7 @@
 """How well a score tells mismatches from matches: ranking, calibration, and where the mismatches lie.
 
-Shape legend: N tokens, P prompts, X score bins twice (matches, then mismatches, by rising doubt),
-Q quantities, D deciles. A score here is doubt: the higher, the more a mismatch is to be expected.
+Shape legend: N tokens, P prompts, X score bins twice (matches, then mismatches, by rising uncertainty),
+Q quantities, D deciles. A score here measures uncertainty: the higher, the likelier a mismatch.
 """
 
 from typing import NamedTuple
@@ -11,40 +11,40 @@ import numpy as np
 from fsgen.analysis import intervals
 from fsgen.analysis.intervals import Interval
 
-BINS = 256  # of which one holds a single score wherever there are no more of them
+BINS = 256  # a bin holds one distinct score where there are no more than these
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 DECILES = 10
-DOUBT_FALLS = ("max_probability", "margin")  # scores that are low where a model is in doubt
-CHANCES = ("max_probability", "logistic", "svm")  # whose doubt claims to be P(mismatch)
+FALLS_WITH_UNCERTAINTY = ("max_probability", "margin")  # scores that are low where a model is uncertain
+PROBABILITIES = ("max_probability", "logistic", "svm")  # which predict P(mismatch)
 
 
 class Ranking(NamedTuple):
     """How a score ranks tokens; None where all are matches or all mismatches."""
 
     auroc: Interval | None
-    """P(a mismatch is in more doubt than a match), ties half."""
+    """P(a mismatch has a higher uncertainty than a match), ties half."""
     average_precision: Interval | None
     """Mean precision over recall; of a useless score the share of mismatches."""
     lorenz: list[Interval] | None
-    """Share of all mismatches in the SHARES of tokens in most doubt."""
+    """Share of all mismatches in the SHARES of tokens with the highest uncertainty."""
 
 
 class Decile(NamedTuple):
-    """A tenth of the tokens by doubt."""
+    """A tenth of the tokens by uncertainty."""
 
-    mean_doubt: float
+    mean_uncertainty: float
     tokens: int
     rate: Interval
     """Share of mismatches."""
 
 
-def doubt(score: str, value_N: np.ndarray) -> np.ndarray:
-    """The score turned so that it rises with doubt."""
-    return 1 - value_N if score in DOUBT_FALLS else value_N
+def uncertainty_of(score: str, value_N: np.ndarray) -> np.ndarray:
+    """The score, turned so that it rises with uncertainty."""
+    return 1 - value_N if score in FALLS_WITH_UNCERTAINTY else value_N
 
 
 def rank(
-    doubt_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int, replicates: int = 1000
+    uncertainty_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int, replicates: int = 1000
 ) -> Ranking:
     """AUROC, average precision and Lorenz shares with BCa intervals over prompts.
 
@@ -53,9 +53,9 @@ def rank(
     """
     if mismatch_N.all() or not mismatch_N.any():
         return Ranking(None, None, None)
-    levels_N = np.unique(doubt_N, return_inverse=True)[1]
-    value_Q = measure(count(levels_N, mismatch_N, np.zeros(len(doubt_N)))[0])
-    counts_PX = count(_binned(doubt_N, levels_N), mismatch_N, prompt_N)
+    levels_N = np.unique(uncertainty_N, return_inverse=True)[1]
+    value_Q = measure(count(levels_N, mismatch_N, np.zeros(len(uncertainty_N)))[0])
+    counts_PX = count(_binned(uncertainty_N, levels_N), mismatch_N, prompt_N)
     total_X = counts_PX.sum(axis=0)
     drawn = [measure(sums_BX) for sums_BX in intervals.resampled(counts_PX, seed, replicates)]
     drawn_BQ = (np.concatenate(drawn) + value_Q - measure(total_X)).clip(0, 1)
@@ -64,12 +64,12 @@ def rank(
     return Ranking(found[0], found[1], found[2:])
 
 
-def _binned(doubt_N: np.ndarray, levels_N: np.ndarray) -> np.ndarray:
-    """The levels themselves where there are at most BINS, else bins of like size, by rising doubt."""
+def _binned(uncertainty_N: np.ndarray, levels_N: np.ndarray) -> np.ndarray:
+    """The levels themselves where there are at most BINS, else bins of like size, by rising uncertainty."""
     if levels_N.max() < BINS:
         return levels_N
-    edges = np.unique(np.quantile(doubt_N, np.linspace(0, 1, BINS + 1)[1:-1]))
-    return np.searchsorted(edges, doubt_N, side="right")
+    edges = np.unique(np.quantile(uncertainty_N, np.linspace(0, 1, BINS + 1)[1:-1]))
+    return np.searchsorted(edges, uncertainty_N, side="right")
 
 
 def count(level_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def measure(sums_X: np.ndarray) -> np.ndarray:
     """AUROC, average precision and Lorenz shares of summed counts, [..., Q]; nan without both kinds."""
     match_X, mismatch_X = np.split(sums_X, 2, axis=-1)
     below_X = match_X.cumsum(axis=-1) - match_X / 2
-    # from the most doubtful bin on
+    # from the most uncertain bin on
     hit_X, all_X = mismatch_X[..., ::-1].cumsum(axis=-1), (match_X + mismatch_X)[..., ::-1].cumsum(axis=-1)
     hits, matches = hit_X[..., -1], match_X.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,15 +114,15 @@ def brier(chance_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *,
     return intervals.ratio(squares_P, np.bincount(row_N), seed=seed)
 
 
-def deciles(doubt_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int) -> list[Decile]:
-    """Tenths of the tokens by doubt, least first; equal scores stay together, so a tenth may be empty."""
-    ranks_N = np.searchsorted(np.sort(doubt_N), doubt_N, side="left")
-    tenth_N = ranks_N * DECILES // len(doubt_N)
+def deciles(uncertainty_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int) -> list[Decile]:
+    """Tenths of the tokens by uncertainty, least first; equal scores stay together, so a tenth may be empty."""
+    ranks_N = np.searchsorted(np.sort(uncertainty_N), uncertainty_N, side="left")
+    tenth_N = ranks_N * DECILES // len(uncertainty_N)
     found = []
     for tenth in np.unique(tenth_N):
         mine = tenth_N == tenth
         share = rate(mismatch_N[mine], prompt_N[mine], seed=seed)
-        found.append(Decile(float(doubt_N[mine].mean()), int(mine.sum()), share))
+        found.append(Decile(float(uncertainty_N[mine].mean()), int(mine.sum()), share))
     return found
 
 

@@ -29,8 +29,8 @@ class ScoredTokens(NamedTuple):
     """Whether the token begins its turn."""
     is_start_N: np.ndarray
     """Whether it begins a sentence within its turn."""
-    doubts: dict[str, np.ndarray]
-    """Score to its doubt [N], for the scores that are known at all tokens."""
+    uncertainties: dict[str, np.ndarray]
+    """Score to its uncertainty [N], for the scores that are known at all tokens."""
 
     @classmethod
     def of(cls, rows: pl.DataFrame) -> "ScoredTokens":
@@ -44,7 +44,7 @@ class ScoredTokens(NamedTuple):
             rows["is_first"].to_numpy(),
             rows["is_start"].to_numpy(),
             {
-                score: discrimination.doubt(score, rows[score].to_numpy().astype(np.float64))
+                score: discrimination.uncertainty_of(score, rows[score].to_numpy().astype(np.float64))
                 for score in known
             },
         )
@@ -61,8 +61,8 @@ def prompt_ranks(rows: pl.DataFrame) -> np.ndarray:
 
 def describe(tokens: ScoredTokens, seed: int) -> Iterator[tuple[str, dict]]:
     """Rows of every table of mismatches, each with the table's name."""
-    for score, doubt_N in tokens.doubts.items():
-        ranking = discrimination.rank(doubt_N, tokens.mismatch_N, tokens.prompt_N, seed=seed)
+    for score, uncertainty_N in tokens.uncertainties.items():
+        ranking = discrimination.rank(uncertainty_N, tokens.mismatch_N, tokens.prompt_N, seed=seed)
         yield from _tag("score_discrimination", _discrimination_rows(tokens, score, ranking, seed))
         yield from _tag("score_lorenz", _lorenz_rows(score, ranking))
         yield from _tag("score_calibration", _calibration_rows(tokens, score, seed))
@@ -76,11 +76,11 @@ def _tag(table: str, rows: Iterator[dict]) -> Iterator[tuple[str, dict]]:
 
 
 def _discrimination_rows(tokens: ScoredTokens, score: str, ranking: Ranking, seed: int) -> Iterator[dict]:
-    """How well a score ranks; of one that claims to be the chance of a mismatch, its Brier score too."""
+    """How well a score ranks; of one that is a predicted probability of a mismatch, its Brier score too."""
     metrics = {"auroc": ranking.auroc, "average_precision": ranking.average_precision}
-    if score in discrimination.CHANCES:
+    if score in discrimination.PROBABILITIES:
         metrics["brier"] = discrimination.brier(
-            tokens.doubts[score], tokens.mismatch_N, tokens.prompt_N, seed=seed
+            tokens.uncertainties[score], tokens.mismatch_N, tokens.prompt_N, seed=seed
         )
     counts = tokens.counts() | {"mismatches": int(tokens.mismatch_N.sum())}
     for metric, interval in metrics.items():
@@ -88,23 +88,23 @@ def _discrimination_rows(tokens: ScoredTokens, score: str, ranking: Ranking, see
 
 
 def _lorenz_rows(score: str, ranking: Ranking) -> Iterator[dict]:
-    """Shares of all mismatches in the tokens in most doubt; none where nothing can be ranked."""
+    """Shares of all mismatches in the most uncertain tokens; none where nothing can be ranked."""
     for share, interval in zip(discrimination.SHARES, ranking.lorenz or [], strict=False):
         row = {"score": score, "share_of_tokens": share}
         yield row | interval_columns(interval, "share_of_mismatches")
 
 
 def _calibration_rows(tokens: ScoredTokens, score: str, seed: int) -> Iterator[dict]:
-    """Mismatch rates by tenth of the doubt, next to the rate that a chance claims."""
-    is_chance = score in discrimination.CHANCES
-    deciles = discrimination.deciles(tokens.doubts[score], tokens.mismatch_N, tokens.prompt_N, seed=seed)
+    """Mismatch rates by decile of a score, with the predicted rate of a probability."""
+    is_probability = score in discrimination.PROBABILITIES
+    deciles = discrimination.deciles(tokens.uncertainties[score], tokens.mismatch_N, tokens.prompt_N, seed=seed)
     for number, decile in enumerate(deciles):
         yield {
             "score": score,
             "bin": number,
-            "mean_score": decile.mean_doubt,
-            "is_probability": is_chance,
-            "predicted_rate": decile.mean_doubt if is_chance else None,
+            "mean_score": decile.mean_uncertainty,
+            "is_probability": is_probability,
+            "predicted_rate": decile.mean_uncertainty if is_probability else None,
             "tokens": decile.tokens,
             **interval_columns(decile.rate, "observed_rate"),
         }
@@ -169,7 +169,7 @@ def _effect_rows(tokens: ScoredTokens) -> Iterator[dict]:
 
 
 def _position_regressors(tokens: ScoredTokens) -> dict[str, np.ndarray]:
-    """Position, and the places at which both mismatches and matches stand: at others no effect is defined."""
+    """Position, and the boundaries at which both mismatches and matches stand: at others no effect is defined."""
     regressors = {"per doubling of position": np.log2(1 + tokens.pos_N)}
     for place, is_there_N in (("first token", tokens.is_first_N), ("sentence start", tokens.is_start_N)):
         if len(np.unique(tokens.mismatch_N[is_there_N])) == 2:

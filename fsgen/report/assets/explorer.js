@@ -45,7 +45,7 @@ function choose(wanted = {}) {
   for (let node = own.leaf; node > 0; node = tree.parent[node]) path.unshift(node);
   view = {
     asked: prompts.find((p) => p.id === prompt), models: entry.models, tree, own, about, policy,
-    speaker: entry.speakers[about.method], pieces: data.pieces[entry.models.large],
+    defaultRole: entry.default_roles[about.method], pieces: data.pieces[entry.models.large],
     steps: path.map((node, i) => ({ before: tree.parent[node], token: tree.token[node], bits: parseInt(own.marks[i], 16) })),
     chosen: 0,
   };
@@ -66,7 +66,7 @@ function draw(token) {
 }
 
 function drawToken(step, i) {
-  const record = view.tree.says[view.speaker]?.[step.before];
+  const record = view.tree.says[view.defaultRole]?.[step.before];
   const button = make("button", shown(view.pieces[step.token]), "token");
   const given = step.bits & FROM_TEMPLATE;
   if (given) button.classList.add("given");
@@ -114,11 +114,11 @@ function explain(i) {
 }
 
 function decision(i, step) {
-  const { tree, about, pieces, own, speaker } = view;
+  const { tree, about, pieces, own, defaultRole } = view;
   const list = make("dl");
   const say = (term, text) => list.append(make("dt", term), make("dd", text));
   say("written", oneLine(pieces[step.token]));
-  say("without the large model", oneLine(pieces[tree.says[speaker]?.[step.before]?.[1]]) + ` (${ROLES[speaker]})`);
+  say("without the large model", oneLine(pieces[tree.says[defaultRole]?.[step.before]?.[1]]) + ` (${ROLES[defaultRole]})`);
   say(`fused choice (${about.method})`, oneLine(pieces[tree.fused[about.method]?.[step.before]]));
   say("large model", step.bits & CALLED ? (step.bits & MISMATCH ? "asked, changed the token" : "asked, agreed")
     : step.bits & MISMATCH ? "not asked, would have changed it" : "not asked");

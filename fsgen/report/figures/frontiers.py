@@ -110,9 +110,9 @@ def _draw_router(ax: Axes, rows: pl.DataFrame, router: str) -> None:
     )
 
 
-def duels(frame: pl.DataFrame) -> Figure:
+def router_comparisons(frame: pl.DataFrame) -> Figure:
     """How likely each router is to beat each other one at the same call ratio, a panel for each pair."""
-    style.require_rows(frame, "duels")
+    style.require_rows(frame, "router_comparisons")
     pairs, remark = style.pairs_by_ratio(frame)
     routers = style.order_routers(frame["router"].unique())
     figure, axes = style.panels(len(pairs), columns=3, width=2.9, height=2.7)

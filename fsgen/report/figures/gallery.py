@@ -31,16 +31,20 @@ FIGURES = {
     "surface": Entry(scaling.surface, False, "collaboration frequency over both sizes"),
     "frontier": Entry(frontiers.frontier, True, "accuracy that calls of the large model buy"),
     "costs": Entry(frontiers.costs, True, "accuracy against what the calls cost"),
-    "duels": Entry(frontiers.duels, True, "probability that one router beats another at equal budget"),
+    "router_comparisons": Entry(
+        frontiers.router_comparisons, True, "probability that one router beats another at equal call ratio"
+    ),
     "budgets": Entry(frontiers.budgets, True, "calls made against calls aimed at"),
-    "estimates": Entry(
-        off_policy.estimates, True, "what the dumps alone say of a policy, beside its rollout"
+    "off_policy": Entry(
+        off_policy.off_policy, True, "off-policy estimates against rollouts, and survival on dumped text"
     ),
     "reconvergence": Entry(off_policy.reconvergence, True, "what follows a mismatch that nobody routed"),
     "separation": Entry(uncertainty.separation, True, "how well uncertainty tells mismatches from matches"),
     "position_heatmap": Entry(uncertainty.positions, True, "where in an answer mismatches lie"),
-    "effects": Entry(uncertainty.effects, True, "what position adds once entropy is known"),
-    "embedding": Entry(uncertainty.embedding, True, "tokens in the plane by their top probabilities"),
+    "odds_ratios": Entry(uncertainty.odds_ratios, True, "what position adds once entropy is known"),
+    "projections": Entry(
+        uncertainty.project_tokens, True, "tokens projected to the plane by their top probabilities"
+    ),
     "token_strips": Entry(token_strips.token_strips, True, "two answers token by token"),
     "speculative": Entry(drafting.speculative, True, "drafting: accepted lengths, acceptance, speed-up"),
 }

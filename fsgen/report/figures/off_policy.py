@@ -12,9 +12,9 @@ from fsgen.report.figures import style
 from fsgen.report.figures.style import COLOURS, DASHES, GREY, INK, LINES, MARKERS
 
 
-def estimates(frame: pl.DataFrame) -> Figure:
+def off_policy(frame: pl.DataFrame) -> Figure:
     """Call ratios estimated off-policy against the rollouts' own, and how long policies follow the dump."""
-    style.require_rows(frame, "estimates")
+    style.require_rows(frame, "off_policy")
     figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_estimates(left, frame.filter(kind="estimate"))
@@ -97,6 +97,6 @@ def _draw_reconvergence(ax: Axes, rows: pl.DataFrame, bins: list[tuple], windows
             part, "reconverged_share", "reconverged_share_low", "reconverged_share_high"
         )
         style.draw_points(ax, x_P, *y_3P, colour=COLOURS[index], fmt=MARKERS[index], shift=5.0 * (index - 1))
-        if index == 0:  # the answers are the same whatever the window
+        if index == 0:  # the answers do not depend on the window
             same_3P = style.float_columns(part, "same_answer", "same_answer_low", "same_answer_high")
             style.draw_points(ax, x_P, *same_3P, colour=INK, fmt="v", shift=10.0)

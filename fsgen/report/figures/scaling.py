@@ -44,7 +44,7 @@ LAW_NAMES = {
 
 
 def published(frame: pl.DataFrame) -> Figure:
-    """The published points with two laws, a panel for each method; beside them every law's held-out error."""
+    """The published points with two laws, a panel for each method, and every law's held-out error."""
     style.require_rows(frame, "published")
     points = frame.filter(kind="point")
     methods, datasets = sorted(points["method"].unique()), sorted(points["dataset"].unique())
@@ -161,7 +161,7 @@ def _cof_entries(frame: pl.DataFrame, methods: list[str]) -> list[Line2D | Patch
 
 
 def surface(frame: pl.DataFrame) -> Figure:
-    """CoF of the oracle over both sizes, a panel for each dataset: stems from the floor, with intervals."""
+    """CoF of the oracle over both sizes, a panel for each dataset: stems from zero, with intervals."""
     style.require_rows(frame, "surface")
     panels = frame.select("source", "dataset").unique().sort("source", "dataset").rows()[: style.MOST_PANELS]
     columns = min(len(panels), 3)

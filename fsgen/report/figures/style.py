@@ -166,7 +166,7 @@ def draw_points(
 
 
 def _fit_axes(ax: Axes, x_P: np.ndarray, *curves: np.ndarray) -> None:
-    """Make room for these points: axes do not see an artist whose transform is not their own."""
+    """Extend the axes to these points: autoscaling ignores artists with their own transform."""
     for y_P in curves:
         ax.update_datalim(np.column_stack([x_P, y_P])[np.isfinite(y_P)])
     ax.autoscale_view()

@@ -87,7 +87,7 @@ def _draw_text(part: SubFigure, lines: list[list[_Token]], scale: Normalize, tit
             ax.text(token.offset, y, token.text, va="center", bbox=box, **font)
     ax.set(xlim=(-1, LINE_LENGTH + 1), ylim=(len(lines) - 0.4, -0.7))
     ax.axis("off")
-    ax.set_title(f"{title} (framed: the small one would have said something else)", fontsize=8.5)
+    ax.set_title(f"{title} (framed: the small model predicts another token)", fontsize=8.5)
     mappable = ScalarMappable(Normalize(0, scale.vmax / DARKEST), colours)
     bar = part.colorbar(mappable, ax=ax, pad=0.01, aspect=8)
     bar.ax.set_ylim(0, scale.vmax)

@@ -68,7 +68,7 @@ def _label_pairs(ax: Axes, pairs: list[str]) -> None:
 
 
 def _draw_calibration(ax: Axes, rows: pl.DataFrame) -> None:
-    """Rate of mismatches against the one that a score claims, beside the diagonal."""
+    """Observed rate of mismatches against the predicted rate, with the diagonal."""
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=DASHES)
     for score in sorted(rows["score"].unique()):
         look = style.look_of(score)
@@ -80,7 +80,7 @@ def _draw_calibration(ax: Axes, rows: pl.DataFrame) -> None:
 
 
 def _draw_lorenz(ax: Axes, rows: pl.DataFrame) -> None:
-    """Share of all mismatches in the most doubtful tokens, beside the diagonal."""
+    """Share of all mismatches among the most uncertain tokens, with the diagonal."""
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=DASHES)
     for score in sorted(rows["score"].unique()):
         look = style.look_of(score)
@@ -143,9 +143,9 @@ def _draw_positions(ax: Axes, rows: pl.DataFrame, pairs: list[str]) -> None:
     style.show_percent(ax.yaxis)
 
 
-def effects(frame: pl.DataFrame) -> Figure:
+def odds_ratios(frame: pl.DataFrame) -> Figure:
     """Odds ratios of a token's position, without and with the small model's entropy in the regression."""
-    style.require_rows(frame, "effects")
+    style.require_rows(frame, "odds_ratios")
     terms = [term for term in TERMS if term in frame["term"].unique()]
     pairs, remark = style.pairs_by_ratio(frame, most=MOST_PAIRS)
     figure, axes = style.panels(len(terms), columns=3, width=3.4, height=0.8 + 0.3 * len(pairs), share=False)
@@ -177,9 +177,9 @@ def _draw_odds_ratios(ax: Axes, frame: pl.DataFrame, pairs: list[str]) -> None:
     _label_pairs(ax, pairs)
 
 
-def embedding(frame: pl.DataFrame) -> Figure:
+def project_tokens(frame: pl.DataFrame) -> Figure:
     """Tokens in the plane by their top probabilities, mismatches and matches, with the held-out AUROC."""
-    style.require_rows(frame, "embedding")
+    style.require_rows(frame, "projections")
     pairs, remark = style.pairs_by_ratio(frame, most=3)
     figure = Figure(figsize=(1.0 + 2.8 * max(len(pairs), 2), 6.0), layout="constrained")
     grid = figure.subplots(2, len(pairs), squeeze=False)
