@@ -39,9 +39,9 @@ def main(project: str, *pairs: str) -> None:
     (sidebyside.RESULTS / "certificates").mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(project):
         loaded = load_settings()
-        told = {pair: measure(loaded, pair) for pair in pairs}
-    for pair, found in told.items():
-        sidebyside.write_json(f"certificates/{pair}", {"definition": __doc__.split("\n\n")[2], **found})
+        reported = {pair: measure(loaded, pair) for pair in pairs}
+    for pair, result in reported.items():
+        sidebyside.write_json(f"certificates/{pair}", {"definition": __doc__.split("\n\n")[2], **result})
 
 
 def measure(loaded: Settings, pair: str) -> dict:
@@ -92,16 +92,16 @@ def prove(logits: dict[str, torch.Tensor], dump: DumpConfig) -> dict[str, np.nda
     """What one kind of list proves at every position, [N] each."""
     large, small = logits["large"], logits["small"]
     ids, values, outside = (x.numpy() for x in records.top_list(large, dump))
-    found = {"length": (ids >= 0).sum(axis=1)}
+    result = {"length": (ids >= 0).sum(axis=1)}
     tuned = logits.get("tuned")
     gain_N = None if tuned is None else records.largest_gain(tuned, small, ids)
     at_small, at_tuned = (None if x is None else records.gather(x, ids) for x in (small, tuned))
     lists = fusion.TopLists(ids, values, at_small, at_tuned, gain_N, outside)
-    found["masked"] = fusion.fuse(MASKED, lists)[1]
+    result["masked"] = fusion.fuse(MASKED, lists)[1]
     if tuned is not None:
-        found["proxy"] = fusion.fuse(PROXY, lists)[1]
-        found |= {f"reread_{m}": prove_again(logits, ids, outside, m) for m in REREAD}
-    return found
+        result["proxy"] = fusion.fuse(PROXY, lists)[1]
+        result |= {f"reread_{m}": prove_again(logits, ids, outside, m) for m in REREAD}
+    return result
 
 
 def prove_again(logits: dict[str, torch.Tensor], ids: np.ndarray, outside: np.ndarray, m: int) -> np.ndarray:

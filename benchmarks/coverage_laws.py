@@ -67,8 +67,8 @@ def _replicate(generator: np.random.Generator, size: int) -> dict[str, bool | No
     small_b, large_b = np.exp(np.sort(generator.uniform(np.log(0.5), np.log(72.0), 2)))
     unseen = laws.two_size(small_b, large_b, *TRUTH_K) + generator.normal(0, [LARGE, SMALL, PAIR]).sum()
     for law in prediction.PREFERRED:
-        found = prediction.predict(pl.DataFrame(columns), law, large_b, small_b, NOMINAL)
-        held[f"unseen pair by {law} (both models left out, t)"] = _holds((found.low, found.high), unseen)
+        result = prediction.predict(pl.DataFrame(columns), law, large_b, small_b, NOMINAL)
+        held[f"unseen pair by {law} (both models left out, t)"] = _holds((result.low, result.high), unseen)
     return held
 
 

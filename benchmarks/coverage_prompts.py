@@ -58,16 +58,16 @@ def duel(rng, prompts: int) -> tuple[Interval, float]:
     right_PA = np.column_stack([luck_P < accuracy for _, accuracy in policies.values()])
     counts = frontiers.PolicyCounts([*policies], np.tile(tokens_P[:, None], 4), calls_PA, right_PA)
     curves = {"a": ["a10", "a30"], "b": ["b10", "b30"]}
-    found = frontiers.compare_routers(counts, curves, [0.2], seed=1)[0].difference
-    return found, (0.5 + 0.3 * 0.12 / 0.2) - (0.4 + 0.2 * 0.1 / 0.22)
+    result = frontiers.compare_routers(counts, curves, [0.2], seed=1)[0].difference
+    return result, (0.5 + 0.3 * 0.12 / 0.2) - (0.4 + 0.2 * 0.1 / 0.22)
 
 
 def survival(rng, prompts: int) -> tuple[Interval, float]:
     """Share of texts still written after some tokens: Kaplan and Meier, Greenwood's log-log interval."""
     leaves_P, ends_P = rng.geometric(0.06, prompts), rng.integers(5, 60, prompts)
     kept_P = np.minimum(leaves_P, ends_P)
-    found = off_policy.kaplan_meier(kept_P, leaves_P <= ends_P, np.array([LEFT_BY]))
-    return Interval(found.share[0], found.low[0], found.high[0]), 0.94**LEFT_BY
+    result = off_policy.kaplan_meier(kept_P, leaves_P <= ends_P, np.array([LEFT_BY]))
+    return Interval(result.share[0], result.low[0], result.high[0]), 0.94**LEFT_BY
 
 
 KINDS: dict[str, Callable] = {
@@ -86,7 +86,7 @@ def measure(replicates: int, seed: int) -> Iterator[dict]:
         for size in SIZES:
             rng = np.random.default_rng([seed, size])
             drawn = (draw(rng, size) for _ in range(replicates))
-            held = np.mean([found.low <= truth <= found.high for found, truth in drawn])
+            held = np.mean([result.low <= truth <= result.high for result, truth in drawn])
             about = {"kind": kind, "size": size, "unit": "prompts", "nominal": NOMINAL}
             yield about | {"measured": round(float(held), 4), "replicates": replicates}
 

@@ -35,8 +35,8 @@ def truth() -> dict[str, float]:
     found_Q = discrimination.measure(discrimination.count(levels_N, mismatch_N, np.zeros(len(levels_N)))[0])
     terms = {"place": place_N, "entropy": entropy_N}
     # regression without the prompts' own hardness tells of all prompts together, not of one
-    place, entropy = positions.effects(terms, mismatch_N, prompt_N)
-    ratios = {"place": place.odds_ratio.value, "entropy": entropy.odds_ratio.value}
+    position, entropy = positions.effects(terms, mismatch_N, prompt_N)
+    ratios = {"place": position.odds_ratio.value, "entropy": entropy.odds_ratio.value}
     return {"auroc": found_Q[0], "average_precision": found_Q[1], "top": found_Q[2 + TOP]} | ratios
 
 
@@ -54,10 +54,10 @@ def measure(replicates: int, seed: int) -> Iterator[dict]:
         for i in range(replicates):
             entropy_N, place_N, mismatch_N, prompt_N = world(np.random.default_rng([seed, size, i]), size)
             ranked = discrimination.rank(entropy_N, mismatch_N, prompt_N, seed=1)
-            place, entropy = positions.effects({"p": place_N, "e": entropy_N}, mismatch_N, prompt_N)
-            found = {"auroc": ranked.auroc, "average_precision": ranked.average_precision}
-            found |= {"top": ranked.lorenz[TOP], "place": place.odds_ratio, "entropy": entropy.odds_ratio}
-            for name, interval in found.items():
+            position, entropy = positions.effects({"p": place_N, "e": entropy_N}, mismatch_N, prompt_N)
+            result = {"auroc": ranked.auroc, "average_precision": ranked.average_precision}
+            result |= {"top": ranked.lorenz[TOP], "place": position.odds_ratio, "entropy": entropy.odds_ratio}
+            for name, interval in result.items():
                 held[name] += interval.low <= truth()[name] <= interval.high
         for name, kind in names.items():
             about = {"kind": kind, "size": size, "unit": "prompts", "nominal": NOMINAL}

@@ -286,13 +286,13 @@ def _texts_to_read(bench: Bench, model: LoadedModel) -> list[TextToRead]:
     """Texts of random ids, each after a prompt of its own, with lists of random ids to gather at."""
     scale, chance = bench.scale, np.random.default_rng(11)
     width = min(bench.settings.dump.max_top_k, model.vocabulary)
-    found = []
+    outcome = []
     for prompt in gpu_worlds.ragged_prompts(scale, scale.read_texts).values():
         count = int(chance.integers(scale.read_new_tokens // 2, scale.read_new_tokens + 1))
         ids = chance.integers(0, model.vocabulary, count).tolist()
         at_ids_LK = chance.integers(0, model.vocabulary, (count, width)).astype(np.int32)
-        found.append(TextToRead(prompt, ids, at_ids_LK, ("large",)))
-    return found
+        outcome.append(TextToRead(prompt, ids, at_ids_LK, ("large",)))
+    return outcome
 
 
 def _batches(bench: Bench, texts: list[TextToRead]) -> list[torch.Tensor]:

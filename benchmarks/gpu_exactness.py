@@ -48,12 +48,12 @@ def exactness_case(limit: int, device: str) -> dict:
 
 def _read_tables() -> dict[str, pl.DataFrame]:
     """Folder and kind to the rows of all its files, in their order."""
-    found: dict[str, list[pl.DataFrame]] = {}
+    result: dict[str, list[pl.DataFrame]] = {}
     for folder in FOLDERS:
         for path in sorted(Path("data", folder).rglob("*.parquet")):
             kind = path.stem.rstrip("0123456789").rstrip("-")
-            found.setdefault(f"{path.parent.relative_to('data')}/{kind}", []).append(pl.read_parquet(path))
-    return {name: pl.concat(frames) for name, frames in found.items()}
+            result.setdefault(f"{path.parent.relative_to('data')}/{kind}", []).append(pl.read_parquet(path))
+    return {name: pl.concat(frames) for name, frames in result.items()}
 
 
 def compare(one: pl.DataFrame, other: pl.DataFrame) -> Comparison:

@@ -93,15 +93,15 @@ def imagine_texts(prompts: pl.DataFrame, number: int, tokens: int, seed: int) ->
     trend_P = chance.gamma(4, tokens / 4, len(prompts))
     skew_P = chance.lognormal(np.log(2.6), 0.35, len(prompts))
     given_P = chance.integers(40, 120, len(prompts), dtype=np.int32)
-    for place, writer in enumerate(MODELS):
-        own = make_chance(seed, number, place)
-        wished_P = trend_P * own.lognormal(0, 0.15, len(prompts))
+    for position, writer in enumerate(MODELS):
+        subset = make_chance(seed, number, position)
+        wished_P = trend_P * subset.lognormal(0, 0.15, len(prompts))
         length_P = wished_P.astype(int).clip(8, longest(tokens))
         was_cut_P = wished_P >= longest(tokens)
-        rambles_P = (own.random(len(prompts)) < 0.3) & ~was_cut_P
-        answer_P = length_P - np.where(rambles_P, own.integers(1, 5, len(prompts)), 0)
+        rambles_P = (subset.random(len(prompts)) < 0.3) & ~was_cut_P
+        answer_P = length_P - np.where(rambles_P, subset.integers(1, 5, len(prompts)), 0)
         names, is_test_P = prompts["prompt_id"].to_list(), (prompts["split"] == "test").to_numpy()
-        rows, seen = _imagine(own, writer, names, length_P, answer_P, was_cut_P, skew_P)
+        rows, seen = _imagine(subset, writer, names, length_P, answer_P, was_cut_P, skew_P)
         spelt_N = rows["prompt_id"].to_numpy(zero_copy_only=False)
         chance_N = routers.position_uniforms(seed, spelt_N, rows["pos"])
         about = names, is_test_P, length_P, answer_P, given_P, was_cut_P

@@ -21,19 +21,19 @@ ON_SMALL_TEXT = ["oracle+never"] + [
 POLICIES = sorted([*(f"{name}+always" for name in SPOKEN), *ON_SMALL_TEXT])
 
 
-def roll(own: Text, other: Text, pieces: pa.Array) -> tuple[pa.Table, pa.Table]:
+def roll(subset: Text, other: Text, pieces: pa.Array) -> tuple[pa.Table, pa.Table]:
     """Rows and texts of a pair's policies: on the large model's text where all calls it, else its own.
 
     A policy stays on that text after a call, where a real one goes its own way.
     """
-    rows, texts, small, large = [], [], own.writer, other.writer
-    own, other = keep_tests(own), keep_tests(other)
+    rows, texts, small, large = [], [], subset.writer, other.writer
+    subset, other = keep_tests(subset), keep_tests(other)
     for policy in POLICIES:
-        text = own if policy in ON_SMALL_TEXT else other
+        text = subset if policy in ON_SMALL_TEXT else other
         decided = text.rows | decide(policy, small, large, text)
-        told = text_rows(text._replace(rows=decided), pieces)
+        reported = text_rows(text._replace(rows=decided), pieces)
         rows.append(name_policy(policy, pa.table(decided), ROLLED))
-        texts.append(name_policy(policy, pa.table(told), ROLLED_TEXTS))
+        texts.append(name_policy(policy, pa.table(reported), ROLLED_TEXTS))
     return pa.concat_tables(rows), pa.concat_tables(texts)
 
 
@@ -43,8 +43,8 @@ def keep_tests(text: Text) -> Text:
     keep_N = pa.array(is_mine_N)
     rows = {name: pa.array(column).filter(keep_N) for name, column in text.rows.items()}
     seen = {
-        key: {name: x.filter(keep_N) for name, x in told.items() if not pa.types.is_list(x.type)}
-        for key, told in text.seen.items()
+        key: {name: x.filter(keep_N) for name, x in reported.items() if not pa.types.is_list(x.type)}
+        for key, reported in text.seen.items()
     }
     names = [name for name, is_mine in zip(text.names, is_mine_P, strict=True) if is_mine]
     arrays = {name: getattr(text, name)[is_mine_P] for name in Text._fields if name.endswith("_P")}
@@ -143,8 +143,8 @@ def count_steps(tokens: pa.Table, texts: pa.Table) -> pa.Table:
     rows, called = len(tokens), pc.sum(tokens["called"]).as_py()
     given = pc.sum(texts["prompt_tokens"]).as_py() // len(POLICIES)
     alone = {"small": rows, "large": called}
-    told = [
+    reported = [
         {"role": role, "shared_steps": int(0.4 * n), "separate_steps": n, "shared_prompt_steps": given}
         for role, n in alone.items()
     ]
-    return pa.Table.from_pylist(told, schema=STEPS)
+    return pa.Table.from_pylist(reported, schema=STEPS)

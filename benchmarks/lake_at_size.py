@@ -52,11 +52,11 @@ def main() -> None:
     parser.add_argument("--rows", type=float, nargs="+", default=SIZES, help="millions")
     parser.add_argument("--home", type=Path, help="keep the lakes, in folders of this one")
     parser.add_argument("--count", type=Path, help="count the lake in this folder and do nothing else")
-    asked = parser.parse_args()
-    if asked.count:
-        print(json.dumps(count(asked.count)))
+    requested = parser.parse_args()
+    if requested.count:
+        print(json.dumps(count(requested.count)))
         return
-    tell([measure_lake(millions, asked.home) for millions in sorted(asked.rows)])
+    tell([measure_lake(millions, requested.home) for millions in sorted(requested.rows)])
 
 
 def measure_lake(millions: float, home: Path | None) -> dict:
@@ -114,13 +114,13 @@ def measure(name: str, command: list, folder: Path) -> dict:
     seconds, peak_gb = time.perf_counter() - start, used.ru_maxrss * 1024 / 1e9
     if child.returncode:
         raise SystemExit(f"{name} ended with {child.returncode} at {peak_gb:.2f} GB")
-    told = {
+    reported = {
         "seconds": seconds,
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "peak_gb": peak_gb,
     }
-    print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in told.items()), flush=True)
-    return told
+    print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in reported.items()), flush=True)
+    return reported
 
 
 def count(folder: Path) -> dict:
@@ -131,7 +131,7 @@ def count(folder: Path) -> dict:
 
     data = folder / "data"
     paths = {name: data.glob(VIEWS[name].pattern) for name in TABLES}
-    rows = {name: sum(pq.read_metadata(path).num_rows for path in own) for name, own in paths.items()}
+    rows = {name: sum(pq.read_metadata(path).num_rows for path in subset) for name, subset in paths.items()}
     size = sum(path.stat().st_size for path in data.rglob("*.parquet"))
     return {"rows": sum(rows.values()), "rows_of": rows, "bytes": size}
 
@@ -141,8 +141,8 @@ def tell(lakes: list[dict]) -> None:
     from sidebyside import Row, write_result  # torch with it, and one thread for all that starts after
 
     last = lakes[-1]
-    peaks = {name: told["peak_gb"] for name, told in last["processes"].items()}
-    seconds = sum(told["seconds"] for told in last["processes"].values())
+    peaks = {name: reported["peak_gb"] for name, reported in last["processes"].items()}
+    seconds = sum(reported["seconds"] for reported in last["processes"].values())
     made = sum(last["rows_of"][name] for name in ("generated_tokens", "teacher_forced", "rollout_tokens"))
     beside = {
         "token rows": last["rows"],
@@ -179,7 +179,7 @@ def draw(lakes: list[dict], path: Path) -> None:
 
 def worst(lake: dict, stage: str, key: str) -> float:
     """The largest figure of a stage's processes."""
-    return max(told[key] for name, told in lake["processes"].items() if name.split()[0] == stage)
+    return max(reported[key] for name, reported in lake["processes"].items() if name.split()[0] == stage)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ def copy_project(home: Path) -> None:
 def time_repro(home: Path) -> float:
     """Wall seconds of one command that does nothing."""
     start = time.perf_counter()
-    told = dvc(home, "repro")
+    reported = dvc(home, "repro")
     seconds = time.perf_counter() - start
-    if UP_TO_DATE not in told:
-        raise SystemExit(f"dvc repro had something to do:\n{told}")
+    if UP_TO_DATE not in reported:
+        raise SystemExit(f"dvc repro had something to do:\n{reported}")
     return seconds
 
 

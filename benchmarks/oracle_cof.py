@@ -60,9 +60,9 @@ def run_pair(
     prompts = parquet.read("data/prompts/toy.parquet")
     limit, mismatches, tokens = loaded.datasets["toy"].max_new_tokens, 0, 0
     for prompt in tokenization.encode(large.name, large.prompt_format, large.tokenizer, prompts):
-        said = write_together(large, small, prompt, limit)
-        mismatches += sum(l != s for l, s in said)
-        tokens += len(said)
+        message = write_together(large, small, prompt, limit)
+        mismatches += sum(l != s for l, s in message)
+        tokens += len(message)
         write_together(small, None, prompt, limit)
     return mismatches, tokens
 
@@ -72,16 +72,16 @@ def write_together(
     writer: loaded_model.LoadedModel, beside: loaded_model.LoadedModel | None, prompt: list[int], limit: int
 ) -> list[tuple[int, int]]:
     """Tokens of `writer` along its own text, and of the model beside it, one step of each a token."""
-    fed, caches, said = torch.tensor([prompt]), [None, None], []
-    while not said or (said[-1][0] not in writer.stop_ids and len(said) < limit):
+    fed, caches, message = torch.tensor([prompt]), [None, None], []
+    while not message or (message[-1][0] not in writer.stop_ids and len(message) < limit):
         tokens = []
         for i, held in enumerate(m for m in (writer, beside) if m):
             out = held.network(input_ids=fed, past_key_values=caches[i], use_cache=True, logits_to_keep=1)
             caches[i] = out.past_key_values
             tokens.append(int(out.logits[0, -1, : held.vocabulary].argmax()))
-        said.append((tokens[0], tokens[-1]))
+        message.append((tokens[0], tokens[-1]))
         fed = torch.tensor([[tokens[0]]])
-    return said
+    return message
 
 
 if __name__ == "__main__":

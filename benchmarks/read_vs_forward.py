@@ -94,8 +94,8 @@ def check(held: loaded_model.LoadedModel, texts: list) -> None:
         for name, values in wanted.items():
             np.testing.assert_allclose(stored[name].to_numpy(), values.numpy(), rtol=0, atol=1e-4)
         for row, listed in enumerate(stored["top_ids"].to_list()):
-            told = stored["top_logits"][row].to_numpy()
-            np.testing.assert_allclose(told, logits[row, listed].numpy(), rtol=0, atol=1e-4)
+            reported = stored["top_logits"][row].to_numpy()
+            np.testing.assert_allclose(reported, logits[row, listed].numpy(), rtol=0, atol=1e-4)
 
 
 def peaks() -> dict[str, float]:
@@ -108,8 +108,8 @@ def peaks() -> dict[str, float]:
             dump_solo.dump_solo(loaded, "writer")
             for side in ("ours", "bare"):
                 command = [sys.executable, str(Path(__file__).with_name("peak_memory.py")), side]
-                told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                grown[f"{side}, {length} tokens a text, {words} ids"] = float(told.split()[-1])
+                reported = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                grown[f"{side}, {length} tokens a text, {words} ids"] = float(reported.split()[-1])
     return grown
 
 

@@ -58,13 +58,13 @@ def step_through(held: loaded_model.LoadedModel, prompt: list[int], ids: list[in
     """Argmax, logsumexp and top 100 at every position of one text, one token fed at a time."""
     kept, fed, cache = [], torch.tensor([prompt]), None
     for token in ids:
-        said = held.network(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits = said.logits[0, -1, : held.vocabulary]
+        message = held.network(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits = message.logits[0, -1, : held.vocabulary]
         top = torch.softmax(logits, -1).topk(min(100, len(logits)))
         kept.append(
             (int(logits.argmax()), float(logits.logsumexp(-1)), top.indices.tolist(), top.values.tolist())
         )
-        fed, cache = torch.tensor([[token]]), said.past_key_values
+        fed, cache = torch.tensor([[token]]), message.past_key_values
     return kept
 
 

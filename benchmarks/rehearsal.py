@@ -161,15 +161,18 @@ def share_out(wall: float, stages: pl.DataFrame) -> dict[str, float]:
 def by_kind(stages: pl.DataFrame) -> dict[str, dict]:
     """Mean seconds a stage of every kind, and how many there are, in the order of the run."""
     means = pl.col("dvc", "interpreter", "inside").mean()
-    found = stages.group_by("kind", maintain_order=True).agg(pl.len().alias("stages"), means)
-    return {row.pop("kind"): row for row in found.to_dicts()}
+    result = stages.group_by("kind", maintain_order=True).agg(pl.len().alias("stages"), means)
+    return {row.pop("kind"): row for row in result.to_dicts()}
 
 
 def disk(home: Path) -> float:
     """MiB of what the run wrote, files with several names counted once."""
     folders = ("data", ".dvc/cache", "scratch")
-    found = (path.stat() for folder in folders for path in (home / folder).rglob("*") if path.is_file())
-    return sum({(told.st_dev, told.st_ino): told.st_blocks * 512 for told in found}.values()) / 2**20
+    result = (path.stat() for folder in folders for path in (home / folder).rglob("*") if path.is_file())
+    return (
+        sum({(reported.st_dev, reported.st_ino): reported.st_blocks * 512 for reported in result}.values())
+        / 2**20
+    )
 
 
 if __name__ == "__main__":

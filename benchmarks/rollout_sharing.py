@@ -51,7 +51,7 @@ def main() -> None:
     assert together == apart, "texts differ"
     sizes = {"policies": len(POLICIES), "texts": len(together), "tokens": sum(map(len, together.values()))}
     case = Case(counted["together"], counted["apart"], sizes, "positions through a model")
-    cpu = {"ratio of CPU seconds": Case(ours, theirs, {}).told()["ratio"]}
+    cpu = {"ratio of CPU seconds": Case(ours, theirs, {}).reported()["ratio"]}
     save(Path(__file__).stem, ROW, {"embedded family": case}, beside=cpu)
 
 

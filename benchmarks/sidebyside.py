@@ -39,7 +39,7 @@ class Case(NamedTuple):
     sizes: dict
     spent: str = "CPU seconds"
 
-    def told(self) -> dict:
+    def reported(self) -> dict:
         """The case as JSON; `ratio` is how many times as much the other side spent."""
         ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
         return {
@@ -75,9 +75,9 @@ def save(
     `beside`: figures that are reported and promise nothing. `also`: further promises, each with
     `measured`, `target` and `bound`.
     """
-    told = {case: entry.told() for case, entry in cases.items()}
-    measured = min(entry["ratio"] for entry in told.values())
-    write_result(name, row, measured, {"cases": told, "beside": beside or {}, "also": also or {}})
+    reported = {case: entry.reported() for case, entry in cases.items()}
+    measured = min(entry["ratio"] for entry in reported.values())
+    write_result(name, row, measured, {"cases": reported, "beside": beside or {}, "also": also or {}})
 
 
 def write_result(name: str, row: Row, measured: float, rest: dict) -> None:
@@ -116,6 +116,6 @@ def rounded(value):
 
 def cpu_model() -> str:
     """The processor's name as the system tells it."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    reported = Path("/proc/cpuinfo")
+    lines = reported.read_text().splitlines() if reported.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

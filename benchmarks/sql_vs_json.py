@@ -57,10 +57,10 @@ def timed(run) -> tuple[float, object]:
 
 def make_tables() -> None:
     """Fused rows of every pair, and the first pair's first rows as a lake and as JSON lines."""
-    for place in range(PAIRS):
-        frame = make_rows(ROWS_OF_PAIR, place)
-        parquet.write(Path(f"data/fused/pair-{place}/toy/fused-0000.parquet"), frame, FUSED)
-        if place == 0:
+    for position in range(PAIRS):
+        frame = make_rows(ROWS_OF_PAIR, position)
+        parquet.write(Path(f"data/fused/pair-{position}/toy/fused-0000.parquet"), frame, FUSED)
+        if position == 0:
             few = frame.sample(SAMPLE, seed=0)
             parquet.write(Path("sample/fused/pair-0/toy/fused-0000.parquet"), few, FUSED)
             few.insert_column(0, pl.lit("pair-0").alias("pair")).write_ndjson("sample/rows.jsonl")
@@ -71,7 +71,7 @@ def make_rows(count: int, seed: int) -> pl.DataFrame:
     chance = np.random.default_rng(seed)
     each = count // len(METHODS) + 1
     row = np.arange(count)
-    place, pos = np.divmod(row % each, 200)
+    position, pos = np.divmod(row % each, 200)
     default = (chance.zipf(1.3, count) % 151_665).astype(np.int32)
     mismatch = chance.random(count) < 0.1 + 0.01 * seed
     fused = np.where(mismatch, default + 1, default).astype(np.int32)
@@ -81,7 +81,7 @@ def make_rows(count: int, seed: int) -> pl.DataFrame:
         {
             "method": np.array(METHODS)[row // each],
             "writer": np.where(row // 200 % 3 == 0, "small", "large"),
-            "prompt_id": np.char.add("toy-test-", np.arange(each // 200 + 1).astype(str))[place],
+            "prompt_id": np.char.add("toy-test-", np.arange(each // 200 + 1).astype(str))[position],
             "turn": np.ones(count, np.int32),
             "pos": pos.astype(np.int32),
             "in_answer": pos < 190,

@@ -53,14 +53,14 @@ def write_lake(home: Path, prompts: int, tokens: int = 250, seed: int = 20240618
     pieces = write_models(data)
     points = published.read_points(ROOT / "data/published/cof.csv")
     parquet.write(data / "scaling/published/scaling_points.parquet", points, SERIES_TABLES["scaling_points"])
-    asked = make_prompts(prompts, seed)
-    parquet.write(data / f"prompts/{DATASET}.parquet", asked, PROMPTS)
+    requested = make_prompts(prompts, seed)
+    parquet.write(data / f"prompts/{DATASET}.parquet", requested, PROMPTS)
     press = Press(data, pieces, block)
     for number in range(-(-prompts // block)):
-        mine = asked[number * block : (number + 1) * block]
+        mine = requested[number * block : (number + 1) * block]
         press.print_block(number, mine, list(imagine_texts(mine.sort("prompt_id"), number, tokens, seed)))
     press.finish()
-    write_grades(data, asked, seed)
+    write_grades(data, requested, seed)
 
 
 def list_params(prompts: int, tokens: int, seed: int, block: int) -> dict:
@@ -125,9 +125,9 @@ def make_prompts(count: int, seed: int) -> pl.DataFrame:
     chance = random.Random(seed)
     places = np.random.default_rng(seed).permutation(count)
     rows = []
-    for order, place in enumerate(places.tolist()):
+    for order, position in enumerate(places.tolist()):
         question, _, answer = arith_problems.make_problem(chance)
-        name = f"{DATASET}-{place:06d}"
+        name = f"{DATASET}-{position:06d}"
         rows.append(
             {
                 "prompt_id": name,
@@ -160,20 +160,20 @@ class Press:
             self.put(f"dumps/{model}", "tokens", number, token_rows(text), TOKENS)
             self.put(f"dumps/{model}", "texts", number, text_rows(text, self.pieces), TEXTS)
         for pair, (small, large) in PAIRS.items():
-            own, other = by_writer[small], by_writer[large]
+            subset, other = by_writer[small], by_writer[large]
             self.put(
                 f"teacher_forced/large/{pair}",
                 "reads",
                 number,
-                read_rows(own, "small", "large", large, small),
+                read_rows(subset, "small", "large", large, small),
                 READS,
             )
             reads = [
-                read_rows(own, "small", "small", small, large),
+                read_rows(subset, "small", "small", small, large),
                 read_rows(other, "large", "small", small, large),
             ]
             self.put(f"teacher_forced/small/{pair}", "reads", number, pa.concat_tables(reads), READS)
-            self.rolled[pair].add(*roll(own, other, self.pieces), tested)
+            self.rolled[pair].add(*roll(subset, other, self.pieces), tested)
             self.rolled[pair].write(is_last=False)
 
     def put(self, folder: str, name: str, number: int, table, columns: pa.Schema) -> None:
@@ -200,8 +200,8 @@ def read_rows(text: Text, writer: str, reader: str, model: str, partner: str) ->
     """A text's rows with a reader's records; `writer` and `reader` are roles, the others models."""
     count = len(text.rows["pos"])
     roles = {"writer": pa.array([writer] * count), "reader": pa.array([reader] * count)}
-    told = roles | text.rows | core(text.seen[model]) | text.seen[f"{model}@{partner}"]
-    return pa.table(told | {"max_tuned_minus_small_outside": pa.nulls(count, pa.float32())}).select(
+    reported = roles | text.rows | core(text.seen[model]) | text.seen[f"{model}@{partner}"]
+    return pa.table(reported | {"max_tuned_minus_small_outside": pa.nulls(count, pa.float32())}).select(
         READS.names
     )
 
@@ -209,11 +209,11 @@ def read_rows(text: Text, writer: str, reader: str, model: str, partner: str) ->
 def write_grades(data: Path, prompts: pl.DataFrame, seed: int) -> None:
     """Verdicts on every text: models by their accuracy, policies between their two models'."""
     chance = make_chance(seed, len(MODELS))
-    asked = prompts.sort("prompt_id")
+    requested = prompts.sort("prompt_id")
     for name, kind in MODELS.items():
-        table = judge(chance, asked, kind.accuracy)
+        table = judge(chance, requested, kind.accuracy)
         parquet.write(data / f"graded/models/{name}/{DATASET}.parquet", table, MODEL_GRADES)
-    tested = asked.filter(split="test")
+    tested = requested.filter(split="test")
     for pair, (small, large) in PAIRS.items():
         frames = []
         for policy in POLICIES:

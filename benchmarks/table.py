@@ -46,9 +46,9 @@ def render_coverage() -> str:
     rows = [row for path in paths for row in json.loads(path.read_text())]
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        own = [row for row in rows if row["kind"] == kind]
-        measured = ", ".join(f"{percent(row['measured'])} at {row['size']} {row['unit']}" for row in own)
-        lines.append(f"| {kind} | {percent(own[0]['nominal'])} | {measured} | {own[0]['replicates']} |")
+        subset = [row for row in rows if row["kind"] == kind]
+        measured = ", ".join(f"{percent(row['measured'])} at {row['size']} {row['unit']}" for row in subset)
+        lines.append(f"| {kind} | {percent(subset[0]['nominal'])} | {measured} | {subset[0]['replicates']} |")
     return "\n".join(["| interval | nominal, % | measured, % | samples |", "|---|---|---|---|", *lines])
 
 
@@ -62,25 +62,25 @@ def line(name: str) -> str:
     path = HERE / "results" / f"{name}.json"
     if not path.is_file():
         return f"| `{name}` | | | | not run | | |"
-    told = json.loads(path.read_text())
-    promises = {told["unit"]: told, **told.get("also", {})}
+    reported = json.loads(path.read_text())
+    promises = {reported["unit"]: reported, **reported.get("also", {})}
     promised = ", ".join(f"{p['bound']} {p['target']:g} {unit}" for unit, p in promises.items())
     measured = ", ".join(f"{p['measured']:.3g} {unit}" for unit, p in promises.items())
     cells = (
         f"`{name}`",
-        told["what"],
-        told["against"],
+        reported["what"],
+        reported["against"],
         promised,
         measured,
-        "yes" if told["reached"] else "no",
+        "yes" if reported["reached"] else "no",
     )
-    return f"| {' | '.join(cells)} | {note(told)} |"
+    return f"| {' | '.join(cells)} | {note(reported)} |"
 
 
-def note(told: dict) -> str:
+def note(reported: dict) -> str:
     """What the figure rests on: every case's ratio, and single figures that stand beside it."""
-    cases = [f"{case}: {entry['ratio']:.3g}" for case, entry in told.get("cases", {}).items()]
-    beside = [f"{k}: {v:.3g}" for k, v in told.get("beside", {}).items() if isinstance(v, int | float)]
+    cases = [f"{case}: {entry['ratio']:.3g}" for case, entry in reported.get("cases", {}).items()]
+    beside = [f"{k}: {v:.3g}" for k, v in reported.get("beside", {}).items() if isinstance(v, int | float)]
     return "; ".join(cases + beside)
 
 

@@ -129,8 +129,12 @@ def make_qwen(folder: Path, tokenizer, seed: int, dtype: str, sharpness: float =
 
     Embeddings are tied only where the shape says so: a random model with tied ones repeats its input.
     """
-    told = {"tie_word_embeddings": False, "initializer_range": 0.05, "max_position_embeddings": 4096} | shape
-    config = Qwen2Config(eos_token_id=tokenizer.eos_token_id, bos_token_id=None, **told)
+    reported = {
+        "tie_word_embeddings": False,
+        "initializer_range": 0.05,
+        "max_position_embeddings": 4096,
+    } | shape
+    config = Qwen2Config(eos_token_id=tokenizer.eos_token_id, bos_token_id=None, **reported)
     torch.manual_seed(seed)
     network = Qwen2ForCausalLM(config)
     network.model.norm.weight.data *= sharpness

@@ -1,4 +1,4 @@
-"""Compare the policies of every pair: frontiers, router comparisons, off-policy estimates, divergences, drafting.
+"""Compare the policies of every pair: frontiers, routers, off-policy estimates, divergences, drafting.
 
 python stages/compare.py
 """

@@ -34,29 +34,29 @@ def test_every_row_has_its_script():
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_holds_its_fields(path):
     """Definition, both medians, every repetition, sizes and machine; nothing that names a place."""
-    told = json.loads(path.read_text())
+    reported = json.loads(path.read_text())
 
-    assert told.keys() >= FIELDS
-    assert told["name"] == path.stem
-    assert told["machine"].keys() == {"cpu", "threads", "torch"}
-    assert not any(place in path.read_text() for place in ("/tmp/", "/home/", "/root/"))
-    for case in told.get("cases", {}).values():
+    assert reported.keys() >= FIELDS
+    assert reported["name"] == path.stem
+    assert reported["machine"].keys() == {"cpu", "threads", "torch"}
+    assert not any(position in path.read_text() for position in ("/tmp/", "/home/", "/root/"))
+    for case in reported.get("cases", {}).values():
         assert {"ratio", "ours", "theirs", "spent", "repetitions", "sizes"} <= case.keys()
         assert case["ratio"] == pytest.approx(case["theirs"] / case["ours"], rel=1e-3)
-    if "cases" in told:
-        assert told["measured"] == min(case["ratio"] for case in told["cases"].values())
+    if "cases" in reported:
+        assert reported["measured"] == min(case["ratio"] for case in reported["cases"].values())
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_reached_is_what_the_figures_say(path):
     """A row is reached only with all its promises."""
-    told = json.loads(path.read_text())
+    reported = json.loads(path.read_text())
     kept = [
         p["measured"] >= p["target"] if p["bound"] == "at least" else p["measured"] <= p["target"]
-        for p in (told, *told.get("also", {}).values())
+        for p in (reported, *reported.get("also", {}).values())
     ]
 
-    assert told["reached"] == all(kept)
+    assert reported["reached"] == all(kept)
 
 
 def test_the_readme_shows_the_tables():

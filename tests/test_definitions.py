@@ -45,8 +45,8 @@ FORMULAS = {  # as the page writes them
 def test_fused_scores(rule, l, s, f):
     """Score and mask, over six ids."""
     method = method_table({rule: {}})[rule]
-    told = FORMULAS[rule](l, s, f, method.parameters)
-    assert fusion.score(method, l, s, f) == pytest.approx(told)
+    reported = FORMULAS[rule](l, s, f, method.parameters)
+    assert fusion.score(method, l, s, f) == pytest.approx(reported)
     may_win = fusion.plausibility_mask(method, l, l.max())
     if rule in ("li2022", "obrien2023", "average"):
         assert (may_win == (l >= l.max() + math.log(method.parameters["alpha"]))).all()
@@ -59,14 +59,14 @@ def test_flops(first, count, layers, width):
     """The sum of the page, term by term."""
     shape = costs.Shape(non_embedding=1000, head=77, layers=layers, width=width)
     context = sum(j + 1 for j in range(first, first + count))
-    told = 2 * (1000 + 77) * count + 4 * layers * width * context
-    assert costs.stretch_flops(shape, np.array([first]), np.array([count]))[0] == told
+    reported = 2 * (1000 + 77) * count + 4 * layers * width * context
+    assert costs.stretch_flops(shape, np.array([first]), np.array([count]))[0] == reported
 
 
 @given(st.floats(0.1, 5), st.floats(6, 80), st.floats(0.05, 2), st.floats(0.05, 2), st.floats(0.05, 2))
 def test_laws(small, large, one, two, three):
     """Each at one pair of sizes."""
-    told = {
+    reported = {
         "power": -one * (large / small) ** -two + three,
         "log_ratio": one + two * math.log10(large / small),
         "two_size": one + two * math.log10(large) + three * math.log10(small),
@@ -75,14 +75,14 @@ def test_laws(small, large, one, two, three):
     }
     for name, law in laws.LAWS.items():
         given_ = (one, two, three)[: len(law.parameters)]
-        assert law.predict(small, large, *given_) == pytest.approx(told[name])
+        assert law.predict(small, large, *given_) == pytest.approx(reported[name])
 
 
 def test_aicc():
     """n ln(RSS / n) + 2k + 2k(k + 1) / (n - k - 1), the variance counted."""
     small_P, large_P = np.array([0.5, 0.5, 1.8, 4.0, 7.0, 1.8]), np.array([7.0, 72.0, 14.0, 72.0, 32.0, 72.0])
     cof_P = np.array([0.11, 0.16, 0.09, 0.12, 0.08, 0.15])
-    found = laws.fit("log_ratio", small_P, large_P, cof_P)
-    told_P = found.params["c0"] + found.params["c1"] * np.log10(large_P / small_P)
+    result = laws.fit("log_ratio", small_P, large_P, cof_P)
+    told_P = result.params["c0"] + result.params["c1"] * np.log10(large_P / small_P)
     squares, n, k = ((told_P - cof_P) ** 2).sum(), 6, 3
-    assert found.aicc == pytest.approx(n * math.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
+    assert result.aicc == pytest.approx(n * math.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))

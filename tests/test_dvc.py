@@ -120,8 +120,8 @@ def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(proj
     before = (project / "data/rollouts/duo/toy/tokens-0000.parquet").stat().st_mtime_ns
     save(project, params)
 
-    own = {"dump_large", "dump_small", "fuse", "route", "rollout", "dump_rollouts", "grade_policies"}
-    assert ran(dvc(project, "repro")) == {f"{stage}@other" for stage in own} | {
+    subset = {"dump_large", "dump_small", "fuse", "route", "rollout", "dump_rollouts", "grade_policies"}
+    assert ran(dvc(project, "repro")) == {f"{stage}@other" for stage in subset} | {
         "catalogue",
         "evaluate@toy",
         "compare",

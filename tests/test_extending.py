@@ -68,11 +68,11 @@ def test_a_task(registries, finished, monkeypatch, tmp_path):
     assert golds["letters-mississippi-s"] == {"count": "4"}
     assert table.filter(prompt_id="letters-level-e")["plain"][0].endswith("occur in level?\nAnswer:")
 
-    said = {"It has 2.\nAnswer: 4": "right", "3, no, 4": "right", "Answer: 3": "wrong", "many": "unknown"}
-    rows = [{"count": "4", "text": text} for text in said]
+    message = {"It has 2.\nAnswer: 4": "right", "3, no, 4": "right", "Answer: 3": "wrong", "many": "unknown"}
+    rows = [{"count": "4", "text": text} for text in message]
     grader = grade.Grader(finished.allow_code_execution, finished.sandbox)
     grades = grade.grade_rows(grader, "letters", rows)
-    assert [row["verdict"] for row in grades] == list(said.values())
+    assert [row["verdict"] for row in grades] == list(message.values())
 
     entry = {"task": "letters", "max_new_tokens": 8, "limit": 20}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PARAMS | {"datasets": {"letters": entry}}))
@@ -90,7 +90,10 @@ def test_a_router(registries, tiny_world):
     add("fsgen/collaboration/routers.py", routers, registry.ROUTERS)
     loaded = write_params(
         PARAMS
-        | {"routers": PARAMS["routers"] | {"tail_mass": {}}, "policies": ["oracle+tail_mass@30", "oracle+tail_mass@80"]}
+        | {
+            "routers": PARAMS["routers"] | {"tail_mass": {}},
+            "policies": ["oracle+tail_mass@30", "oracle+tail_mass@80"],
+        }
     )
     run_pair(loaded)
     calibrated = read_calibration("duo", "toy").routers
@@ -130,10 +133,10 @@ def test_a_law(registries):
     small_P = np.array([0.5, 0.5, 1.8, 1.8, 4.0, 7.0, 14.0])
     large_P = np.array([7.0, 72.0, 7.0, 72.0, 72.0, 72.0, 32.0])
     cof_P = 0.02 + 0.13 * (1 - small_P / large_P)
-    found = laws.fit("shortfall", small_P, large_P, cof_P)
-    assert found.params == pytest.approx({"c0": 0.02, "c1": 0.13})
-    assert found.r2 == pytest.approx(1.0)
-    assert found.loo_rmse == pytest.approx(0.0, abs=1e-12)
+    result = laws.fit("shortfall", small_P, large_P, cof_P)
+    assert result.params == pytest.approx({"c0": 0.02, "c1": 0.13})
+    assert result.r2 == pytest.approx(1.0)
+    assert result.loo_rmse == pytest.approx(0.0, abs=1e-12)
     noisy_P = cof_P + 0.004 * np.array([1, -1, 0.5, 1, -1, -0.5, 0.2])
     bounds = law_intervals.profile("shortfall", small_P, large_P, noisy_P)["c1"]
     assert bounds.low < 0.13 < bounds.high

@@ -141,9 +141,9 @@ def test_a_difference_is_found(monkeypatch):
     )
 
     assert compare(one, one).is_equal
-    found = compare(one, other)
-    assert not found.is_equal
-    assert found.different == {"token_id": 1, "called": 1}
-    assert found.lists_different == {"top_ids": 1}
-    assert found.largest == {"entropy": 0.25}
+    outcome = compare(one, other)
+    assert not outcome.is_equal
+    assert outcome.different == {"token_id": 1, "called": 1}
+    assert outcome.lists_different == {"top_ids": 1}
+    assert outcome.largest == {"entropy": 0.25}
     assert not compare(one, one.head(2)).is_equal

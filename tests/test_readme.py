@@ -70,8 +70,8 @@ def list_of_views() -> str:
     groups = GROUPS | {"Tokens and texts": [name for name in views.VIEWS if name not in grouped]}
     lines = []
     for group, names in groups.items():
-        told = "; ".join(f"`{name}`, {known[name].about}" for name in names)
-        lines.append(textwrap.fill(f"* **{group}**: {told}.", 128, subsequent_indent="  "))
+        reported = "; ".join(f"`{name}`, {known[name].about}" for name in names)
+        lines.append(textwrap.fill(f"* **{group}**: {reported}.", 128, subsequent_indent="  "))
     return "\n".join(lines) + "\n"
 
 
@@ -122,8 +122,8 @@ def commands() -> list[str]:
     blocks = [
         block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.S)
     ]
-    found = [part for block in blocks for part in re.split(r"\n(?=\S)", block.strip())]
-    return [re.sub(r"\s+# .*", "", command) for command in found]
+    result = [part for block in blocks for part in re.split(r"\n(?=\S)", block.strip())]
+    return [re.sub(r"\s+# .*", "", command) for command in result]
 
 
 OURS = [command for command in commands() if command.startswith("fsgen")]

@@ -103,13 +103,13 @@ def test_texts_are_those_of_their_rows(data):
 def test_partners_are_asked_at_each_others_lists(data, pair):
     """On both texts, of the length of the partner's list, and equal to its own logits where lists meet."""
     small, large = synthetic.PAIRS[pair]
-    own = {m: parquet.read(f"data/dumps/{m}/sums/tokens-*.parquet").sort(KEY) for m in (small, large)}
+    subset = {m: parquet.read(f"data/dumps/{m}/sums/tokens-*.parquet").sort(KEY) for m in (small, large)}
     by_large = parquet.read(f"data/teacher_forced/large/{pair}/sums/reads-*.parquet").sort(KEY)
     by_small = parquet.read(f"data/teacher_forced/small/{pair}/sums/reads-*.parquet").sort(KEY)
     met = [
-        (by_large, own[small]),
+        (by_large, subset[small]),
         (by_small.filter(writer="small"), by_large),
-        (by_small.filter(writer="large"), own[large]),
+        (by_small.filter(writer="large"), subset[large]),
     ]
     for reader, partner in met:
         assert reader.select(KEY).equals(partner.select(KEY))
@@ -118,17 +118,17 @@ def test_partners_are_asked_at_each_others_lists(data, pair):
             .list.len()
             .equals(partner["top_ids"].list.len(), check_names=False)
         )
-        said = {}
+        message = {}
         for row, ids, logits in zip(range(200), reader["top_ids"], reader["top_logits"], strict=False):
-            said |= {(row, i): l for i, l in zip(ids, logits, strict=True)}
-        asked = [
+            message |= {(row, i): l for i, l in zip(ids, logits, strict=True)}
+        requested = [
             ((row, i), l)
             for row, ids, logits in zip(
                 range(200), partner["top_ids"], reader["logits_at_partner_ids"], strict=False
             )
             for i, l in zip(ids, logits, strict=True)
         ]
-        shared = [(said[key], logit) for key, logit in asked if key in said]
+        shared = [(message[key], logit) for key, logit in requested if key in message]
         assert len(shared) > 1000
         assert all(one == other for one, other in shared)
 
@@ -161,8 +161,8 @@ def test_entropy_tells_mismatches(data):
         fused = parquet.read(f"data/fused/{pair}/sums/fused-*.parquet").filter(
             method="oracle", writer="small"
         )
-        own = parquet.read(f"data/dumps/{small}/sums/tokens-*.parquet", [*KEY, "entropy"])
-        rows = fused.join(own, on=KEY, validate="1:1")
+        subset = parquet.read(f"data/dumps/{small}/sums/tokens-*.parquet", [*KEY, "entropy"])
+        rows = fused.join(subset, on=KEY, validate="1:1")
         doubt_N, is_wrong_N = rows["entropy"].rank().to_numpy(), rows["mismatch"].to_numpy()
         wrong, right = is_wrong_N.sum(), (~is_wrong_N).sum()
         auroc = (doubt_N[is_wrong_N].sum() - wrong * (wrong + 1) / 2) / (wrong * right)

@@ -20,7 +20,7 @@ def shape(about: dict) -> costs.Shape:
 def rolled_flops(settings: Settings, pair: str, counts: pl.DataFrame, shapes: dict) -> np.ndarray:
     """FLOPs of each text that a policy wrote, [T].
 
-    The default model processes all of it; the large model (and under proxy the small one) up to the last call.
+    The default model processes all of it; the large one (and the small one, under proxy) up to the last call.
     `counts` holds policy, given, rows, large_prompt_tokens_processed and large_tokens_processed.
     """
     members = settings.pairs[pair].roles()

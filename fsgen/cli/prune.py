@@ -53,8 +53,8 @@ def find_leftovers(settings: Settings) -> list[Path]:
     leftovers = []
     for section, places in OUTPUTS.items():
         names = getattr(settings, section)
-        for place in places:
-            outputs = place("any").parent.glob("*")
+        for path_of in places:
+            outputs = path_of("any").parent.glob("*")
             leftovers += [path for path in outputs if path.stem not in names]
     metrics = RESERVED | settings.datasets.keys()
     return sorted(leftovers + [path for path in METRICS.glob("*.json") if path.stem not in metrics])

@@ -133,8 +133,8 @@ class _DumpedRecords(NamedTuple):
         records = {}
         for role in {method.definition.default_role for method in methods.values()}:
             model = settings.pairs[pair].roles()[role]
-            own = parquet.scan(paths.dumps(model, dataset) / f"tokens-{shard}.parquet").filter(in_split)
-            records[role, role] = own.select(columns).collect()
+            subset = parquet.scan(paths.dumps(model, dataset) / f"tokens-{shard}.parquet").filter(in_split)
+            records[role, role] = subset.select(columns).collect()
             records[role, "large"] = reads.filter(reader=role).select(columns).collect()
         fused = parquet.scan(paths.fused(pair, dataset) / f"fused-{shard}.parquet").filter(in_split)
         return cls(records, fused.collect(), methods, settings.dump.min_top_k)

@@ -24,9 +24,9 @@ INDEX = "whole.json"
 
 def fetch_shard(home: Path) -> bool:
     """Whether the remote cache holds the finished shard; if so, it is at `home` afterwards."""
-    if not (place := _locate(home)):
+    if not (location := _locate(home)):
         return False
-    storage, source = place
+    storage, source = location
     listed = f"{source}/{INDEX}"
     if not _call(f"looking for {listed}", storage.exists, listed):
         return False
@@ -40,9 +40,9 @@ def fetch_shard(home: Path) -> bool:
 
 def store_shard(home: Path) -> None:
     """Store a finished shard, if a remote cache is set."""
-    if not (place := _locate(home)):
+    if not (location := _locate(home)):
         return
-    storage, target = place
+    storage, target = location
     _make_folder(storage, target)
     names = sorted(path.name for path in home.glob("*.parquet"))
     for name in names:
@@ -52,9 +52,9 @@ def store_shard(home: Path) -> None:
 
 def fetch_manifests(folder: Path) -> None:
     """Fetch the manifests of this folder that scratch lacks."""
-    if not (place := _locate(folder)):
+    if not (location := _locate(folder)):
         return
-    storage, source = place
+    storage, source = location
     for stored in _call(f"looking into {source}", storage.glob, f"{source}/*.json"):
         manifest = folder / Path(stored).name
         if not manifest.exists():
@@ -64,9 +64,9 @@ def fetch_manifests(folder: Path) -> None:
 
 def store_manifest(manifest: Path) -> None:
     """Store a manifest, if a remote cache is set."""
-    if not (place := _locate(manifest)):
+    if not (location := _locate(manifest)):
         return
-    storage, target = place
+    storage, target = location
     _make_folder(storage, target.rpartition("/")[0])
     _call(f"writing {target}", storage.put_file, str(manifest), target)
 

@@ -23,5 +23,5 @@ def write_vocabulary(settings: Settings, name: str) -> None:
 
 def kind_of(piece: str) -> str:
     """`space` where nothing is seen, `number`, `word` where a letter occurs, else `punctuation`."""
-    found = (kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, piece, re.DOTALL))
-    return next(found, "punctuation")
+    result = (kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, piece, re.DOTALL))
+    return next(result, "punctuation")

@@ -89,8 +89,8 @@ def definition(name: str, data: Path | str = Path("data")) -> str:
         return f"create or replace view {name} as {' '.join(JOINED[name].sql.split())}"
     view = VIEWS[name]
     columns = "".join(
-        f"replace(split_part(filename, '/', {place}), '.parquet', '') as {column}, "
-        for column, place in view.path_columns.items()
+        f"replace(split_part(filename, '/', {index}), '.parquet', '') as {column}, "
+        for column, index in view.path_columns.items()
     )
     pattern = f"{data}/{view.pattern}".replace("'", "''")
     source = f"read_parquet('{pattern}', filename = true)"
@@ -127,8 +127,8 @@ def query(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] |
     for name, value in (values or {}).items():
         connection.execute(f'set variable "{name}" = ?', [value])
     try:
-        asked = connection.extract_statements(sql)
-        if [statement.type for statement in asked] != [duckdb.StatementType.SELECT]:
+        requested = connection.extract_statements(sql)
+        if [statement.type for statement in requested] != [duckdb.StatementType.SELECT]:
             raise UserError(
                 f"{sql.strip()!r} is not one query, and the tables are only read; "
                 "write one such as 'select * from generated_tokens limit 3'."
@@ -176,13 +176,13 @@ def _reach(url: str) -> tuple:
 
     try:
         files, root = fsspec.core.url_to_fs(url)
-        found = files.ls(root)
+        result = files.ls(root)
     except Exception as error:  # every kind of storage has errors of its own
         raise UserError(
             f"The tables should be in a folder that fsspec can reach, got '{url}' ({type(error).__name__}: "
             f"{error}); correct it, or install what it asks for."
         ) from error
-    if not found:
+    if not result:
         raise UserError(f"There is nothing at '{url}'; upload the tables or correct the address.")
     return files, root
 

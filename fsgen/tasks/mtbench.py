@@ -23,7 +23,7 @@ GOLD = ("category", "turns")
 
 
 def prompts(dataset: DatasetConfig) -> list[Prompt]:
-    """A prompt for every question, its later turns as follow-ups. There is only one split; its name is ignored."""
+    """A prompt for every question, its later turns as follow-ups; the one split has no name."""
     refuse_shots("MT-Bench", dataset)
     return [_prompt(row) for row in sources.read(SOURCE, "train", dataset.path, stem="question")]
 

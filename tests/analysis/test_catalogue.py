@@ -43,14 +43,14 @@ def test_pairs_have_a_row_a_dataset_and_role(tiny_world, monkeypatch):
         "pairs": PARAMS["pairs"] | {"plain": {"small": "small", "tuned": "small", "large": "large"}},
     }
     sizes = {"small": 1000, "tuned": 1000, "large": 7000}
-    told = {
+    reported = {
         name: {
             "parameters": {"total": size + 90, "non_embedding": size, "head": 40},
             "shape": {"layers": 1, "width": 2, "context": 3},
         }
         for name, size in sizes.items()
     }
-    monkeypatch.setattr(description, "read_description", told.get)
+    monkeypatch.setattr(description, "read_description", reported.get)
     catalogue.write_catalogue(write_params(params))
 
     members = [("duo", role) for role in ("small", "tuned", "large")]

@@ -51,14 +51,14 @@ def test_budgets_in_the_metrics_are_recounted_call_ratios(compared):
     shares = dict(counted.iter_rows())
 
     assert set(metrics["budgets"]) == {p.name for p in loaded.policies if p.budget is not None}
-    for name, found in metrics["budgets"].items():
-        assert found["value"] == pytest.approx(shares[name], abs=1e-6)
-        assert found["low"] <= found["value"] <= found["high"]
+    for name, result in metrics["budgets"].items():
+        assert result["value"] == pytest.approx(shares[name], abs=1e-6)
+        assert result["low"] <= result["value"] <= result["high"]
 
 
 def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
     """At its position the policy's own table says mismatch and no call; before it, the two texts are one."""
-    forks = lake.query(
+    divergences = lake.query(
         """select f.policy, f.prompt_id, f.pos, r.called, r.mismatch, r.entropy = f.entropy as is_same,
                   (select count(*) from rollout_tokens a join rollout_tokens b using (prompt_id, pos)
                    where a.policy = f.policy and b.policy = f.method || '+always' and a.pos < f.pos
@@ -66,11 +66,11 @@ def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
            from divergences f join rollout_tokens r using (policy, prompt_id, pos)"""
     )
 
-    assert len(forks) == len(table("divergences")) > 0
-    assert forks["mismatch"].all()
-    assert not forks["called"].any()
-    assert forks["is_same"].all()
-    assert forks["apart"].sum() == 0
+    assert len(divergences) == len(table("divergences")) > 0
+    assert divergences["mismatch"].all()
+    assert not divergences["called"].any()
+    assert divergences["is_same"].all()
+    assert divergences["apart"].sum() == 0
 
 
 def test_policies_that_never_leave_have_no_fork_and_never_forks_at_its_first_mismatch(compared):
@@ -123,21 +123,21 @@ def kept_of(rows: list[dict]) -> tuple[int, bool]:
 def test_survival_is_that_of_texts_walked_token_by_token(compared):
     """Every policy's curve, with one position in seven taken for uncertain in some texts."""
     loaded, _ = compared
-    doubt = pl.when(pl.col("pos") % 7 == 6).then(False).otherwise("certified")
-    with changed(loaded, "data/fused/duo/toy/fused-0000.parquet", doubt.alias("certified")):
+    uncertainty = pl.when(pl.col("pos") % 7 == 6).then(False).otherwise("certified")
+    with changed(loaded, "data/fused/duo/toy/fused-0000.parquet", uncertainty.alias("certified")):
         routed = lake.query(f"from simulated_tokens where {TESTS} order by policy, prompt_id, pos")
         curves = pl.DataFrame(compare.compare_pair(loaded, "duo", "toy")["survival"])
     texts = {}
-    for (policy, _), own in routed.group_by("policy", "prompt_id", maintain_order=True):
-        texts.setdefault(policy, []).append(kept_of(own.to_dicts()))
+    for (policy, _), subset in routed.group_by("policy", "prompt_id", maintain_order=True):
+        texts.setdefault(policy, []).append(kept_of(subset.to_dicts()))
 
     assert set(texts) == set(curves["policy"])
     assert set(routed["certified"]) == {True, False}
-    for (policy,), own in curves.sort("pos").group_by("policy"):
+    for (policy,), subset in curves.sort("pos").group_by("policy"):
         kept_P, is_left_P = (pl.Series(column).to_numpy() for column in zip(*texts[policy], strict=True))
-        found = off_policy.kaplan_meier(kept_P, is_left_P, own["pos"].to_numpy())
-        assert own["at_risk"].to_list() == found.at_risk.tolist()
-        assert own["survival"].to_list() == pytest.approx(found.share.tolist())
+        result = off_policy.kaplan_meier(kept_P, is_left_P, subset["pos"].to_numpy())
+        assert subset["at_risk"].to_list() == result.at_risk.tolist()
+        assert subset["survival"].to_list() == pytest.approx(result.share.tolist())
 
 
 def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
@@ -151,13 +151,13 @@ def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
     }
     names = ("policy", "prompt_id", "called", "mismatch", "certified", "on_policy")
     flags = dict.fromkeys(("called", "mismatch", "on_policy"), pl.Boolean)
-    told = [(policy, "p", *row) for policy, rows in stories.items() for row in rows]
-    routed = pl.DataFrame(told, schema=names, orient="row").cast(flags)
+    reported = [(policy, "p", *row) for policy, rows in stories.items() for row in rows]
+    routed = pl.DataFrame(reported, schema=names, orient="row").cast(flags)
     with duckdb.connect() as tables:
         tables.register("simulated_tokens", routed)
-        found = tables.sql(compare.KEPT.format(here="true", knowing=["e+knowing"])).pl()
+        result = tables.sql(compare.KEPT.format(here="true", knowing=["e+knowing"])).pl()
 
-    assert found.select("policy", "kept", "is_left").rows() == [
+    assert result.select("policy", "kept", "is_left").rows() == [
         ("a+last", 2, True),
         ("b+middle", 2, True),
         ("c+unproven", 1, False),
@@ -172,8 +172,13 @@ def texts_of(tokens: dict[str, list], turns: dict[str, list]) -> pl.DataFrame:
     columns = {"pos": pl.Int32, "token_id": pl.Int32, "in_answer": pl.Boolean}
     verdicts = {"turn": pl.Int32, "extracted": pl.String, "rating": pl.Float32}
     with duckdb.connect() as tables:
-        for view, told, schema in (("rollout_tokens", tokens, columns), ("policy_grades", turns, verdicts)):
-            rows = [(policy, "p", i, *row) for policy, own in told.items() for i, row in enumerate(own)]
+        for view, reported, schema in (
+            ("rollout_tokens", tokens, columns),
+            ("policy_grades", turns, verdicts),
+        ):
+            rows = [
+                (policy, "p", i, *row) for policy, subset in reported.items() for i, row in enumerate(subset)
+            ]
             frame = pl.DataFrame(rows, schema=names | schema, orient="row")
             tables.register(view, frame.with_columns(entropy=pl.lit(0.5)))
         return tables.sql(compare.TEXTS.format(here="true")).pl()
@@ -192,10 +197,10 @@ def test_a_fork_in_a_later_turn_stands_where_its_row_does():
         "oracle+always": [(1, True), *given, (2, True), (3, True)],
         "oracle+never": [(1, True), *given, (2, True), (4, True)],
     }
-    (fork,) = divergence.divergence_rows(texts_of(tokens, {name: [("5", None)] for name in tokens}), KNOWN)
+    (event,) = divergence.divergence_rows(texts_of(tokens, {name: [("5", None)] for name in tokens}), KNOWN)
 
-    assert (fork["policy"], fork["pos"], fork["token_ids"]) == ("oracle+never", 4, [1, 2, 4])
-    assert fork["same_answer"]
+    assert (event["policy"], event["pos"], event["token_ids"]) == ("oracle+never", 4, [1, 2, 4])
+    assert event["same_answer"]
 
 
 @pytest.mark.parametrize(
@@ -211,9 +216,9 @@ def test_a_fork_in_a_later_turn_stands_where_its_row_does():
 def test_answers_are_the_same_where_they_are_spelt_alike_and_ratings_are_no_answers(turns, expected):
     """Both have one, or null; two conversations that a judge rates alike need not say the same."""
     tokens = {"oracle+always": [(1, True)], "oracle+never": [(2, True)]}
-    (fork,) = divergence.divergence_rows(texts_of(tokens, dict(zip(tokens, turns, strict=True))), KNOWN)
+    (event,) = divergence.divergence_rows(texts_of(tokens, dict(zip(tokens, turns, strict=True))), KNOWN)
 
-    assert fork["same_answer"] is expected
+    assert event["same_answer"] is expected
 
 
 def test_forks_may_begin_with_any_number_of_nulls(compared, monkeypatch):
@@ -221,11 +226,11 @@ def test_forks_may_begin_with_any_number_of_nulls(compared, monkeypatch):
     loaded, _ = compared
     (first, *rest) = table("divergences").with_columns(token_ids=pl.lit([1])).to_dicts()
     alone = first | {"tokens_to_reconverge": None, "same_answer": None}
-    found = first | {"tokens_to_reconverge": 3, "same_answer": True}
-    monkeypatch.setattr(divergence, "divergence_rows", lambda *_: [*[alone] * 120, found, *rest])
+    result = first | {"tokens_to_reconverge": 3, "same_answer": True}
+    monkeypatch.setattr(divergence, "divergence_rows", lambda *_: [*[alone] * 120, result, *rest])
 
-    forks = compare.compare_pair(loaded, "duo", "toy")["divergences"]
-    assert [fork["tokens_to_reconverge"] for fork in forks[119:121]] == [None, 3]
+    divergences = compare.compare_pair(loaded, "duo", "toy")["divergences"]
+    assert [event["tokens_to_reconverge"] for event in divergences[119:121]] == [None, 3]
 
 
 def test_one_prompt_can_be_told(tmp_path, monkeypatch):
@@ -233,11 +238,11 @@ def test_one_prompt_can_be_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = pl.DataFrame({"mismatch": [False] * 7 + [True]}).with_columns(prompt_id=pl.lit("p"), turn=1)
     drafts, speedups = drafting.drafting_tables(rows, 0.1, seed=1)
-    told = {name: [] for name in TABLES} | {"accepted_lengths": [{"pair": "duo"} | row for row in drafts]}
-    path = files.write_metrics("comparisons", compare.summarise(told, compare.group_routers({})))
+    reported = {name: [] for name in TABLES} | {"accepted_lengths": [{"pair": "duo"} | row for row in drafts]}
+    path = files.write_metrics("comparisons", compare.summarise(reported, compare.group_routers({})))
 
     lengths = json.loads(path.read_text())["duo"]["accepted_length"]
-    assert {int(k): (found["low"], found["high"]) for k, found in lengths.items()} == {
+    assert {int(k): (result["low"], result["high"]) for k, result in lengths.items()} == {
         k: (0, k) for k in drafting.DRAFTED
     }
     assert all(None not in row.values() for row in (*drafts, *speedups))
@@ -245,9 +250,9 @@ def test_one_prompt_can_be_told(tmp_path, monkeypatch):
 
 def test_survival_starts_at_one_and_falls(compared):
     """Every policy's curve, from no token on."""
-    for _, own in table("survival").sort("pos").group_by("policy"):
-        assert own["survival"][0] == 1
-        assert (own["survival"].diff().drop_nulls() <= 1e-12).all()
+    for _, subset in table("survival").sort("pos").group_by("policy"):
+        assert subset["survival"][0] == 1
+        assert (subset["survival"].diff().drop_nulls() <= 1e-12).all()
 
 
 def test_drafting_agrees_with_the_policies_of_params(compared):
@@ -306,7 +311,7 @@ def test_the_measured_pace_decides_the_speed_up(compared):
     measured = step_times.measure(loaded, "duo", "toy", prompts=2)
 
     assert {k: drafts[k] for k in (1, 3, 5, 8)} == pytest.approx(
-        {k: found.value for k, found in free.items()}
+        {k: result.value for k, result in free.items()}
     )
     assert min(measured.small, measured.large, *measured.verification.values()) > 0
     slower = step_times.speed_ups(

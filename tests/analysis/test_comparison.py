@@ -59,18 +59,18 @@ def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
     """Ratios of sums and a share, with the intervals of fsgen.analysis.intervals."""
     counts = counts_of()
     rows = {(r["policy"], r["cost_axis"]): r for r in frontiers.frontier_rows(counts, KNOWN, FIXED, seed=3)}
-    own = counts.filter(policy="oracle+entropy@10")
+    subset = counts.filter(policy="oracle+entropy@10")
     row = rows["oracle+entropy@10", "call_ratio"]
 
     assert set(rows) == {(name, axis) for name in KNOWN for axis in AXES}
     assert (row["cost"], row["cost_low"], row["cost_high"]) == intervals.ratio(
-        own["calls"], own["tokens"], seed=3
+        subset["calls"], subset["tokens"], seed=3
     )
-    right = int((own["verdict"] == "right").sum())
+    right = int((subset["verdict"] == "right").sum())
     assert (row["accuracy"], row["accuracy_low"], row["accuracy_high"]) == intervals.wilson(right, 60)
     assert (row["method"], row["router"], row["budget"]) == ("oracle", "entropy", 0.1)
     assert rows["oracle+entropy@10", "large_tokens_processed"]["cost"] == pytest.approx(2 * row["cost"])
-    assert rows["oracle+entropy@10", "flops"]["cost"] == pytest.approx(own["flops"].mean())
+    assert rows["oracle+entropy@10", "flops"]["cost"] == pytest.approx(subset["flops"].mean())
     for name, share in (("oracle+always", 1.0), ("oracle+never", 0.0)):  # on whatever prompts
         fixed = rows[name, "call_ratio"]
         assert (fixed["cost"], fixed["cost_low"], fixed["cost_high"]) == (share, share, share)
@@ -80,11 +80,11 @@ def test_a_frontier_row_says_what_a_policy_called_spent_and_got_right():
 def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_samples():
     """Value, and every replicate's sign, by numpy's interp on explicitly resampled prompts."""
     counts = counts_of()
-    found = {
+    result = {
         (d["router"], d["other_router"], d["call_ratio"]): d
         for d in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=3)
     }
-    wide = {name: own.sort("prompt_id") for (name,), own in counts.group_by("policy")}
+    wide = {name: subset.sort("prompt_id") for (name,), subset in counts.group_by("policy")}
 
     def gap(weight_P, at):
         heights = {}
@@ -101,21 +101,21 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
     weights_BP = np.concatenate([*intervals.resampled(np.eye(60), 3, 2000)])
     for at in (0.1, 0.3):
         gaps_B = np.array([gap(weight_P, at) for weight_P in weights_BP])
-        row = found["entropy", "random", at]
+        row = result["entropy", "random", at]
 
         assert row["accuracy_difference"] == pytest.approx(gap(np.ones(60), at))
         assert row["win_probability"] == pytest.approx((gaps_B > 0).mean() + (gaps_B == 0).mean() / 2)
         assert row["accuracy_difference_low"] == pytest.approx(np.quantile(gaps_B, 0.025), abs=0.03)
         assert row["accuracy_difference_high"] == pytest.approx(np.quantile(gaps_B, 0.975), abs=0.03)
-    assert set(found) == {
+    assert set(result) == {
         (a, b, g) for a, b in (("entropy", "random"), ("random", "entropy")) for g in (0.1, 0.3)
     }
 
 
 def test_a_duel_turned_around_is_its_own_mirror():
     """Differences change sign, ends change places, probabilities add up to one."""
-    duels = frontiers.router_comparison_rows(counts_of(), KNOWN, FIXED, seed=1)
-    rows = {(duel["router"], duel["call_ratio"]): duel for duel in duels}
+    comparisons = frontiers.router_comparison_rows(counts_of(), KNOWN, FIXED, seed=1)
+    rows = {(duel["router"], duel["call_ratio"]): duel for duel in comparisons}
 
     for budget in (0.1, 0.3):
         one, other = rows["entropy", budget], rows["random", budget]
@@ -155,7 +155,7 @@ def test_beyond_its_ends_a_frontier_says_nothing():
     counts = counts_of().filter(~pl.col("policy").is_in(["oracle+never", "oracle+always"]))
     budgets = {row["call_ratio"] for row in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=1)}
     called = counts.filter(pl.col("policy").str.ends_with("@10"))
-    most = max(own["calls"].sum() / own["tokens"].sum() for _, own in called.group_by("policy"))
+    most = max(subset["calls"].sum() / subset["tokens"].sum() for _, subset in called.group_by("policy"))
 
     assert (0.1 in budgets) == (most <= 0.1)
     rated = counts.with_columns(verdict=pl.lit(None, pl.String))
@@ -177,13 +177,13 @@ def test_survival_is_the_product_limit(rows):
     kept_P, is_left_P = (np.array(column) for column in zip(*rows, strict=True))
     is_left_P &= kept_P > 0  # the token at which a policy leaves is counted
     pos = np.arange(kept_P.max() + 1)
-    found = off_policy.kaplan_meier(kept_P, is_left_P, pos)
+    result = off_policy.kaplan_meier(kept_P, is_left_P, pos)
 
-    assert np.allclose(found.share, [product_limit(kept_P, is_left_P, p) for p in pos])
-    assert found.at_risk.tolist() == [(kept_P > p).sum() for p in pos]
-    known = np.isfinite(found.low) & np.isfinite(found.high)
-    assert (found.low[known] <= found.share[known] + 1e-12).all()
-    assert (found.share[known] <= found.high[known] + 1e-12).all()
+    assert np.allclose(result.share, [product_limit(kept_P, is_left_P, p) for p in pos])
+    assert result.at_risk.tolist() == [(kept_P > p).sum() for p in pos]
+    known = np.isfinite(result.low) & np.isfinite(result.high)
+    assert (result.low[known] <= result.share[known] + 1e-12).all()
+    assert (result.share[known] <= result.high[known] + 1e-12).all()
 
 
 @given(texts, texts)
@@ -241,7 +241,7 @@ def test_an_answer_that_begins_another_forks_where_the_text_does():
     assert set(within) == {"oracle+entropy@10"}
     assert (within["oracle+entropy@10"]["pos"], within["oracle+entropy@10"]["entropy"]) == (2, 1.0)
     assert within["oracle+entropy@10"]["token_ids"] == [1, 2, 4]
-    assert {policy: (fork["pos"], fork["tokens_to_reconverge"]) for policy, fork in beyond.items()} == {
+    assert {policy: (event["pos"], event["tokens_to_reconverge"]) for policy, event in beyond.items()} == {
         "oracle+never": (2, None),
         "oracle+entropy@10": (2, 0),
     }
@@ -255,31 +255,35 @@ def test_a_fork_is_the_first_token_that_always_says_otherwise():
         ("oracle+entropy@10", "p", [1, 2, 3, 4, 5, 6, 7, 8, 9], "42"),
         ("oracle+entropy@30", "p", [1, 2, 0, 0], None),
     ]
-    found = forks_of(rows)
+    result = forks_of(rows)
 
-    assert set(found) == {"oracle+never", "oracle+entropy@30"}
-    assert (found["oracle+never"]["pos"], found["oracle+never"]["entropy"]) == (1, 0.0)
-    assert (found["oracle+never"]["tokens_to_reconverge"], found["oracle+never"]["same_answer"]) == (1, True)
-    assert (found["oracle+entropy@30"]["pos"], found["oracle+entropy@30"]["tokens_to_reconverge"]) == (
+    assert set(result) == {"oracle+never", "oracle+entropy@30"}
+    assert (result["oracle+never"]["pos"], result["oracle+never"]["entropy"]) == (1, 0.0)
+    assert (result["oracle+never"]["tokens_to_reconverge"], result["oracle+never"]["same_answer"]) == (
+        1,
+        True,
+    )
+    assert (result["oracle+entropy@30"]["pos"], result["oracle+entropy@30"]["tokens_to_reconverge"]) == (
         2,
         None,
     )
-    assert found["oracle+entropy@30"]["same_answer"] is None
+    assert result["oracle+entropy@30"]["same_answer"] is None
 
 
 def test_reunions_are_counted_by_entropy_and_by_router_and_equal_texts_once():
     """Shares of hand-made forks; two policies with the same text make one event for `all`."""
     columns = ("router", "prompt_id", "entropy", "tokens_to_reconverge", "same_answer", "token_ids")
-    told = [
+    reported = [
         ("a", "p", 0.1, 3, True, [1]),
         ("b", "p", 0.1, 3, True, [1]),
         ("a", "q", 0.2, None, None, [2]),
         ("a", "r", 3.0, 9, False, [3]),
     ]
-    forks = pl.DataFrame(told, schema=columns, orient="row")
-    forks = forks.with_columns(method=pl.lit("oracle"), policy=pl.lit("x"))
+    divergences = pl.DataFrame(reported, schema=columns, orient="row")
+    divergences = divergences.with_columns(method=pl.lit("oracle"), policy=pl.lit("x"))
     rows = {
-        (r["router"], r["entropy_low"], r["window"]): r for r in divergence.reconvergence_rows(forks, seed=1)
+        (r["router"], r["entropy_low"], r["window"]): r
+        for r in divergence.reconvergence_rows(divergences, seed=1)
     }
 
     assert {key[:2] for key in rows} == {("a", 0.0), ("b", 0.0), ("all", 0.0), ("all", 2.0)}
@@ -296,18 +300,18 @@ mismatches = st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size
 
 
 @given(mismatches, st.integers(1, 6))
-def test_drafting_by_prompt_adds_up_the_rounds_of_its_texts(told, k):
+def test_drafting_by_prompt_adds_up_the_rounds_of_its_texts(reported, k):
     """Tokens, rounds and accepted drafts of each prompt are those of its text drafted alone."""
-    mismatch_N = np.concatenate(told)
-    prompt_N = np.repeat(np.arange(len(told)), [len(text) for text in told])
-    found = drafting.draft(mismatch_N, prompt_N, prompt_N, k)
+    mismatch_N = np.concatenate(reported)
+    prompt_N = np.repeat(np.arange(len(reported)), [len(text) for text in reported])
+    result = drafting.draft(mismatch_N, prompt_N, prompt_N, k)
 
-    for p, text in enumerate(told):
+    for p, text in enumerate(reported):
         alone = costs.speculative_rounds(np.array(text), np.zeros(len(text), int), k)
-        assert found.tokens_P[p] == len(text)
-        assert found.rounds_P[p] == len(alone.text_R)
-        assert found.accepted_P[p] == alone.accepted_R.sum()
-        assert found.drafter_P[p] == costs.drafter_positions(alone).sum()
+        assert result.tokens_P[p] == len(text)
+        assert result.rounds_P[p] == len(alone.text_R)
+        assert result.accepted_P[p] == alone.accepted_R.sum()
+        assert result.drafter_P[p] == costs.drafter_positions(alone).sum()
 
 
 def test_speed_up_has_the_limits_that_it_must_have():
@@ -336,15 +340,15 @@ def test_drafting_without_spread_lies_between_what_a_round_can_do(prompts, is_mi
     prompt_N = np.repeat(np.arange(prompts), 12)
     for k in (1, 3, 5):
         drafted = drafting.draft(np.full(12 * prompts, is_mismatch), prompt_N, prompt_N, k)
-        for found, low, high in (
+        for result, low, high in (
             (drafting.accepted_length(drafted, seed=1), 0, k),
             (drafting.tokens_per_pass(drafted, seed=1), 1, k + 1),
             (drafting.speed_up(drafted, 0.2, seed=1), 1 / (1 + k * 0.2), k + 1),
         ):
             share = 1 if prompts == 1 else intervals.wilson(0, prompts).high
-            assert found.low == pytest.approx(found.value - share * (found.value - low))
-            assert found.high == pytest.approx(found.value + share * (high - found.value))
-            assert low - 1e-9 <= found.low < found.high <= high
+            assert result.low == pytest.approx(result.value - share * (result.value - low))
+            assert result.high == pytest.approx(result.value + share * (high - result.value))
+            assert low - 1e-9 <= result.low < result.high <= high
 
 
 def test_what_nothing_bounds_is_null():

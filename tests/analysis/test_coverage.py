@@ -27,14 +27,16 @@ def stated(name: str) -> dict:
 @pytest.mark.parametrize("name", REPLICATES)
 def test_a_fresh_simulation_finds_what_is_stated(name):
     """Other samples, the same coverage up to four standard errors, for every kind and number of prompts."""
-    found = [*world(name).measure(REPLICATES[name], seed=11)]
-    told = stated(name)
+    result = [*world(name).measure(REPLICATES[name], seed=11)]
+    reported = stated(name)
 
-    assert {(row["kind"], row["size"]) for row in found} == set(told)
-    for row in found:
-        claim = told[row["kind"], row["size"]]["measured"]
+    assert {(row["kind"], row["size"]) for row in result} == set(reported)
+    for row in result:
+        claim = reported[row["kind"], row["size"]]["measured"]
         error = math.sqrt(
-            claim * (1 - claim) * (1 / REPLICATES[name] + 1 / told[row["kind"], row["size"]]["replicates"])
+            claim
+            * (1 - claim)
+            * (1 / REPLICATES[name] + 1 / reported[row["kind"], row["size"]]["replicates"])
         )
         assert abs(row["measured"] - claim) < 4 * error + 0.5 / REPLICATES[name], row
 

@@ -21,14 +21,14 @@ def columns(rows):
 def test_rankings_are_those_of_scikit_learn_ties_included(rows):
     """AUROC and average precision of any few scores, each inside its interval; None without both kinds."""
     doubt_N, mismatch_N, prompt_N = columns(rows)
-    found = discrimination.rank(doubt_N, mismatch_N, prompt_N, seed=1, replicates=50)
+    result = discrimination.rank(doubt_N, mismatch_N, prompt_N, seed=1, replicates=50)
 
     if mismatch_N.all() or not mismatch_N.any():
-        assert found == (None, None, None)
+        assert result == (None, None, None)
         return
-    assert found.auroc.value == pytest.approx(roc_auc_score(mismatch_N, doubt_N))
-    assert found.average_precision.value == pytest.approx(average_precision_score(mismatch_N, doubt_N))
-    for interval in (found.auroc, found.average_precision, *found.lorenz):
+    assert result.auroc.value == pytest.approx(roc_auc_score(mismatch_N, doubt_N))
+    assert result.average_precision.value == pytest.approx(average_precision_score(mismatch_N, doubt_N))
+    for interval in (result.auroc, result.average_precision, *result.lorenz):
         assert interval.low <= interval.value <= interval.high
 
 
@@ -37,11 +37,11 @@ def test_values_of_many_distinct_scores_are_exact_though_their_intervals_are_bin
     rng = np.random.default_rng(0)
     doubt_N = rng.normal(size=20_000)
     mismatch_N = rng.random(20_000) < 1 / (1 + np.exp(2 - 1.5 * doubt_N))
-    found = discrimination.rank(doubt_N, mismatch_N, np.repeat(np.arange(100), 200), seed=1, replicates=100)
+    result = discrimination.rank(doubt_N, mismatch_N, np.repeat(np.arange(100), 200), seed=1, replicates=100)
 
     expected = {"auroc": roc_auc_score, "average_precision": average_precision_score}
     for quantity, measure in expected.items():
-        interval = getattr(found, quantity)
+        interval = getattr(result, quantity)
         assert interval.value == pytest.approx(measure(mismatch_N, doubt_N))
         assert interval.value - 0.03 < interval.low < interval.value < interval.high < interval.value + 0.03
 
@@ -49,31 +49,31 @@ def test_values_of_many_distinct_scores_are_exact_though_their_intervals_are_bin
 def test_a_perfect_score_holds_all_mismatches_in_their_share_of_the_tokens():
     """One in five is a mismatch: the Lorenz curve is 5 x up to 20 %, and 1 beyond; AUROC and AP are 1."""
     mismatch_N = np.tile([True, False, False, False, False], 100)
-    found = discrimination.rank(mismatch_N * 1.0, mismatch_N, np.repeat(np.arange(50), 10), seed=1)
+    result = discrimination.rank(mismatch_N * 1.0, mismatch_N, np.repeat(np.arange(50), 10), seed=1)
     expected = [min(1.0, 5 * share) for share in discrimination.SHARES]
 
-    assert [interval.value for interval in found.lorenz] == pytest.approx(expected)
-    assert (found.auroc.value, found.average_precision.value) == (1, 1)
+    assert [interval.value for interval in result.lorenz] == pytest.approx(expected)
+    assert (result.auroc.value, result.average_precision.value) == (1, 1)
 
 
 def test_a_constant_score_knows_nothing():
     """AUROC 1/2, average precision the base rate, and the Lorenz curve its diagonal."""
     mismatch_N = np.tile([True, False, False, False], 100)
-    found = discrimination.rank(np.ones(400), mismatch_N, np.repeat(np.arange(50), 8), seed=1)
+    result = discrimination.rank(np.ones(400), mismatch_N, np.repeat(np.arange(50), 8), seed=1)
 
-    assert [interval.value for interval in found.lorenz] == pytest.approx(list(discrimination.SHARES))
-    assert found.auroc.value == 0.5
-    assert found.average_precision.value == pytest.approx(0.25)
+    assert [interval.value for interval in result.lorenz] == pytest.approx(list(discrimination.SHARES))
+    assert result.auroc.value == 0.5
+    assert result.average_precision.value == pytest.approx(0.25)
 
 
 @given(st.permutations([0.1, 0.4, 0.4, 0.7, 0.9]))
-def test_lorenz_shares_count_tied_tokens_evenly(doubt):
+def test_lorenz_shares_count_tied_tokens_evenly(scores_):
     """Recounted token by token: the share of mismatches in the top x, a tied block taken in proportion."""
-    doubt_N, mismatch_N = np.array(doubt), np.array([True, False, True, False, True])
-    found = discrimination.rank(doubt_N, mismatch_N, np.arange(5), seed=1, replicates=20)
-    for share, interval in zip(discrimination.SHARES, found.lorenz, strict=True):
+    doubt_N, mismatch_N = np.array(scores_), np.array([True, False, True, False, True])
+    result = discrimination.rank(doubt_N, mismatch_N, np.arange(5), seed=1, replicates=20)
+    for share, interval in zip(discrimination.SHARES, result.lorenz, strict=True):
         left, held = 5 * share, 0.0
-        for level in sorted(set(doubt), reverse=True):
+        for level in sorted(set(scores_), reverse=True):
             block = doubt_N == level
             taken = min(left, block.sum())
             held += taken * mismatch_N[block].mean()
@@ -85,9 +85,9 @@ def test_lorenz_shares_count_tied_tokens_evenly(doubt):
 def test_brier_is_the_mean_squared_error(rows):
     """scikit-learn's, of chances that are tenths."""
     doubt_N, mismatch_N, prompt_N = columns(rows)
-    found = discrimination.brier(doubt_N / 10, mismatch_N, prompt_N, seed=1)
+    result = discrimination.brier(doubt_N / 10, mismatch_N, prompt_N, seed=1)
 
-    assert found.value == pytest.approx(brier_score_loss(mismatch_N, doubt_N / 10, pos_label=True))
+    assert result.value == pytest.approx(brier_score_loss(mismatch_N, doubt_N / 10, pos_label=True))
 
 
 def test_tenths_of_a_calibrated_chance_have_the_rates_that_it_claims():
@@ -95,21 +95,21 @@ def test_tenths_of_a_calibrated_chance_have_the_rates_that_it_claims():
     rng = np.random.default_rng(3)
     chance_N = rng.random(20_000)
     mismatch_N = rng.random(20_000) < chance_N
-    found = discrimination.deciles(chance_N, mismatch_N, np.repeat(np.arange(200), 100), seed=1)
+    result = discrimination.deciles(chance_N, mismatch_N, np.repeat(np.arange(200), 100), seed=1)
 
-    assert [tenth.tokens for tenth in found] == [2000] * 10
-    assert sum(tenth.rate.low <= tenth.mean_uncertainty <= tenth.rate.high for tenth in found) >= 8
-    assert [tenth.mean_uncertainty for tenth in found] == sorted(tenth.mean_uncertainty for tenth in found)
+    assert [tenth.tokens for tenth in result] == [2000] * 10
+    assert sum(tenth.rate.low <= tenth.mean_uncertainty <= tenth.rate.high for tenth in result) >= 8
+    assert [tenth.mean_uncertainty for tenth in result] == sorted(tenth.mean_uncertainty for tenth in result)
 
 
 @given(tokens)
 def test_tenths_hold_every_token_once_and_no_tie_is_split(rows):
     """However many scores are equal."""
     doubt_N, mismatch_N, prompt_N = columns(rows)
-    found = discrimination.deciles(doubt_N, mismatch_N, prompt_N, seed=1)
+    result = discrimination.deciles(doubt_N, mismatch_N, prompt_N, seed=1)
 
-    assert sum(tenth.tokens for tenth in found) == len(rows)
-    means = [tenth.mean_uncertainty for tenth in found]
+    assert sum(tenth.tokens for tenth in result) == len(rows)
+    means = [tenth.mean_uncertainty for tenth in result]
     assert means == sorted(set(means))
 
 

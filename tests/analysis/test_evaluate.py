@@ -49,17 +49,17 @@ def test_tallies_equal_a_recount_in_plain_python(world, numbers):
         counted = [row for row in rows if row["in_answer"]]
         called = [row["pos"] for row in rows if row["called"]]
         until_last = [row["from_template"] for row in rows if called and row["pos"] <= called[-1]]
-        told = counts[key]
-        assert told["tokens"] == len(counted)
-        assert told["calls"] == sum(row["called"] for row in counted)
+        reported = counts[key]
+        assert reported["tokens"] == len(counted)
+        assert reported["calls"] == sum(row["called"] for row in counted)
         assert not any(row["from_template"] for row in counted)
-        assert told["mismatches"] == sum(row["fused_id"] != row["default_id"] for row in counted)
-        assert told["interventions"] == sum(row["called"] and row["mismatch"] for row in counted)
-        assert told["mismatches_vs_small"] == sum(row["fused_id"] != row["small_id"] for row in counted)
-        assert told["large_forward_passes"] == len(called)
-        assert told["large_tokens_processed"] == until_last.count(False)
-        asked = texts[key]["prompt_tokens"] - 1 + until_last.count(True) if called else 0
-        assert told["large_prompt_tokens_processed"] == asked
+        assert reported["mismatches"] == sum(row["fused_id"] != row["default_id"] for row in counted)
+        assert reported["interventions"] == sum(row["called"] and row["mismatch"] for row in counted)
+        assert reported["mismatches_vs_small"] == sum(row["fused_id"] != row["small_id"] for row in counted)
+        assert reported["large_forward_passes"] == len(called)
+        assert reported["large_tokens_processed"] == until_last.count(False)
+        requested = texts[key]["prompt_tokens"] - 1 + until_last.count(True) if called else 0
+        assert reported["large_prompt_tokens_processed"] == requested
 
 
 def position_flops(role: str, index: int) -> int:
@@ -71,13 +71,13 @@ def position_flops(role: str, index: int) -> int:
 
 def drafted(turns: list[dict], rows: dict[int, list[bool]], draft: int) -> dict:
     """Costs of drafting a conversation, position by position; `rows`: turn -> where the models differ."""
-    told = {"forward_passes": 0, "tokens_processed": 0, "prompt_tokens_processed": 0, "flops": 0}
+    reported = {"forward_passes": 0, "tokens_processed": 0, "prompt_tokens_processed": 0, "flops": 0}
     past = 0  # tokens of the sequence before the turn
     for turn in turns:
         differs, begin = rows[turn["turn"]], past + turn["prompt_tokens"]
-        asked = range(max(0, past - 1), begin - 1)
-        told["prompt_tokens_processed"] += len(asked)
-        told["flops"] += sum(position_flops(role, i) for role in ("small", "large") for i in asked)
+        requested = range(max(0, past - 1), begin - 1)
+        reported["prompt_tokens_processed"] += len(requested)
+        reported["flops"] += sum(position_flops(role, i) for role in ("small", "large") for i in requested)
         at = 0
         while at < len(differs):
             tried = differs[at : at + draft]
@@ -87,12 +87,12 @@ def drafted(turns: list[dict], rows: dict[int, list[bool]], draft: int) -> dict:
             at += accepted + 1
             catches_up = accepted == len(tried) and at < len(differs)
             by_small = range(first, first + len(tried) + catches_up)
-            told["forward_passes"] += 1
-            told["tokens_processed"] += len(verified)
-            told["flops"] += sum(position_flops("large", i) for i in verified)
-            told["flops"] += sum(position_flops("small", i) for i in by_small)
+            reported["forward_passes"] += 1
+            reported["tokens_processed"] += len(verified)
+            reported["flops"] += sum(position_flops("large", i) for i in verified)
+            reported["flops"] += sum(position_flops("small", i) for i in by_small)
         past = begin + len(differs)
-    return told
+    return reported
 
 
 @pytest.mark.parametrize("draft", [1, 3, 5])
@@ -106,12 +106,12 @@ def test_tallies_of_drafting_equal_a_plain_loop(world, numbers, draft):
 
     assert set(counts["prompt_id"]) == names_of_tests(world)
     for row in counts.iter_rows(named=True):
-        own = fused.filter(prompt_id=row["prompt_id"]).sort("pos")
-        rows = dict(own.group_by("turn").agg("mismatch").iter_rows())
-        told = drafted(turns.filter(prompt_id=row["prompt_id"]).to_dicts(), rows, draft)
+        subset = fused.filter(prompt_id=row["prompt_id"]).sort("pos")
+        rows = dict(subset.group_by("turn").agg("mismatch").iter_rows())
+        reported = drafted(turns.filter(prompt_id=row["prompt_id"]).to_dicts(), rows, draft)
         for name in ("forward_passes", "tokens_processed", "prompt_tokens_processed"):
-            assert row[f"large_{name}"] == told[name]
-        assert row["flops"] == pytest.approx(told["flops"], rel=1e-12)
+            assert row[f"large_{name}"] == reported[name]
+        assert row["flops"] == pytest.approx(reported["flops"], rel=1e-12)
 
 
 def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
@@ -126,13 +126,13 @@ def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
             texts["prompt_tokens"].to_numpy() - 1,
             texts["tokens"].to_numpy(),
         )
-        told = numbers["pairs"]["duo"]["policies"][policy]
+        reported = numbers["pairs"]["duo"]["policies"][policy]
 
-        assert told["flops"] == pytest.approx(spent.sum())
+        assert reported["flops"] == pytest.approx(spent.sum())
         assert (
-            told["large_forward_passes"]
-            == told["large_tokens_processed"]
-            == told["large_prompt_tokens_processed"]
+            reported["large_forward_passes"]
+            == reported["large_tokens_processed"]
+            == reported["large_prompt_tokens_processed"]
             == 0
         )
 
@@ -187,17 +187,17 @@ def test_what_a_router_fixes_is_its_own_interval(numbers):
     """No next prompt changes how often `always` and `never` call, whatever the method; the rest may."""
     pair = numbers["pairs"]["duo"]
     seen = set()
-    for policy, told in pair["policies"].items():
+    for policy, reported in pair["policies"].items():
         router = policy.partition("+")[2]
         for ratio in ("call_ratio", "intervention_ratio"):
-            ends = [told[f"{ratio}_low"], told[f"{ratio}_high"]]
+            ends = [reported[f"{ratio}_low"], reported[f"{ratio}_high"]]
             if router == "never" or (router, ratio) == ("always", "call_ratio"):
                 seen.add((router, ratio, *ends))
             else:
                 assert ends[0] < ends[1], (policy, ratio)
         if router in ("always", "never"):
-            asked = pair["estimates"][policy]
-            assert asked["low"] == asked["call_ratio_estimate"] == asked["high"]
+            requested = pair["estimates"][policy]
+            assert requested["low"] == requested["call_ratio_estimate"] == requested["high"]
 
     assert seen == {
         ("always", "call_ratio", 1.0, 1.0),
@@ -322,14 +322,14 @@ def tally_with(
 
 def test_a_tail_behind_the_stop_costs_nothing(tiny_checkpoints, tmp_path, monkeypatch):
     """Nor does it count as a call: every number of every policy is that of a dump without one."""
-    found = {}
+    result = {}
     for tokens_after_stop in (0, 4):
         home = tmp_path / str(tokens_after_stop)
         home.mkdir()
         monkeypatch.chdir(home)
-        found[tokens_after_stop] = tally_with(tiny_checkpoints, tokens_after_stop, ("w1 ", "w2 "))
+        result[tokens_after_stop] = tally_with(tiny_checkpoints, tokens_after_stop, ("w1 ", "w2 "))
 
-    assert found[4][1] > found[0][1]
-    assert found[0][0].equals(found[4][0])
-    assert (found[0][0]["finish_reason"] == "stop").any()
-    assert (found[0][0]["calls"] <= found[0][0]["tokens"]).all()
+    assert result[4][1] > result[0][1]
+    assert result[0][0].equals(result[4][0])
+    assert (result[0][0]["finish_reason"] == "stop").any()
+    assert (result[0][0]["calls"] <= result[0][0]["tokens"]).all()

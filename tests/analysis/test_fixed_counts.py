@@ -52,8 +52,8 @@ def test_another_name_of_a_constant_router_changes_no_number(renamed, name, plai
 
     for numbers in (evaluated["policies"], evaluated["estimates"]):
         assert numbers[name] == numbers[plain]
-    told = evaluated["policies"][name]
-    assert told["call_ratio_low"] == told["call_ratio"] == told["call_ratio_high"]
+    reported = evaluated["policies"][name]
+    assert reported["call_ratio_low"] == reported["call_ratio"] == reported["call_ratio_high"]
     for table in ("frontier", "off_policy_estimates", "survival", "divergences"):
         assert rows_of(table, name).equals(rows_of(table, plain)), table
     assert not len(rows_of("off_policy_estimates", name))  # there is nothing to estimate

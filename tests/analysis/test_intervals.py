@@ -88,10 +88,10 @@ def test_any_statistic_of_sums_has_the_interval_of_its_ratio():
 def test_samples_on_which_a_statistic_has_no_value_are_left_out():
     """Where one prompt alone has the event, a third of the samples lack it; the others still count."""
     counts_P2 = np.array([[1.0, 5.0]] * 3 + [[0.0, 0.0]] * 3)
-    found = intervals.bca(lambda x: x[..., 1] / x[..., 0], counts_P2, seed=1, limits=(0, 10))
+    result = intervals.bca(lambda x: x[..., 1] / x[..., 0], counts_P2, seed=1, limits=(0, 10))
 
-    assert found.value == 5
-    assert 0 <= found.low <= 5 <= found.high <= 10
+    assert result.value == 5
+    assert 0 <= result.low <= 5 <= result.high <= 10
     with pytest.raises(ValueError, match="Expected a finite statistic"):
         intervals.bca(lambda x: np.nan * x[..., 0], counts_P2, seed=1)
 

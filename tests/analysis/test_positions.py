@@ -22,14 +22,14 @@ def test_bins_of_either_scale_hold_every_token_once(lengths, data):
         "relative": (positions.relative(pos_N, prompt_N), positions.TENTHS),
     }
     for at_N, edges in scales.values():
-        found = positions.by_position(at_N, edges, entropy_N, mismatch_N, prompt_N, seed=1)
-        assert sum(own.tokens for own in found) == len(pos_N)
-        assert sum(own.mismatches for own in found) == mismatch_N.sum()
-        for own in found:
-            inside = (own.low <= at_N) & (at_N < own.high)
-            assert own.tokens == inside.sum()
-            assert own.rate.value == pytest.approx(mismatch_N[inside].mean())
-            assert own.mean_entropy == pytest.approx(entropy_N[inside].mean())
+        result = positions.by_position(at_N, edges, entropy_N, mismatch_N, prompt_N, seed=1)
+        assert sum(subset.tokens for subset in result) == len(pos_N)
+        assert sum(subset.mismatches for subset in result) == mismatch_N.sum()
+        for subset in result:
+            inside = (subset.low <= at_N) & (at_N < subset.high)
+            assert subset.tokens == inside.sum()
+            assert subset.rate.value == pytest.approx(mismatch_N[inside].mean())
+            assert subset.mean_entropy == pytest.approx(entropy_N[inside].mean())
 
 
 @pytest.mark.parametrize("length", [1, 7, 10, 20, 30, 400, 1999, 2000])
@@ -37,11 +37,11 @@ def test_tenths_of_a_text_are_those_of_integers(length):
     """Token i of n lies in tenth 10 i // n: one at 3 of 10 in [0.3, 0.4), as its edges say."""
     prompt_N, pos_N = np.zeros(length, dtype=int), np.arange(length)
     at_N = positions.relative(pos_N, prompt_N)
-    found = positions.by_position(at_N, positions.TENTHS, pos_N, pos_N % 2 == 0, prompt_N, seed=1)
+    result = positions.by_position(at_N, positions.TENTHS, pos_N, pos_N % 2 == 0, prompt_N, seed=1)
     tenths, counts = np.unique(10 * pos_N // length, return_counts=True)
 
-    assert [own.low for own in found] == [tenth / 10 for tenth in tenths]
-    assert [own.tokens for own in found] == counts.tolist()
+    assert [subset.low for subset in result] == [tenth / 10 for tenth in tenths]
+    assert [subset.tokens for subset in result] == counts.tolist()
 
 
 def test_edges_double_beyond_the_last_position():
@@ -73,12 +73,12 @@ def world(seed, prompts=200, tokens=40, spread=0.0):
 
 def test_a_regression_returns_the_coefficients_that_made_the_data():
     """Within its own interval, and the odds ratio is the exponential."""
-    place, entropy = positions.effects(*world(0))
+    position, entropy = positions.effects(*world(0))
 
-    assert (place.term, entropy.term) == ("place", "entropy")
-    assert place.coefficient == pytest.approx(-0.4, abs=0.08)
+    assert (position.term, entropy.term) == ("place", "entropy")
+    assert position.coefficient == pytest.approx(-0.4, abs=0.08)
     assert entropy.coefficient == pytest.approx(1.2, abs=0.1)
-    for effect, truth in ((place, -0.4), (entropy, 1.2)):
+    for effect, truth in ((position, -0.4), (entropy, 1.2)):
         assert effect.odds_ratio.value == pytest.approx(np.exp(effect.coefficient))
         assert effect.odds_ratio.low < np.exp(truth) < effect.odds_ratio.high
 
@@ -103,8 +103,8 @@ def test_what_is_not_determined_has_no_effects():
     twice = regressors | {"again": 2 * regressors["place"]}
 
     assert positions.effects(regressors, mismatch_N, prompt_N)
-    for own in (constant, twice):
-        assert positions.effects(own, mismatch_N, prompt_N) == []
+    for subset in (constant, twice):
+        assert positions.effects(subset, mismatch_N, prompt_N) == []
     assert positions.effects(regressors, regressors["entropy"] > 1, prompt_N) == []
     assert positions.effects(regressors, mismatch_N, np.zeros(len(prompt_N))) == []
 

@@ -89,10 +89,10 @@ def test_the_profile_of_a_curved_law_ends_where_no_refit_stays_below_the_thresho
 def test_alpha_is_profiled_through_its_logarithmic_limit_and_then_a_and_b_have_no_ends():
     """On points that a logarithm made, alpha's interval holds 0, where a and b are infinite."""
     small_P, large_P, cof_P = noisy("log_ratio", (0.05, 0.04), 0.003)
-    found = law_intervals.profile("power", small_P, large_P, cof_P)
+    result = law_intervals.profile("power", small_P, large_P, cof_P)
 
-    assert found["alpha"].low < 0 < found["alpha"].high
-    assert found["a"] == found["b"] == (None, None)
+    assert result["alpha"].low < 0 < result["alpha"].high
+    assert result["a"] == result["b"] == (None, None)
 
 
 def test_an_exponent_that_points_do_not_bound_has_no_end():
@@ -147,21 +147,21 @@ def test_an_interval_rests_on_pairs_that_lost_both_their_models():
         params = laws.fit("two_size", *data(left)).params
         squares.append((row["cof"] - laws.two_size(row["small_b"], row["large_b"], **params)) ** 2)
     half = t.ppf(0.95, 6) * np.sqrt(np.mean(squares))
-    found = prediction.predict(points, "two_size", 20.0, 2.0, level=0.9)
+    result = prediction.predict(points, "two_size", 20.0, 2.0, level=0.9)
 
-    assert found.value == pytest.approx(
+    assert result.value == pytest.approx(
         laws.two_size(2.0, 20.0, **laws.fit("two_size", *data(points)).params)
     )
-    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half))
-    assert (found.extrapolations, found.models) == ([], 7)
+    assert (result.low, result.high) == pytest.approx((result.value - half, result.value + half))
+    assert (result.extrapolations, result.models) == ([], 7)
 
 
 def test_below_six_models_there_is_a_value_without_an_interval():
     """Five models make ten pairs, yet say nothing of others."""
-    found = prediction.predict(series(5), "two_size", 7.0, 1.8)
+    result = prediction.predict(series(5), "two_size", 7.0, 1.8)
 
-    assert (found.low, found.high, found.models) == (None, None, 5)
-    assert 0.05 < found.value < 0.2
+    assert (result.low, result.high, result.models) == (None, None, 5)
+    assert 0.05 < result.value < 0.2
     assert prediction.predict(series(2), "two_size", 7.0, 1.8) is None
 
 
@@ -180,26 +180,26 @@ def test_an_own_pair_is_held_against_every_law_of_the_series_with_its_name():
 
     assert {row["law"] for row in rows} == set(laws.LAWS)
     for row in rows:
-        found = prediction.predict(series(), row["law"], 20.0, 2.0)
-        told = (row["predicted"], row["predicted_low"], row["predicted_high"], row["models"])
-        assert told == (found.value, found.low, found.high, 7)
+        result = prediction.predict(series(), row["law"], 20.0, 2.0)
+        reported = (row["predicted"], row["predicted_low"], row["predicted_high"], row["models"])
+        assert reported == (result.value, result.low, result.high, 7)
     assert prediction.compare_with_measured(known, measured(0.1, 0.09, 0.11, dataset="other")) == []
 
 
 @pytest.mark.long
 def test_two_intervals_agree_where_they_share_a_number():
     """What was measured may lie outside the prediction and yet its interval reach into it."""
-    (found,) = [prediction.predict(series(), "two_size", 20.0, 2.0)]
-    beyond = found.high + 0.01
+    (result,) = [prediction.predict(series(), "two_size", 20.0, 2.0)]
+    beyond = result.high + 0.01
     cases = {
-        (found.value, found.value - 0.01, found.value + 0.01): (True, True),
-        (beyond, found.high - 0.001, beyond + 0.02): (False, True),
-        (beyond, found.high + 0.001, beyond + 0.02): (False, False),
+        (result.value, result.value - 0.01, result.value + 0.01): (True, True),
+        (beyond, result.high - 0.001, beyond + 0.02): (False, True),
+        (beyond, result.high + 0.001, beyond + 0.02): (False, False),
     }
     for pair, expected in cases.items():
         rows = prediction.compare_with_measured(series(), measured(*pair))
-        (told,) = [row for row in rows if row["law"] == "two_size"]
-        assert (told["within_interval"], told["intervals_overlap"]) == expected
+        (reported,) = [row for row in rows if row["law"] == "two_size"]
+        assert (reported["within_interval"], reported["intervals_overlap"]) == expected
 
 
 def test_a_prediction_without_an_interval_agrees_with_nothing_and_contradicts_nothing():
@@ -211,7 +211,7 @@ def test_a_prediction_without_an_interval_agrees_with_nothing_and_contradicts_no
 
 
 @pytest.mark.parametrize(
-    ("large", "small", "said"),
+    ("large", "small", "message"),
     [
         (14.0, 0.5, []),
         (200.0, 2.0, ["large size 200 billion"]),
@@ -219,12 +219,12 @@ def test_a_prediction_without_an_interval_agrees_with_nothing_and_contradicts_no
         (7.0, 6.9, ["size ratio 1.01 "]),
     ],
 )
-def test_what_lies_outside_the_fitted_pairs_is_said(large, small, said):
+def test_what_lies_outside_the_fitted_pairs_is_said(large, small, message):
     """One sentence for each of small size, large size and their ratio."""
-    told = prediction.predict(series(), "two_size", large, small).extrapolations
+    reported = prediction.predict(series(), "two_size", large, small).extrapolations
 
-    assert len(told) == len(said)
-    assert all(word in sentence for word, sentence in zip(said, told, strict=True))
+    assert len(reported) == len(message)
+    assert all(word in sentence for word, sentence in zip(message, reported, strict=True))
 
 
 @pytest.fixture
@@ -256,30 +256,32 @@ def test_own_dumps_are_preferred_where_they_identify_the_series(known):
     assert prediction.predict_pair("oracle", "toy", 20e9, 2e9).source == "published"
 
     known("published", series(7).with_columns(method=pl.lit("proxy")))
-    told = prediction.predict_pair("oracle", "toy", 20e9, 2e9)
-    assert told.source == "dumps"
-    assert "not identified: 5 distinct models" in str(told)
+    reported = prediction.predict_pair("oracle", "toy", 20e9, 2e9)
+    assert reported.source == "dumps"
+    assert "not identified: 5 distinct models" in str(reported)
 
 
 def test_the_answer_tells_interval_coverage_source_and_extrapolation(known):
     """All that a reader needs in order not to trust it too much."""
     known("published", series(7))
-    told = str(prediction.predict_pair("oracle", "toy", 200e9, 2e9))
+    reported = str(prediction.predict_pair("oracle", "toy", 200e9, 2e9))
 
-    assert "95% interval" in told
-    assert "measured coverage of nominal 95% in simulation: 98.5% with 6 models, 98.6% with 7 models" in told
-    assert "published table: 21 pairs of 7 models, law two_size; sizes are nominal" in told
-    assert "Extrapolation: the large size 200 billion" in told
+    assert "95% interval" in reported
+    assert (
+        "measured coverage of nominal 95% in simulation: 98.5% with 6 models, 98.6% with 7 models" in reported
+    )
+    assert "published table: 21 pairs of 7 models, law two_size; sizes are nominal" in reported
+    assert "Extrapolation: the large size 200 billion" in reported
 
 
 def test_too_few_pairs_for_the_law_of_both_sizes_fall_to_the_law_of_the_ratio(known):
     """Twelve pairs of six models cannot lose two of these and still tell three parameters."""
     far = (pl.col("large") == "f") & pl.col("small").is_in(["c", "d"])
     known("published", series(6).filter((pl.col("small") != "e") & ~far))
-    told = prediction.predict_pair("oracle", "toy", 20e9, 2e9)
+    reported = prediction.predict_pair("oracle", "toy", 20e9, 2e9)
 
-    assert told.prediction.law == "log_ratio"
-    assert told.prediction.low < told.prediction.value < told.prediction.high
+    assert reported.prediction.law == "log_ratio"
+    assert reported.prediction.low < reported.prediction.value < reported.prediction.high
 
 
 def test_what_cannot_be_foretold_is_refused_with_what_can(known):
@@ -300,19 +302,19 @@ def test_the_coverage_told_is_the_one_kept():
     for law in prediction.PREFERRED:
         kind = f"unseen pair by {law} (both models left out, t)"
         measured = {row["size"]: row["measured"] for row in kept if row["kind"] == kind}
-        told = {size: share for size, share in measured.items() if share is not None}
+        reported = {size: share for size, share in measured.items() if share is not None}
 
-        assert prediction.COVERAGE[law] == pytest.approx(told, abs=0.0005), law
+        assert prediction.COVERAGE[law] == pytest.approx(reported, abs=0.0005), law
 
 
 @pytest.mark.long
 def test_intervals_cover_what_they_claim_to():
     """Nominal 95 %: within what 200 replicates may show of it; nothing is claimed of five models."""
     rows = coverage_laws.measure(replicates=200, seed=1)
-    told = {(row["kind"], row["size"]): row["measured"] for row in rows}
+    reported = {(row["kind"], row["size"]): row["measured"] for row in rows}
 
-    assert len(told) == 4 * (3 + 3 + 2)  # sizes; parameters twice, laws that predict
-    for (kind, size), measured in told.items():
+    assert len(reported) == 4 * (3 + 3 + 2)  # sizes; parameters twice, laws that predict
+    for (kind, size), measured in reported.items():
         if size == 5 and "profile" not in kind:
             assert measured is None
         else:
@@ -320,6 +322,6 @@ def test_intervals_cover_what_they_claim_to():
             assert measured <= (0.99 if "profile" in kind else 1.0), (kind, size)
     for law, coverage in prediction.COVERAGE.items():
         for size, stated in coverage.items():
-            assert told[f"unseen pair by {law} (both models left out, t)", size] == pytest.approx(
+            assert reported[f"unseen pair by {law} (both models left out, t)", size] == pytest.approx(
                 stated, abs=0.04
             )

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long  # every law is fitted with its intervals
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def reported(tmp_path_factory):
     """metrics/published.json and the folder of tables."""
     home = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
@@ -26,9 +26,9 @@ def told(tmp_path_factory):
     return json.loads((home / "metrics/published.json").read_text()), home / paths.laws("published")
 
 
-def test_the_claim_of_a_fifth_is_counted_by_cell(told):
+def test_the_claim_of_a_fifth_is_counted_by_cell(reported):
     """30 of 168 cells lie above 20 %, most of them proxy's."""
-    claim = told[0]["claim"]
+    claim = reported[0]["claim"]
 
     assert (claim["cells"], claim["above"]) == (168, 30)
     assert {m: (row["cells"], row["above"]) for m, row in claim["by_method"].items()} == ABOVE
@@ -37,32 +37,32 @@ def test_the_claim_of_a_fifth_is_counted_by_cell(told):
     assert claim["share_low"] < claim["share"] < claim["share_high"]
 
 
-def test_every_series_has_every_law_with_its_measures(told):
+def test_every_series_has_every_law_with_its_measures(reported):
     """Twelve series by the authors' three words; the shape that others rely on."""
-    series = told[0]["series"]
+    series = reported[0]["series"]
 
     assert len(series) == 12
     assert {name.split("/")[0] for name in series} == set(ABOVE)
     assert sum(one["pairs"] for one in series.values()) == 168
     for one in series.values():
         assert one["laws"].keys() == laws.LAWS.keys()
-        for law, found in one["laws"].items():
-            assert found.keys() >= {"params", "r2", "aicc", "loo_rmse", "at_bound", "small_out_rmse"}
-            assert found["params"].keys() == found["intervals"].keys() == set(laws.LAWS[law].parameters)
+        for law, result in one["laws"].items():
+            assert result.keys() >= {"params", "r2", "aicc", "loo_rmse", "at_bound", "small_out_rmse"}
+            assert result["params"].keys() == result["intervals"].keys() == set(laws.LAWS[law].parameters)
 
 
-def test_what_the_authors_own_law_is_worth_on_their_own_table(told):
+def test_what_the_authors_own_law_is_worth_on_their_own_table(reported):
     """alpha on its bound in 3 of 12, never told from 0; the logarithm of the ratio is better in all 12."""
-    found = told[0]["comparison"]
+    result = reported[0]["comparison"]
 
-    assert (found["power_at_bound"], found["alpha_may_be_0"]) == (3, 12)
-    assert (found["log_ratio_aicc_below_power"], found["two_size_r2_above_power"]) == (12, 12)
-    assert found["power_at_ratio_1"] == pytest.approx([0.03, 0.16], abs=0.005)
+    assert (result["power_at_bound"], result["alpha_may_be_0"]) == (3, 12)
+    assert (result["log_ratio_aicc_below_power"], result["two_size_r2_above_power"]) == (12, 12)
+    assert result["power_at_ratio_1"] == pytest.approx([0.03, 0.16], abs=0.005)
     for key in ("lowest_aicc", "lowest_loo_rmse", "lowest_small_out_rmse"):
-        assert sum(found[key].values()) == 12
+        assert sum(result[key].values()) == 12
 
 
-def test_leaving_out_a_small_model_is_the_slow_loop(told):
+def test_leaving_out_a_small_model_is_the_slow_loop(reported):
     """Every pair predicted by a fit to the pairs of other small models."""
     points = published.read_points(TABLE).filter(method="oracle", dataset="gsm8k")
     squares = []
@@ -70,14 +70,14 @@ def test_leaving_out_a_small_model_is_the_slow_loop(told):
         left = points.filter(pl.col("small") != row["small"])
         params = laws.fit("two_size", left["small_b"], left["large_b"], left["cof"]).params
         squares.append((row["cof"] - laws.two_size(row["small_b"], row["large_b"], **params)) ** 2)
-    fitted = told[0]["series"]["oracle/gsm8k"]["laws"]["two_size"]
+    fitted = reported[0]["series"]["oracle/gsm8k"]["laws"]["two_size"]
 
     assert fitted["small_out_rmse"] == pytest.approx(np.sqrt(np.mean(squares)))
 
 
-def test_tables_say_what_the_metrics_say(told):
+def test_tables_say_what_the_metrics_say(reported):
     """Points, fits, parameters, errors, curves and claims, one row a thing."""
-    metrics, folder = told
+    metrics, folder = reported
     tables = {path.stem: parquet.read(path) for path in folder.iterdir()}
 
     assert tables.keys() == {
@@ -103,10 +103,10 @@ def test_tables_say_what_the_metrics_say(told):
     assert ((alphas["profile_low"].fill_null(-9) <= 0) & (alphas["profile_high"].fill_null(9) >= 0)).all()
 
 
-def test_curves_stay_within_the_sizes_of_their_series(told):
+def test_curves_stay_within_the_sizes_of_their_series(reported):
     """A law is drawn where pairs were, and from the small model's own size on."""
     points, curves = (
-        parquet.read(told[1] / f"{name}.parquet") for name in ("scaling_points", "scaling_curves")
+        parquet.read(reported[1] / f"{name}.parquet") for name in ("scaling_points", "scaling_curves")
     )
     ends = points.group_by("method", "dataset").agg(
         most=pl.col("large_b").max(), least=pl.col("large_b").min()

@@ -80,10 +80,10 @@ def test_six_distinct_models_identify_a_law():
         names = {f"m{i}": 10**i for i in range(1, count + 1)}
         noise = iter(np.random.default_rng(0).normal(0.1, 0.01, 15))
         cof = {(s, l): {"oracle": next(noise)} for s in names for l in names if names[s] < names[l]}
-        told = table_of({"a": metrics_of(names, cof)})["a"]["oracle"]
-        ends = [end for pair in told["laws"]["two_size"]["model_intervals"].values() for end in pair]
+        reported = table_of({"a": metrics_of(names, cof)})["a"]["oracle"]
+        ends = [end for pair in reported["laws"]["two_size"]["model_intervals"].values() for end in pair]
 
-        assert (count >= 6) == told["identified"]
+        assert (count >= 6) == reported["identified"]
         assert (count >= 6) == (None not in ends)
 
 
@@ -115,11 +115,11 @@ def test_what_cof_depends_on_predicts_it():
     by_entropy = points_of(ENTROPIES, lambda f: 0.02 + 0.2 * f["small_entropy"])
     by_sizes = points_of(ENTROPIES, lambda f: 0.1 + 0.02 * f["large_b"].log10() - 0.1 * f["small_b"].log10())
     for points, right, wrong in ((by_entropy, "entropy", "sizes"), (by_sizes, "sizes", "entropy")):
-        told = {row["predictor"]: row for row in scaling.covariates("oracle", "a", points)}
+        reported = {row["predictor"]: row for row in scaling.covariates("oracle", "a", points)}
         for key in ("loo_rmse", "small_out_rmse"):
-            assert told[right][key] == pytest.approx(0, abs=1e-9)
-            assert told["both"][key] == pytest.approx(0, abs=1e-9)
-            assert told[wrong][key] > 0.005
+            assert reported[right][key] == pytest.approx(0, abs=1e-9)
+            assert reported["both"][key] == pytest.approx(0, abs=1e-9)
+            assert reported[wrong][key] > 0.005
 
 
 def test_leaving_out_a_small_model_is_the_slow_refit():
@@ -131,19 +131,19 @@ def test_leaving_out_a_small_model_is_the_slow_refit():
         left = points.filter(pl.col("small") != row["small"])
         line = np.polyfit(left["small_entropy"], left["cof"], 1)
         squares.append((row["cof"] - np.polyval(line, row["small_entropy"])) ** 2)
-    (found,) = [r for r in scaling.covariates("oracle", "a", points) if r["predictor"] == "entropy"]
+    (result,) = [r for r in scaling.covariates("oracle", "a", points) if r["predictor"] == "entropy"]
 
-    assert found["small_out_rmse"] == pytest.approx(np.sqrt(np.mean(squares)))
+    assert result["small_out_rmse"] == pytest.approx(np.sqrt(np.mean(squares)))
 
 
 def test_errors_that_are_not_determined_are_none():
     """An unknown entropy, one small model only, or as many pairs as regressors."""
     unknown = points_of(ENTROPIES | {"s1": None}, lambda f: f["small_b"] / 100)
     one = points_of({"s1": 0.5}, lambda f: f["large_b"] / 1000)
-    told = {row["predictor"]: row["loo_rmse"] for row in scaling.covariates("oracle", "a", unknown)}
+    reported = {row["predictor"]: row["loo_rmse"] for row in scaling.covariates("oracle", "a", unknown)}
 
-    assert (told["entropy"], told["both"]) == (None, None)
-    assert told["sizes"] is not None
+    assert (reported["entropy"], reported["both"]) == (None, None)
+    assert reported["sizes"] is not None
     for row in scaling.covariates("oracle", "a", one):
         assert (row["loo_rmse"], row["small_out_rmse"]) == (None, None)
 
@@ -160,9 +160,9 @@ def test_the_error_without_a_small_model_keeps_pairs_that_it_is_the_large_one_of
         left = points.filter(pl.col("small") != row["small"])
         line = np.polyfit(left["ratio"], left["cof"], 1)
         squares.append((row["cof"] - np.polyval(line, row["ratio"])) ** 2)
-    found = series.describe(points)["log_ratio"]["small_out_rmse"]
+    result = series.describe(points)["log_ratio"]["small_out_rmse"]
 
-    assert found == pytest.approx(np.sqrt(np.mean(squares)))
+    assert result == pytest.approx(np.sqrt(np.mean(squares)))
     page = (Path(__file__).parents[2] / "docs" / "definitions.md").read_text()
     assert "`small_out_rmse`: from the pairs with another small model" in page
 
@@ -207,20 +207,20 @@ def test_the_stage_writes_tables_and_json_that_agree(tmp_path, monkeypatch):
     )
     methods = method_table({"oracle": {}, "proxy": {}, "speculative": {}})
     scaling.write_scaling(SimpleNamespace(datasets={"arith": None}, pairs=pairs, methods=methods))
-    told = files.read_metrics(Path("metrics/scaling.json"))["arith"]
+    reported = files.read_metrics(Path("metrics/scaling.json"))["arith"]
     tables = {path.stem: parquet.read(path) for path in (tmp_path / paths.laws("dumps")).iterdir()}
 
     assert tables.keys() == set(TABLES)
-    assert told.keys() == {"oracle", "proxy", "speculative"}
+    assert reported.keys() == {"oracle", "proxy", "speculative"}
     assert len(tables["scaling_points"]) == 7
     assert tables["scaling_claims"].filter(method="all")["pairs"].to_list() == [4]
     assert tables["scaling_claims"].filter(method="all")["above"].to_list() == [1]
     laws_of = tables["scaling_predictions"].group_by("method").agg(pl.col("law").n_unique())
     assert laws_of.rows() == [("oracle", 2)]  # three points determine the laws of two parameters
-    assert told["oracle"]["predictions"] == tables["scaling_predictions"].to_dicts()
-    assert told["proxy"]["predictions"] == []
-    assert [[*of["covariates"].values()] for of in told.values()] == [
-        tables["scaling_covariates"].filter(method=method).to_dicts() for method in told
+    assert reported["oracle"]["predictions"] == tables["scaling_predictions"].to_dicts()
+    assert reported["proxy"]["predictions"] == []
+    assert [[*of["covariates"].values()] for of in reported.values()] == [
+        tables["scaling_covariates"].filter(method=method).to_dicts() for method in reported
     ]
 
 
@@ -233,11 +233,14 @@ def test_the_json_repeats_rows_of_the_tables():
         "scaling_covariates": [row, row | {"dataset": "other"}],
         "scaling_predictions": [row | {"method": "proxy"}],
     }
-    told = scaling.scaling_table({"arith": THREE}, points, described, rows)["arith"]
+    reported = scaling.scaling_table({"arith": THREE}, points, described, rows)["arith"]
 
-    assert told["oracle"]["covariates"] == {"sizes": row}
-    assert told["proxy"]["covariates"] == {}
-    assert (told["oracle"]["predictions"], told["proxy"]["predictions"]) == ([], rows["scaling_predictions"])
+    assert reported["oracle"]["covariates"] == {"sizes": row}
+    assert reported["proxy"]["covariates"] == {}
+    assert (reported["oracle"]["predictions"], reported["proxy"]["predictions"]) == (
+        [],
+        rows["scaling_predictions"],
+    )
 
 
 def test_an_unevaluated_dataset_is_named(tmp_path, monkeypatch):

@@ -58,9 +58,9 @@ def test_auroc_is_recounted_from_the_scores(described, writer):
 
         assert row["value"] == pytest.approx(expected)
         assert (row["tokens"], row["mismatches"]) == (len(rows), rows["mismatch"].sum())
-        told = described["oracle"][writer]["scores"][score]["auroc"]
-        assert told["value"] == pytest.approx(expected, abs=1e-6)
-        assert told["low"] <= told["value"] <= told["high"]
+        reported = described["oracle"][writer]["scores"][score]["auroc"]
+        assert reported["value"] == pytest.approx(expected, abs=1e-6)
+        assert reported["low"] <= reported["value"] <= reported["high"]
     assert not len(table("score_discrimination", method="average", score="logistic"))
 
 
@@ -70,55 +70,59 @@ def test_places_are_read_off_the_words(described):
     text = parquet.read("data/dumps/large/toy/tokens-*.parquet").sort(KEY)
     rows = scores(writer="large").select(*KEY, "mismatch")
     before = {}
-    for (name,), own in text.group_by("prompt_id", maintain_order=True):
-        ids = own["token_id"].to_list()
+    for (name,), subset in text.group_by("prompt_id", maintain_order=True):
+        ids = subset["token_id"].to_list()
         before |= {(name, pos): pieces[ids[pos - 1]] if pos else None for pos in range(len(ids))}
     counted = {"first token": [], "sentence start": [], "elsewhere": []}
     for name, _, pos, mismatch in rows.iter_rows():
-        said = before[name, pos]
-        place = (
+        message = before[name, pos]
+        position = (
             "first token"
-            if said is None
+            if message is None
             else "sentence start"
-            if said[-1:] in ".!?\n" and said
+            if message[-1:] in ".!?\n" and message
             else "elsewhere"
         )
-        counted[place].append(mismatch)
-    found = table("mismatch_by_boundary", method="oracle", writer="large")
+        counted[position].append(mismatch)
+    result = table("mismatch_by_boundary", method="oracle", writer="large")
 
     assert len(counted["sentence start"]) > 0
     assert {p: (len(m), sum(m)) for p, m in counted.items()} == {
-        row["boundary"]: (row["tokens"], row["mismatches"]) for row in found.iter_rows(named=True)
+        row["boundary"]: (row["tokens"], row["mismatches"]) for row in result.iter_rows(named=True)
     }
 
 
 def test_positions_of_either_scale_hold_all_tokens(described):
     """Counts of the bins add up to the tokens of the text."""
-    for (method, writer, scale), own in table("mismatch_by_position").group_by("method", "writer", "scale"):
+    for (method, writer, scale), subset in table("mismatch_by_position").group_by(
+        "method", "writer", "scale"
+    ):
         rows = scores(method, writer)
-        assert own["tokens"].sum() == len(rows), (method, writer, scale)
-        assert own["mismatches"].sum() == rows["mismatch"].sum()
+        assert subset["tokens"].sum() == len(rows), (method, writer, scale)
+        assert subset["mismatches"].sum() == rows["mismatch"].sum()
 
 
 def test_relative_positions_are_recounted_in_integers(described):
     """Of every text the token of rank i of n in tenth 10 i // n; tenths without a token have no row."""
-    for (method, writer), own in table("mismatch_by_position", scale="relative").group_by("method", "writer"):
+    for (method, writer), subset in table("mismatch_by_position", scale="relative").group_by(
+        "method", "writer"
+    ):
         counts = dict.fromkeys(range(10), 0)
         for (length,) in scores(method, writer).group_by("prompt_id").len().select("len").iter_rows():
             for rank in range(length):
                 counts[10 * rank // length] += 1
-        found = {row["bin_low"]: row["tokens"] for row in own.iter_rows(named=True)}
-        assert found == {tenth / 10: count for tenth, count in counts.items() if count}
+        result = {row["bin_low"]: row["tokens"] for row in subset.iter_rows(named=True)}
+        assert result == {tenth / 10: count for tenth, count in counts.items() if count}
 
 
 def test_the_embedding_has_each_token_once_with_its_own_label(described):
     """No oversampling, and a mismatch is a mismatch."""
-    found = table("projections")
-    assert set(found["projection"]) == {"pca", "tsne"}
-    for _, own in found.group_by("projection"):
-        assert own.select(KEY).is_unique().all()
-        both = own.join(scores(), on=KEY, suffix="_scored", validate="1:1")
-        assert len(both) == len(own)
+    result = table("projections")
+    assert set(result["projection"]) == {"pca", "tsne"}
+    for _, subset in result.group_by("projection"):
+        assert subset.select(KEY).is_unique().all()
+        both = subset.join(scores(), on=KEY, suffix="_scored", validate="1:1")
+        assert len(both) == len(subset)
         assert (both["mismatch"] == both["mismatch_scored"]).all()
 
 

@@ -147,7 +147,7 @@ def test_init_prints_what_another_shell_can_read(finished, fsgen):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["sql", "drop view prompts"], "only read"),
         (["sql", "select 1", "--format", "xml"], "the formats"),
@@ -202,14 +202,14 @@ def test_init_prints_what_another_shell_can_read(finished, fsgen):
         *((["speedup", "duo", "--prompts", n], "value for '--prompts'") for n in ("0", "-2")),
     ],
 )
-def test_a_refusal_is_one_sentence(finished, fsgen, words, said):
+def test_a_refusal_is_one_sentence(finished, fsgen, words, message):
     """Exit code 1, nothing on stdout, what was expected and what to do."""
     prompt = parquet.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
-    assert said in refused(fsgen(*(word.format(prompt=prompt) for word in words)))
+    assert message in refused(fsgen(*(word.format(prompt=prompt) for word in words)))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["sql", "select * from token_pairs limit 1"],
@@ -225,11 +225,11 @@ def test_a_refusal_is_one_sentence(finished, fsgen, words, said):
         (["summary"], "There is no metrics/toy.json"),
     ],
 )
-def test_before_the_first_run_a_refusal_names_the_command(tiny_world, fsgen, words, said):
+def test_before_the_first_run_a_refusal_names_the_command(tiny_world, fsgen, words, message):
     """What is missing, and that `dvc repro` makes it."""
     shutil.rmtree("data/prompts")
     sentence = refused(fsgen(*words))
-    assert said in sentence
+    assert message in sentence
     assert "run 'dvc repro'" in sentence
 
 
@@ -362,13 +362,13 @@ def test_tidy_asks_before_it_removes(tiny_world, fsgen, monkeypatch):
     for path in map(Path, kept + gone):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("0123456789")
-    found = {str(path) for path in prune.find_leftovers(load_settings())}
-    assert len(found) == len(gone)
-    assert all(any(path.startswith(one) for one in found) for path in gone)
+    result = {str(path) for path in prune.find_leftovers(load_settings())}
+    assert len(result) == len(gone)
+    assert all(any(path.startswith(one) for one in result) for path in gone)
 
     monkeypatch.setattr(prune.typer, "confirm", lambda question: False)
     _, out, _ = fsgen("prune")
-    assert all(one in out for one in found)
+    assert all(one in out for one in result)
     assert all(Path(path).exists() for path in kept + gone)
     _, out, _ = fsgen("prune", "--yes")
     assert "Removed 7." in out
@@ -521,10 +521,10 @@ def test_run_tells_two_folders_of_one_name_apart(tmp_path, monkeypatch):
 
 def examples() -> list[str]:
     """The examples of all help pages."""
-    found = [
+    result = [
         re.findall(r"Example: `(.*)`", command.callback.__doc__) for command in app.app.registered_commands
     ]
-    return [example for own in found for example in own]
+    return [example for subset in result for example in subset]
 
 
 ELSEWHERE = (

@@ -142,7 +142,7 @@ def test_a_task_without_figures_is_counted_by_its_limit_its_table_or_not_at_all(
     """And the estimate says which; a run of a benchmark that somebody added is no fault of ours."""
     monkeypatch.setattr(gsm8k, "TASK", replace(gsm8k.TASK, test_prompts=None, prompt_tokens=None))
 
-    def told(limit: int | None) -> tuple[str, int]:
+    def reported(limit: int | None) -> tuple[str, int]:
         plan["datasets"]["g"]["limit"] = limit
         loaded = loaded_with(plan)
         (line,) = (
@@ -150,15 +150,15 @@ def test_a_task_without_figures_is_counted_by_its_limit_its_table_or_not_at_all(
         )
         return line, by_stage(loaded)["dump_solo", "small"].positions
 
-    line, positions = told(100)
+    line, positions = reported(100)
     assert "one turn and 100 tokens a prompt are assumed; 100 prompts are counted, as its limit says." in line
     assert positions == 100 * (100 + 50)
-    line, positions = told(None)
+    line, positions = reported(None)
     assert "set datasets.g.limit or run 'dvc repro prompts@g'" in line
     assert positions == 0
     write_prompts(14)
     Path("data/prompts/toy.parquet").rename("data/prompts/g.parquet")
-    line, positions = told(None)
+    line, positions = reported(None)
     assert "14 prompts are counted, as data/prompts/g.parquet holds." in line
     assert positions == 14 * (100 + 50)
 
@@ -167,12 +167,12 @@ def test_a_pair_the_wrong_way_round_is_doubted_once_both_sizes_are_known(plan):
     """Equal sizes and unknown ones are not."""
     for small, is_doubted in ((9e9, True), (8e9, False), (None, False)):
         plan["models"]["small"]["parameter_count"] = small
-        told = "\n".join(cost_estimates.report_lines(loaded_with(plan)))
+        reported = "\n".join(cost_estimates.report_lines(loaded_with(plan)))
         sentence = (
             "warning: pairs.p names 'small' small, with 9,000,000,000 parameters, and 'large' large, with "
             "8,000,000,000; swap them"
         )
-        assert (sentence in told) == is_doubted == ("warning" in told)
+        assert (sentence in reported) == is_doubted == ("warning" in reported)
 
 
 def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
@@ -180,9 +180,9 @@ def test_sizes_come_from_what_is_at_hand(plan, tmp_path):
     del plan["models"]["small"]["parameter_count"]
     loaded = loaded_with(plan)
     assert cost_estimates.model_sizes(loaded.models) == {"small": None, "large": 8_000_000_000}
-    told = "\n".join(cost_estimates.report_lines(loaded, cost_estimates.MACHINES["h100"]))
-    assert "sizes unknown: small" in told
-    assert re.search(r"dump_large +12 +11,600 +\d", told)
+    reported = "\n".join(cost_estimates.report_lines(loaded, cost_estimates.MACHINES["h100"]))
+    assert "sizes unknown: small" in reported
+    assert re.search(r"dump_large +12 +11,600 +\d", reported)
     make_model(tmp_path / "here", 0.1, 1)
     plan["models"]["small"] = {"path": "here", "prompt_format": "plain"}
     loaded = loaded_with(plan)

@@ -336,10 +336,10 @@ def test_numpy_and_torch_scores_are_the_same_doubles(method, world):
 
 def test_proxy_speaks_through_the_tuned_model_and_all_others_through_the_small_one():
     """The default model of every rule."""
-    speakers = {rule: Method(rule=rule, parameters={}).definition.default_role for rule in RULES}
+    default_roles = {rule: Method(rule=rule, parameters={}).definition.default_role for rule in RULES}
 
-    assert speakers.pop("proxy") == "tuned"
-    assert set(speakers.values()) == {"small"}
+    assert default_roles.pop("proxy") == "tuned"
+    assert set(default_roles.values()) == {"small"}
 
 
 @pytest.mark.parametrize("shape", ["peaked", "tied", "sorted"])

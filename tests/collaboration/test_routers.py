@@ -69,9 +69,9 @@ def seen_with(rule, scores):
     return RouterInput(top_N2, zeros_N, scores_N)
 
 
-def made_calls(gate, seen):
+def made_calls(calibrated, seen):
     nothing_N = np.zeros(len(seen.entropy_N))
-    return gate.decide(seen, nothing_N, nothing_N.astype(bool))
+    return calibrated.decide(seen, nothing_N, nothing_N.astype(bool))
 
 
 def gate_with(rule, cut=None):
@@ -80,8 +80,8 @@ def gate_with(rule, cut=None):
     return CalibratedRouter(rule, cut, {name: np.array(value) for name, value in weights.items()})
 
 
-def chance_calls(gate, chance_N, mismatch_N):
-    return gate.decide(seen_with("entropy", np.zeros(len(chance_N))), chance_N, mismatch_N)
+def chance_calls(calibrated, chance_N, mismatch_N):
+    return calibrated.decide(seen_with("entropy", np.zeros(len(chance_N))), chance_N, mismatch_N)
 
 
 @given(logits)
@@ -138,8 +138,10 @@ def test_with_ties_no_threshold_comes_nearer_to_the_budget(rule, scores, budget)
     """The number called is one of those that a cut between tied groups can give, and the nearest."""
     seen = seen_with(rule, scores)
     wanted = round(budget * len(scores))
-    doubt = sorted(scores, reverse=True)  # high scores of seen_with mean doubt for every rule
-    possible = {0, len(scores)} | {i for i in range(1, len(doubt)) if doubt[i] != doubt[i - 1]}
+    uncertainty = sorted(scores, reverse=True)  # high scores of seen_with mean doubt for every rule
+    possible = {0, len(scores)} | {
+        i for i in range(1, len(uncertainty)) if uncertainty[i] != uncertainty[i - 1]
+    }
 
     cut = threshold_for_budget(gate_with(rule).score(seen), budget, gate_with(rule).router.calls_below)
 

@@ -70,7 +70,7 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("sead", 1, "'sead' is not among the keys of params.yaml; did you mean 'seed'"),
         ("pairs/duo/large", "larg", "'larg' is not among the models that pairs.duo.large can name"),
@@ -125,7 +125,7 @@ def test_a_pair_without_a_tuned_model_runs_no_proxy(params):
         ("pairs", [], "pairs should be a mapping of names to settings, got []"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_one_sentence_that_names_it(params, path, value, said):
+def test_a_wrong_setting_is_one_sentence_that_names_it(params, path, value, message):
     """The thing, what was expected, what was got, the remedy; never a traceback, never two lines."""
     change(params, path, value)
 
@@ -133,7 +133,7 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(params, path, value, said
         load(params)
 
     sentence = str(caught.value)
-    assert said in sentence
+    assert message in sentence
     assert "\n" not in sentence
     assert sentence[-1] in ".?"
 
@@ -180,8 +180,8 @@ def test_a_missing_section_is_told_from_a_misspelt_one(params, section):
 def test_a_key_that_stands_twice_is_refused(params, text, key, first, again):
     """YAML's last one would win without a word: what was appended would replace what was there."""
     Path("params.yaml").write_text(text)
-    said = f"got '{key}' on line {first} and again on line {again}; merge the two"
-    with pytest.raises(UserError, match=f"^params.yaml should hold every key of a mapping once, {said}"):
+    message = f"got '{key}' on line {first} and again on line {again}; merge the two"
+    with pytest.raises(UserError, match=f"^params.yaml should hold every key of a mapping once, {message}"):
         load_settings()
 
 

@@ -50,7 +50,7 @@ def until(bridges: int = 3, **given) -> StopRule:
     return StopRule(TOKENIZER, (END,), (), 6, turn_separators={"toy": [TALK] * bridges}, **given)
 
 
-def told(rule: StopRule, spoken: list[tuple[list[int], bool]]) -> TokenSequence:
+def reported(rule: StopRule, spoken: list[tuple[list[int], bool]]) -> TokenSequence:
     """A text of these turns, each ended by the end token or by its length."""
     text = TokenSequence([])
     for ids, is_ended in spoken:
@@ -66,7 +66,7 @@ def told(rule: StopRule, spoken: list[tuple[list[int], bool]]) -> TokenSequence:
 @given(turns)
 def test_the_next_question_follows_each_answer_once(spoken):
     """Given whole after an answer that was cut off, without the end token after one that wrote it."""
-    text = told(until(len(spoken) - 1), spoken)
+    text = reported(until(len(spoken) - 1), spoken)
 
     assert len(text.turns) == len(spoken)
     for turn, following in zip(text.turns, text.turns[1:], strict=False):
@@ -80,19 +80,19 @@ def test_the_next_question_follows_each_answer_once(spoken):
 @given(turns)
 def test_rows_and_turns_say_the_same(spoken):
     """The table of turns gives the text's turns back, and the marks count what it counts."""
-    text = told(until(len(spoken) - 1), spoken)
+    text = reported(until(len(spoken) - 1), spoken)
     rows = pl.DataFrame(text_rows(until(), "toy", [1, 2], text))
-    found = token_flags([text, text])
+    result = token_flags([text, text])
 
     assert turns_of(rows) == {"toy": text.turns}
     assert rows["tokens"].sum() + rows["prompt_tokens"].sum() - 2 == len(text.ids)
-    assert found.from_template.sum() == 2 * (rows["prompt_tokens"].sum() - 2)
-    assert found.in_answer.sum() == 2 * rows["answer_tokens"].sum()
-    assert not (found.from_template & found.in_answer).any()
-    assert sorted(set(found.turn)) == [*range(1, len(spoken) + 1)]
+    assert result.from_template.sum() == 2 * (rows["prompt_tokens"].sum() - 2)
+    assert result.in_answer.sum() == 2 * rows["answer_tokens"].sum()
+    assert not (result.from_template & result.in_answer).any()
+    assert sorted(set(result.turn)) == [*range(1, len(spoken) + 1)]
     assert sum(
         text.template_tokens_before(p + 1) - text.template_tokens_before(p) for p in range(len(text.ids))
-    ) == (found.from_template.sum() / 2)
+    ) == (result.from_template.sum() / 2)
 
 
 def test_a_stop_string_that_begins_the_next_question_is_not_said_twice():
@@ -143,13 +143,13 @@ def test_a_chat_template_gives_what_stands_between_answers(tmp_path, monkeypatch
     """From the end of an answer to where the next one begins, each follow-up in turn."""
     prompts = prompts_of(tmp_path, monkeypatch)
 
-    found = tokenization.turn_separators("m", "chat", chat(CHAT), prompts)
+    result = tokenization.turn_separators("m", "chat", chat(CHAT), prompts)
     plain = tokenization.turn_separators("m", "plain", chat(CHAT), prompts)
 
     between = [" <end> <unk> u w5 <end> <unk> a ", " <end> <unk> u w6 <end> <unk> a "]
-    assert found.keys() == plain.keys() == set(prompts["prompt_id"])
-    assert all(own == between for own in found.values())
-    assert all(own == [" p5", " p6"] for own in plain.values())
+    assert result.keys() == plain.keys() == set(prompts["prompt_id"])
+    assert all(subset == between for subset in result.values())
+    assert all(subset == [" p5", " p6"] for subset in plain.values())
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_a_judged_task_has_ratings_for_accuracies_and_neither_without_a_judge(ta
         description.write_description(talk, name)
     run_pair(talk)
     numbers = []
-    for found in (None, SimpleNamespace(rate=rate_by_length)):
-        monkeypatch.setattr(judge, "judge_from_environment", lambda found=found: found)
+    for result in (None, SimpleNamespace(rate=rate_by_length)):
+        monkeypatch.setattr(judge, "judge_from_environment", lambda result=result: result)
         for name in talk.models:
             grade.grade_models(talk, name)
         grade.grade_pair(talk, "duo")

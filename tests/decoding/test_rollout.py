@@ -224,15 +224,15 @@ def test_out_of_memory_halves_the_budget_and_goes_on(error, reference_run, tiny_
         return capsys.readouterr().err
 
     for name in NOISE:
-        said = run_scarcely(dump_solo.dump_solo, name)
-        assert "fsgen: memory ran out with texts side by side at 4; going on with 2" in said
+        message = run_scarcely(dump_solo.dump_solo, name)
+        assert "fsgen: memory ran out with texts side by side at 4; going on with 2" in message
     for stage in (dump_teacher_forced.dump_large, dump_teacher_forced.dump_small):
-        said = run_scarcely(stage, "duo")
-        assert "fsgen: memory ran out with tokens in a batch at 120; going on with 60" in said
+        message = run_scarcely(stage, "duo")
+        assert "fsgen: memory ran out with tokens in a batch at 120; going on with 60" in message
     fuse.fuse_pair(tiny_world, "duo")
     route.route_pair(tiny_world, "duo")
-    said = run_scarcely(rollout.rollout, "duo")
-    assert "fsgen: memory ran out with branches side by side at 4; going on with 2" in said
+    message = run_scarcely(rollout.rollout, "duo")
+    assert "fsgen: memory ran out with branches side by side at 4; going on with 2" in message
 
     for name, table in tables(reference_run).items():
         assert_same(table, tables(Path())[name], name)
@@ -324,11 +324,11 @@ def test_peak_memory_of_reading_does_not_grow_with_vocabulary_times_length():
 
 def test_float32_texts_do_not_depend_on_their_batch_and_the_check_says_so(tiny_world, capsys):
     """All tokens shared, no divergence, shifts of rounding's size."""
-    found = batch_invariance.compare(tiny_world, "large", "toy", 6)
+    result = batch_invariance.compare(tiny_world, "large", "toy", 6)
 
-    assert found.shared == found.tokens > 50
-    assert found.divergences == []
-    assert found.largest_shift < 1e-4
+    assert result.shared == result.tokens > 50
+    assert result.divergences == []
+    assert result.largest_shift < 1e-4
 
 
 def test_the_first_divergence_and_its_margin_are_reported(tiny_world, monkeypatch, capsys):
@@ -342,16 +342,17 @@ def test_the_first_divergence_and_its_margin_are_reported(tiny_world, monkeypatc
         return logits_NV
 
     monkeypatch.setattr(loaded_model.LoadedModel, "logits", swayed)
-    found = batch_invariance.compare(tiny_world, "large", "toy", 6)
+    result = batch_invariance.compare(tiny_world, "large", "toy", 6)
     monkeypatch.setattr(sys, "argv", ["fsgen", "batch-invariance", "large", "--prompts", "6"])
     __main__.main()
 
-    first = min(found.divergences, key=lambda there: there.pos)
+    first = min(result.divergences, key=lambda there: there.pos)
     assert first.together_id == 5 != first.alone_id
     assert 0 <= first.margin <= 2.0
-    assert found.shared < found.tokens
-    said = capsys.readouterr().out
+    assert result.shared < result.tokens
+    message = capsys.readouterr().out
     assert (
-        f"{first.prompt_id} parts at position {first.pos}: token {first.alone_id} alone, 5 together" in said
+        f"{first.prompt_id} parts at position {first.pos}: token {first.alone_id} alone, 5 together"
+        in message
     )
-    assert f"where the margin was {first.margin:.3g} nats." in said
+    assert f"where the margin was {first.margin:.3g} nats." in message

@@ -114,13 +114,15 @@ def undisturbed(tiny_checkpoints, tmp_path_factory) -> tuple[Path, dict[str, int
 def count_moments(stage, loaded, name, patch) -> int:
     counter = Moments()
     with patch.context() as inner:
-        for place, attribute in (
+        for position, attribute in (
             (console.Bar, "advance"),
             (pq, "write_table"),
             (os, "link"),
             (Path, "replace"),
         ):
-            inner.setattr(place, attribute, getattr(place, attribute))  # so that the context puts it back
+            inner.setattr(
+                position, attribute, getattr(position, attribute)
+            )  # so that the context puts it back
         counter.install()
         ROOMS[stage](loaded, name)
     return counter.count

@@ -256,10 +256,10 @@ def test_a_cluster_that_wants_a_token_is_one_sentence(again, address, monkeypatc
 )  # fmt: skip
 def test_places_are_counted_node_by_node(nodes, cards, places):
     """A place is a core and the cards of an actor, on one node; the dead have none."""
-    told = [{"Alive": True, "Resources": held} for held in nodes]
+    reported = [{"Alive": True, "Resources": held} for held in nodes]
     dead = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 64.0}}
 
-    assert ray_executor.count_places([*told, dead], cards) == places
+    assert ray_executor.count_places([*reported, dead], cards) == places
 
 
 @pytest.mark.parametrize(("replicas", "cards", "held"), [(5, 0, 4), (3, 2, 2)])

@@ -140,7 +140,9 @@ def test_a_full_disk_here_is_not_the_depots_fault(depot, tmp_path, monkeypatch):
     note = shard_of(1, [], {"a": [1]}).manifest.with_suffix(".part")
     note.symlink_to("/dev/full")
 
-    with pytest.raises(UserError, match=f"^The disk is full: fetching .* into {note} cannot be written; make"):
+    with pytest.raises(
+        UserError, match=f"^The disk is full: fetching .* into {note} cannot be written; make"
+    ):
         find_reusable(wanted)
 
 

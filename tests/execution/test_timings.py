@@ -44,13 +44,13 @@ def test_a_stage_leaves_its_time_and_its_tokens(stage):
     """Two attempts at one pair are one line; another pair is another."""
     for pair in ("a-b", "a-b", "c-d"):
         subprocess.run([*stage, pair], check=True, capture_output=True)
-    found = timings.summarise()
-    assert found["stage"].to_list() == ["work@a-b", "work@c-d"]
-    assert found["attempts"].to_list() == [2, 1]
-    assert found["tokens"].to_list() == [84, 42]
-    assert found["unfinished"].to_list() == [0, 0]
-    assert (found["wall_s"] > 0).all()
-    assert (found["cpu_s"] > 0).all()
+    result = timings.summarise()
+    assert result["stage"].to_list() == ["work@a-b", "work@c-d"]
+    assert result["attempts"].to_list() == [2, 1]
+    assert result["tokens"].to_list() == [84, 42]
+    assert result["unfinished"].to_list() == [0, 0]
+    assert (result["wall_s"] > 0).all()
+    assert (result["cpu_s"] > 0).all()
 
 
 @pytest.mark.long
@@ -63,10 +63,10 @@ def test_failed_and_killed_attempts_count(stage):
         os.kill(endless.pid, signal.SIGKILL)
     states = {t["stage"]: t["state"] for t in map(json.loads, _files())}
     assert states == {"work@refused": "failed", "work@endless": "running"}
-    found = timings.summarise().rows_by_key("stage", named=True, unique=True)
-    assert found["work@endless"]["unfinished"] == 1
-    assert found["work@refused"]["unfinished"] == 0
-    assert found["work@refused"]["tokens"] == 42
+    result = timings.summarise().rows_by_key("stage", named=True, unique=True)
+    assert result["work@endless"]["unfinished"] == 1
+    assert result["work@refused"]["unfinished"] == 0
+    assert result["work@refused"]["tokens"] == 42
 
 
 def _files() -> list[str]:
@@ -77,9 +77,9 @@ def test_nothing_is_kept_where_nothing_is_timed(stage):
     """A bar outside a stage counts for itself alone, and no stage is an empty table."""
     with console.progress(1, "texts", "writing") as bar:
         bar.advance(1, tokens=7)
-    found = timings.summarise()
-    assert found.is_empty()
-    assert found.schema == timings.SUMMARY
+    result = timings.summarise()
+    assert result.is_empty()
+    assert result.schema == timings.SUMMARY
 
 
 def test_rates_are_tokens_over_all_wall_time(tmp_path):

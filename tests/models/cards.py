@@ -63,13 +63,13 @@ def compute(function, args, kwargs):
             return function.decompose(*args, **kwargs)
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     on_cards = [x for x in tensors if isinstance(x, OnCard)]
-    asked = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
-    if not on_cards and (asked is None or asked.type != "card"):
+    requested = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+    if not on_cards and (requested is None or requested.type != "card"):
         return function(*args, **kwargs)
     refuse_strangers(function, tensors, on_cards)
-    if asked is not None:
+    if requested is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
-    target = asked or (args[0] if function is MOVES[1] else on_cards[0]).device
+    target = requested or (args[0] if function is MOVES[1] else on_cards[0]).device
     known = {id(x.held): x for x in on_cards}
 
     def lay(x):
@@ -101,17 +101,17 @@ class Store:
     def note(self, made: OnCard) -> None:
         """Count the tensor's storage, if it is the first there, until the last one there goes."""
         storage, card = made.held.untyped_storage(), made.device.index
-        place = (card, storage.data_ptr())
-        if not self.tensors[place]:
+        position = (card, storage.data_ptr())
+        if not self.tensors[position]:
             self.used[card] += storage.nbytes()
             self.kept[card] = max(self.kept[card], self.used[card])
-        self.tensors[place] += 1
-        weakref.finalize(made, self._leave, place, storage.nbytes())
+        self.tensors[position] += 1
+        weakref.finalize(made, self._leave, position, storage.nbytes())
 
-    def _leave(self, place: tuple[int, int], size: int) -> None:
-        self.tensors[place] -= 1
-        if not self.tensors[place]:
-            self.used[place[0]] -= size
+    def _leave(self, position: tuple[int, int], size: int) -> None:
+        self.tensors[position] -= 1
+        if not self.tensors[position]:
+            self.used[position[0]] -= size
 
 
 STORE = Store()

@@ -45,12 +45,12 @@ def test_a_problems_steps_lead_from_its_first_number_to_its_answer():
         question, steps, answer = arith_problems.make_problem(chance)
         total = int(re.search(r"has (\d+)", question).group(1))
         for step in steps:
-            left, sign, right, said = re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)", step).groups()
+            left, sign, right, message = re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)", step).groups()
             worked = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}
             assert int(left) == total
             assert right in question.split()
-            assert int(said) == worked[sign]
-            total = int(said)
+            assert int(message) == worked[sign]
+            total = int(message)
             assert 0 <= total <= arith_problems.LARGEST
         assert total == answer
         lengths.add(len(steps))
@@ -81,9 +81,9 @@ def test_training_never_sees_a_problem_of_the_pool():
 )
 def test_grading_takes_the_number_after_the_mark_or_else_the_last(text, verdict, extracted):
     """Without any number there is nothing to judge."""
-    told = arith.grade(text, {"question": "", "answer": "34 - 28 = 6 . #### 6"})
+    reported = arith.grade(text, {"question": "", "answer": "34 - 28 = 6 . #### 6"})
 
-    assert (told.verdict, told.extracted) == (verdict, extracted)
+    assert (reported.verdict, reported.extracted) == (verdict, extracted)
 
 
 def test_the_tokenizer_spells_every_problem_and_reads_it_back():
@@ -106,12 +106,12 @@ def test_answers_mix_the_styles_in_the_curriculums_shares():
     terse = sum(answer.startswith("####") for _, answer in documents)
     wrong = 0
     for question, answer in documents:
-        said = int(re.search(r"#### (\d+)$", answer).group(1))
+        message = int(re.search(r"#### (\d+)$", answer).group(1))
         total = int(re.search(r"has (\d+)", question).group(1))
         steps = re.findall(r"([-+*]) (\d+) = (\d+)", answer)
         for sign, n, _ in steps:
             total = {"+": total + int(n), "-": total - int(n), "*": total * int(n)}[sign]
-        wrong += bool(steps) and said != total
+        wrong += bool(steps) and message != total
 
     assert terse / len(documents) == pytest.approx(0.25, abs=0.04)
     assert wrong / len(documents) == pytest.approx(0.25, abs=0.04)

@@ -106,13 +106,13 @@ def test_texts_that_others_begin_with_are_not_read_twice(loaded):
 
 def cheapest(lengths: list[int], budget: int) -> float:
     """Least cost of all ways to cut the sorted lengths into passes, tried one by one."""
-    ordered, found = sorted(lengths), math.inf
+    ordered, result = sorted(lengths), math.inf
     for is_cut in itertools.product([False, True], repeat=len(ordered) - 1):
         ends = [i + 1 for i, cut in enumerate(is_cut) if cut] + [len(ordered)]
         batches = [ordered[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         if all(len(batch) == 1 or len(batch) * batch[-1] <= budget for batch in batches):
-            found = min(found, cost_of(batches))
-    return found
+            result = min(result, cost_of(batches))
+    return result
 
 
 def cost_of(batches: list[list[int]]) -> int:
@@ -148,7 +148,7 @@ def test_a_model_whose_states_depend_on_more_than_its_tokens_is_refused(tiny_wor
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "said"),
+    ("error", "raised", "message"),
     [
         (RuntimeError("can't allocate memory"), UserError, "Memory ran out while large was loaded"),
         (RuntimeError("CUDA error: out of memory"), UserError, "Memory ran out while large was loaded"),
@@ -156,7 +156,7 @@ def test_a_model_whose_states_depend_on_more_than_its_tokens_is_refused(tiny_wor
         (RuntimeError("no such kernel"), RuntimeError, "no such kernel"),
     ],
 )  # fmt: skip
-def test_no_room_for_a_model_is_a_complaint(error, raised, said, tiny_world, monkeypatch):
+def test_no_room_for_a_model_is_a_complaint(error, raised, message, tiny_world, monkeypatch):
     """Before there is a budget that could halve."""
 
     def fail(*_):
@@ -164,7 +164,7 @@ def test_no_room_for_a_model_is_a_complaint(error, raised, said, tiny_world, mon
 
     monkeypatch.setattr(loading, "load_weights", fail)
 
-    with pytest.raises(raised, match=said):
+    with pytest.raises(raised, match=message):
         loading.load_model(tiny_world, "large")
 
 

@@ -38,15 +38,15 @@ def test_the_list_is_that_of_a_stable_sort(vocabulary, distinct, seed, max_top_k
 def test_scalars_are_those_of_float64(seed):
     """Entropy and logsumexp of one row after another, in plain numpy."""
     values = np.random.default_rng(seed).normal(0, 4, (3, 200)).astype(np.float32)
-    found = records.record(
+    result = records.record(
         torch.tensor(values), DumpConfig(nats_below_top=1.0, min_top_k=2, max_top_k=4, prompts_per_shard=1)
     )
     for row, logits in enumerate(values.astype(np.float64)):
         total = np.log(np.exp(logits - logits.max()).sum()) + logits.max()
         chances = np.exp(logits - total)
-        assert found.logsumexp_N[row] == pytest.approx(total, rel=1e-5)
-        assert found.entropy_N[row] == pytest.approx(-(chances * (logits - total)).sum(), abs=1e-5)
-        assert (found.max_logit_N[row], found.min_logit_N[row]) == (logits.max(), logits.min())
+        assert result.logsumexp_N[row] == pytest.approx(total, rel=1e-5)
+        assert result.entropy_N[row] == pytest.approx(-(chances * (logits - total)).sum(), abs=1e-5)
+        assert (result.max_logit_N[row], result.min_logit_N[row]) == (logits.max(), logits.min())
 
 
 @pytest.mark.parametrize("max_top_k", [2, 30])

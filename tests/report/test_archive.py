@@ -40,11 +40,11 @@ def test_everything_needed_to_judge_a_run_is_kept_and_no_dump(kept):
     assert figures == set(Path("plots").rglob("*.svg"))
     assert (kept / "plots/report.html").is_file()
     assert not [*kept.rglob("*.parquet")]
-    told = json.loads((kept / "environment.json").read_text())
-    assert {"torch", "duckdb", "python"} <= told["versions"].keys()
-    assert told["machine"]["cores"] >= 1
-    assert {(m["dtype"], m["device"]) for m in told["models"].values()} == {("float32", "cpu")}
-    assert all(model["files"] for model in told["models"].values())
+    reported = json.loads((kept / "environment.json").read_text())
+    assert {"torch", "duckdb", "python"} <= reported["versions"].keys()
+    assert reported["machine"]["cores"] >= 1
+    assert {(m["dtype"], m["device"]) for m in reported["models"].values()} == {("float32", "cpu")}
+    assert all(model["files"] for model in reported["models"].values())
 
 
 def test_the_page_is_made_of_what_stands_beside_it(kept, monkeypatch):
@@ -55,45 +55,48 @@ def test_the_page_is_made_of_what_stands_beside_it(kept, monkeypatch):
 
 def test_the_page_tells_the_numbers_of_the_metrics(kept):
     """One cell of every section, rounded by hand."""
-    told = sections((kept / "README.md").read_text())
-    assert told.keys() == findings.SECTIONS.keys()
+    reported = sections((kept / "README.md").read_text())
+    assert reported.keys() == findings.SECTIONS.keys()
     numbers = json.loads(Path("metrics/toy.json").read_text())
     compared = json.loads(Path("metrics/comparisons.json").read_text())["toy"]["duo"]
-    doubt = json.loads(Path("metrics/uncertainty.json").read_text())["toy"]["duo"]
+    uncertainty = json.loads(Path("metrics/uncertainty.json").read_text())["toy"]["duo"]
     pair = numbers["pairs"]["duo"]
 
     def share(of, key="value", low="low", high="high"):
         return f"{100 * of[key]:.1f} ({100 * of[low]:.1f} to {100 * of[high]:.1f})"
 
-    assert f"| toy | large | {numbers['models']['large']['prompts']} |" in told["The models alone"]
+    assert f"| toy | large | {numbers['models']['large']['prompts']} |" in reported["The models alone"]
     cof = pair["cof"]["oracle"]
-    assert f"| oracle | {share(cof)} | {cof['tokens']} | dump |" in told["Collaboration frequency"]
-    held = doubt["oracle"]["large"]["scores"]["entropy"]["top_10_percent_holds"]
-    assert f"| oracle | large | {share(held)} |" in told["Where the need sits"]
-    asked = pair["policies"]["oracle+entropy@20"]
-    assert f"{share(asked, 'accuracy')} for {100 * asked['call_ratio']:.1f}" in told["Accuracy against calls"]
+    assert f"| oracle | {share(cof)} | {cof['tokens']} | dump |" in reported["Collaboration frequency"]
+    held = uncertainty["oracle"]["large"]["scores"]["entropy"]["top_10_percent_holds"]
+    assert f"| oracle | large | {share(held)} |" in reported["Where the need sits"]
+    requested = pair["policies"]["oracle+entropy@20"]
+    assert (
+        f"{share(requested, 'accuracy')} for {100 * requested['call_ratio']:.1f}"
+        in reported["Accuracy against calls"]
+    )
     gap = compared["call_ratio_estimates"]["oracle+entropy@20"]
     expected = share(gap, "difference", "difference_low", "difference_high")
-    assert expected in told["Off-policy estimates"]
+    assert expected in reported["Off-policy estimates"]
     greedy, drafted = compared["acceptance"]["greedy"], compared["accepted_length"]["3"]
-    assert share(greedy, "rate", "rate_low", "rate_high") in told["Drafting"]
-    assert f"{drafted['value']:.2f} ({drafted['low']:.2f} to" in told["Drafting"]
-    assert "1,234" in told["Time"]
+    assert share(greedy, "rate", "rate_low", "rate_high") in reported["Drafting"]
+    assert f"{drafted['value']:.2f} ({drafted['low']:.2f} to" in reported["Drafting"]
+    assert "1,234" in reported["Time"]
     environment = json.loads((kept / "environment.json").read_text())
-    assert f"torch {environment['versions']['torch']}" in told["Made with"]
-    assert f"{environment['machine']['cores']} cores" in told["Made with"]
+    assert f"torch {environment['versions']['torch']}" in reported["Made with"]
+    assert f"{environment['machine']['cores']} cores" in reported["Made with"]
 
 
 def test_what_laws_foretold_is_said_with_both_intervals(kept):
     """A prediction without an interval is one number, and meets nothing."""
     scaling = kept / "metrics/scaling.json"
-    told = json.loads(scaling.read_text())
+    reported = json.loads(scaling.read_text())
     row = {"law": "gap", "method": "oracle", "cof": 0.1, "cof_low": 0.09, "cof_high": 0.11}
     row |= {"predicted": 0.2, "predicted_low": 0.15, "predicted_high": 0.25}
     row |= {"intervals_overlap": False, "extrapolation_note": "ratio 9"}
     blind = row | {"law": "power", "predicted_low": None, "predicted_high": None, "intervals_overlap": None}
-    told["toy"]["oracle"]["predictions"] = [row, blind]
-    scaling.write_text(json.dumps(told))
+    reported["toy"]["oracle"]["predictions"] = [row, blind]
+    scaling.write_text(json.dumps(reported))
     page = findings.page("mine", kept)
 
     assert "| gap | 10.0 (9.0 to 11.0) | 20.0 (15.0 to 25.0) | no | ratio 9 |" in page

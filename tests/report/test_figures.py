@@ -153,8 +153,8 @@ def test_points_stand_where_the_table_says(frames):
     frame = frames["cof"]
     (row,) = frame.filter(kind="point", method="oracle").iter_rows(named=True)
     figure = gallery.draw("cof", frame)
-    place = sorted(frame["method"].unique()).index("oracle")
-    container = figure.axes[0].containers[place]
+    position = sorted(frame["method"].unique()).index("oracle")
+    container = figure.axes[0].containers[position]
     (bar,) = container.lines[2][0].get_segments()
 
     assert container.lines[0].get_xydata()[0] == pytest.approx([row["ratio"], 100 * row["cof"]])

@@ -44,16 +44,16 @@ def test_every_text_of_its_prompts_is_there(finished, explored):
         if name not in tests["prompt_id"].head(3):
             continue
         tree = dataset["pairs"]["duo"]["texts"][name]
-        path, own = walk(tree, policy), tree["policies"][policy]
+        path, subset = walk(tree, policy), tree["policies"][policy]
         assert [tree["token"][node] for node in path[1:]] == rows["token_id"].to_list()
-        bits = [int(mark, 16) for mark in own["marks"]]
+        bits = [int(mark, 16) for mark in subset["marks"]]
         assert [bool(b & explorer.CALLED) for b in bits] == rows["called"].to_list()
         assert [bool(b & explorer.MISMATCH) for b in bits] == rows["mismatch"].to_list()
         assert [not b & explorer.OUTSIDE for b in bits] == rows["in_answer"].to_list()
         method = dataset["pairs"]["duo"]["policies"][policy]["method"]
         assert [tree["fused"][method][node] for node in path[:-1]] == rows["fused_id"].to_list()
-        if own["scores"] is not None:
-            shown = [score / explorer.SCALE for score in own["scores"]]
+        if subset["scores"] is not None:
+            shown = [score / explorer.SCALE for score in subset["scores"]]
             assert shown == pytest.approx(rows["score"].to_list(), abs=1e-4)
 
 
@@ -66,12 +66,12 @@ def test_what_models_say_there_is_what_they_said_when_they_wrote(finished, explo
         if name not in pair["texts"]:
             continue
         tree = pair["texts"][name]
-        speaker = pair["default_roles"][pair["policies"][policy]["method"]]
+        default_role = pair["default_roles"][pair["policies"][policy]["method"]]
         for node, row in zip(walk(tree, policy), rows.iter_rows(named=True), strict=False):
-            said = tree["says"][speaker][node]
-            assert said[1] == row["default_id"]
-            assert said[0] / explorer.SCALE == pytest.approx(row["entropy"], abs=2e-4)
-            chances = said[2::2]
+            message = tree["says"][default_role][node]
+            assert message[1] == row["default_id"]
+            assert message[0] / explorer.SCALE == pytest.approx(row["entropy"], abs=2e-4)
+            chances = message[2::2]
             assert chances == sorted(chances, reverse=True)
             assert len(chances) == 10
             if pair["policies"][policy]["method"] == "oracle":
@@ -82,9 +82,9 @@ def test_what_models_say_there_is_what_they_said_when_they_wrote(finished, explo
 
 def test_every_id_is_spelt(explored):
     """No token of the page without its words."""
-    spelt = explored["pieces"]["large"]
+    pieces = explored["pieces"]["large"]
     for tree in explored["datasets"]["toy"]["pairs"]["duo"]["texts"].values():
-        assert set(explorer.token_ids(tree)) <= spelt.keys()
+        assert set(explorer.token_ids(tree)) <= pieces.keys()
 
 
 def test_texts_are_read_once(finished):
@@ -179,13 +179,13 @@ def test_it_opens_without_a_complaint_and_does_not_scroll_sideways(shown, browse
 
 def test_dark_is_dark(shown, browser):
     """Paper and ink change places."""
-    found = []
+    result = []
     for dark in (False, True):
         browser.open(shown, 800, 900, dark)
         colour = browser.run("getComputedStyle(document.documentElement).backgroundColor")
-        found.append(sum(map(int, re.findall(r"\d+", colour)[:3])))
-    assert found[0] > 700
-    assert found[1] < 120
+        result.append(sum(map(int, re.findall(r"\d+", colour)[:3])))
+    assert result[0] > 700
+    assert result[1] < 120
 
 
 def test_the_explorer_shows_the_token_that_is_chosen(shown, browser, finished, explored):

@@ -347,8 +347,8 @@ def test_a_truncated_shard_is_named_and_made_again(capsys):
     assert finish("two", shards) == 1
 
     assert made == [1, 2, 2]
-    said = capsys.readouterr().err
-    assert said == f"fsgen: {home}/tokens.parquet is not a whole Parquet file; making its shard again\n"
+    message = capsys.readouterr().err
+    assert message == f"fsgen: {home}/tokens.parquet is not a whole Parquet file; making its shard again\n"
     assert files_of("one") == files_of("two")
 
 

@@ -76,7 +76,7 @@ def test_an_answer_does_not_hang_on_the_order_of_rows(orders, monkeypatch, name)
     """The same rows in the same order, however the tables lie and threads are timed."""
     answers = []
     for connection in orders:
-        monkeypatch.setattr(lake, "connect", lambda data, own=connection: own)
+        monkeypatch.setattr(lake, "connect", lambda data, subset=connection: subset)
         answers.append(ask(name))
     assert len(answers[0]) or name in MAY_BE_EMPTY
     assert all(answer.equals(answers[0]) for answer in answers)
@@ -105,21 +105,21 @@ def test_sides_are_both_models_records(finished):
     assert seen["small_entropy"].equals(seen["entropy"])
     chance = (seen["max_logit"] - seen["logsumexp"]).exp()
     assert (chance - seen["small_probability"]).abs().max() < 1e-6
-    spelt = dict(parquet.read("data/vocabulary/large.parquet", ["token_id", "piece"]).iter_rows())
-    assert sides["piece"].to_list() == [spelt[i] for i in sides["token_id"]]
+    pieces = dict(parquet.read("data/vocabulary/large.parquet", ["token_id", "piece"]).iter_rows())
+    assert sides["piece"].to_list() == [pieces[i] for i in sides["token_id"]]
 
 
 def test_spelt_is_rolled_with_words_and_verdicts(finished):
     """Row by row, none lost and none doubled."""
-    spelt = lake.query("from rollout_pieces").sort("policy", "prompt_id", "pos")
+    pieces = lake.query("from rollout_pieces").sort("policy", "prompt_id", "pos")
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("policy", "prompt_id", "pos")
     words = dict(parquet.read("data/vocabulary/large.parquet", ["token_id", "piece"]).iter_rows())
-    assert spelt["piece"].to_list() == [words[i] for i in rolled["token_id"]]
-    assert spelt["fused_piece"].to_list() == [words[i] for i in rolled["fused_id"]]
+    assert pieces["piece"].to_list() == [words[i] for i in rolled["token_id"]]
+    assert pieces["fused_piece"].to_list() == [words[i] for i in rolled["fused_id"]]
     graded = parquet.read("data/graded/pairs/duo/toy.parquet")
     verdicts = {(p, i): v for p, i, v in graded.select("policy", "prompt_id", "verdict").iter_rows()}
-    assert spelt["verdict"].to_list() == [
-        verdicts[p, i] for p, i in spelt.select("policy", "prompt_id").rows()
+    assert pieces["verdict"].to_list() == [
+        verdicts[p, i] for p, i in pieces.select("policy", "prompt_id").rows()
     ]
 
 
@@ -151,11 +151,11 @@ def test_a_choice_is_heeded(finished):
 
 def test_definitions_work_in_another_shell(finished, tmp_path, monkeypatch):
     """What `fsgen sql --init` prints makes the same views in a bare DuckDB, in any folder."""
-    told = lake.definitions(Path("data").resolve())
+    reported = lake.definitions(Path("data").resolve())
     expected = lake.query("select count(*) as n from token_pairs")
     monkeypatch.chdir(tmp_path)
     bare = duckdb.connect()
-    bare.execute(told)
+    bare.execute(reported)
     assert bare.sql("select count(*) as n from token_pairs").pl().equals(expected)
 
 
@@ -191,10 +191,10 @@ def test_a_view_without_tables_is_told_from_one_that_nobody_knows(tmp_path, monk
     """As in a clone: the folder is named and the remedy; what is known is what has tables."""
     monkeypatch.chdir(tmp_path)
     Path(folder).mkdir()
-    said = f"^There are no tables for '{view.lower()}' under {folder}/ yet; run 'dvc repro'"
-    with pytest.raises(UserError, match=said):
+    message = f"^There are no tables for '{view.lower()}' under {folder}/ yet; run 'dvc repro'"
+    with pytest.raises(UserError, match=message):
         lake.query(f"select * from {view} limit 1", Path(folder))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         lake.columns(view.lower(), Path(folder))
     with pytest.raises(UserError, match=r"tokns.*\(known views: none yet\)"):
         lake.query("select * from tokns", Path(folder))
@@ -229,8 +229,8 @@ def test_a_query_of_more_than_its_memory_works_on_disk(tmp_path, monkeypatch):
     grouped = "select i % 2000000 as place, count(*) as times from range(4000000) t(i) group by all"
 
     connection = lake.connect()
-    asked = f"select count(*), sum(times) from (from ({grouped}) order by place)"
-    counted = connection.execute(asked).fetchone()
+    requested = f"select count(*), sum(times) from (from ({grouped}) order by place)"
+    counted = connection.execute(requested).fetchone()
     spilt = [*(tmp_path / "aside").iterdir()]
     connection.close()
 

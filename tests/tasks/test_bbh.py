@@ -105,10 +105,10 @@ CASES = [
 @pytest.mark.parametrize(("text", "gold", "extracted", "strict", "flexible"), CASES)
 def test_a_text_gives_the_answer_a_reader_would_take(text, gold, extracted, strict, flexible):
     """Strict where it is stated, flexible where the text leaves it to the reader."""
-    said = bbh.grade(text, {"target": gold})
+    message = bbh.grade(text, {"target": gold})
 
-    assert (extracted, strict, flexible) == (said.extracted, said.strict, said.flexible)
-    assert said.verdict == (flexible if strict == U else strict)
+    assert (extracted, strict, flexible) == (message.extracted, message.strict, message.flexible)
+    assert message.verdict == (flexible if strict == U else strict)
 
 
 @pytest.fixture
@@ -127,15 +127,15 @@ def dataset(path: Path, **given) -> DatasetConfig:
 def test_every_task_shows_examples_of_its_own(school):
     """Two rows of 27 tasks, each behind its own task's solved questions."""
     shown = json.loads(bbh.EXEMPLARS.read_text())
-    found = bbh.prompts(dataset(school, shots=2))
+    result = bbh.prompts(dataset(school, shots=2))
 
     assert len(bbh.SUBTASKS) == len(shown) == 27
-    assert len(found) == 54
-    for prompt in found:
+    assert len(result) == 54
+    for prompt in result:
         _, task, number = prompt.prompt_id.split("-")
-        asked = [turn["content"] for turn in prompt.messages if turn["role"] == "user"]
-        assert asked == [example["input"] for example in shown[task]] + [f"{task} {int(number)}?"]
-        assert prompt.plain.endswith(f"\n\nQuestion: {asked[-1]}\nAnswer:")
+        requested = [turn["content"] for turn in prompt.messages if turn["role"] == "user"]
+        assert requested == [example["input"] for example in shown[task]] + [f"{task} {int(number)}?"]
+        assert prompt.plain.endswith(f"\n\nQuestion: {requested[-1]}\nAnswer:")
 
 
 def test_a_missing_task_and_a_missing_column_are_named(school):
@@ -159,8 +159,8 @@ def test_the_examples_grade_themselves_right():
     for task, examples in json.loads(bbh.EXEMPLARS.read_text()).items():
         for example in examples:
             text = f"{example['reasoning']} So the answer is {example['target']}."
-            said = bbh.grade(text, example)
-            assert (said.strict, said.verdict) == (R, R), task
+            message = bbh.grade(text, example)
+            assert (message.strict, message.verdict) == (R, R), task
         targets = {example["target"] for example in examples}
         assert len(targets) == 2 or task in ("penguins_in_a_table", "movie_recommendation") or "seven" in task
 
@@ -169,8 +169,8 @@ def test_the_examples_that_can_be_computed_are_right():
     """Booleans, sums, sorted words and closed brackets, by Python."""
     shown = json.loads(bbh.EXEMPLARS.read_text())
     for example in shown["boolean_expressions"] + shown["multistep_arithmetic_two"]:
-        asked = example["input"].removesuffix(" is").removesuffix(" =")
-        assert str(eval(asked)) == example["target"]
+        requested = example["input"].removesuffix(" is").removesuffix(" =")
+        assert str(eval(requested)) == example["target"]
     for example in shown["word_sorting"]:
         words = example["input"].partition("List: ")[2].split()
         assert " ".join(sorted(words)) == example["target"]
@@ -186,19 +186,19 @@ def test_the_examples_that_can_be_computed_are_right():
 @pytest.mark.skipif("FSGEN_DATA" not in os.environ, reason="FSGEN_DATA names no folder with bbh")
 def test_every_gold_answer_of_bbh_is_right_and_another_one_wrong():
     """All 6,511, stated or alone as a text; every other target of the task is wrong."""
-    found = bbh.prompts(dataset(Path(os.environ["FSGEN_DATA"], "bbh")))
+    result = bbh.prompts(dataset(Path(os.environ["FSGEN_DATA"], "bbh")))
     shown = json.loads(bbh.EXEMPLARS.read_text())
-    inputs = {example["input"] for own in shown.values() for example in own}
+    inputs = {example["input"] for subset in shown.values() for example in subset}
 
-    assert len(found) == len({prompt.prompt_id for prompt in found}) == 6511
-    assert not inputs & {prompt.messages[-1]["content"] for prompt in found}
+    assert len(result) == len({prompt.prompt_id for prompt in result}) == 6511
+    assert not inputs & {prompt.messages[-1]["content"] for prompt in result}
     by_task: dict[str, list[str]] = {}
-    for prompt in found:
+    for prompt in result:
         by_task.setdefault(prompt.prompt_id.split("-")[1], []).append(prompt.gold["target"])
     for targets in by_task.values():
         for target in targets:
-            said = bbh.grade(f"So the answer is {target}.", {"target": target})
-            assert (said.strict, said.flexible) == (R, R), target
+            message = bbh.grade(f"So the answer is {target}.", {"target": target})
+            assert (message.strict, message.flexible) == (R, R), target
             assert bbh.grade(target, {"target": target}).flexible == R, target
         for other in set(targets) - {targets[0]}:
             assert bbh.grade(f"So the answer is {other}.", {"target": targets[0]}).verdict != R, other

@@ -114,19 +114,19 @@ def test_a_text_that_takes_too_long_is_unknown_and_the_others_are_graded():
     task = replace(math500.TASK, limit_s=4)
     slow = Answer("\\boxed{9^{9^{9^{9}}}}", json.dumps({"answer": "1"}))
 
-    found = grader(1).grade(task, [SUMS[0], slow, SUMS[1]])
+    result = grader(1).grade(task, [SUMS[0], slow, SUMS[1]])
 
-    assert [verdict.verdict for verdict in found] == ["right", "unknown", "right"]
-    assert found[1].detail == "grading took longer than 4 s"
+    assert [verdict.verdict for verdict in result] == ["right", "unknown", "right"]
+    assert result[1].detail == "grading took longer than 4 s"
 
 
 def test_equal_texts_are_graded_once():
     """Policies often write the same; each gets its verdict all the same."""
-    asked = []
-    task = replace(gsm8k.TASK, grade=lambda text, gold: asked.append(text))
+    requested = []
+    task = replace(gsm8k.TASK, grade=lambda text, gold: requested.append(text))
 
     assert grader().grade(task, [Answer(text, GOLD) for text in "aba"]) == [None] * 3
-    assert asked == ["a", "b"]
+    assert requested == ["a", "b"]
 
 
 def test_code_runs_by_leave_alone(capsys):
@@ -159,16 +159,16 @@ def test_without_a_judge_there_is_no_rating_and_no_verdict(monkeypatch):
 def test_a_judges_words_are_kept_and_a_reply_without_a_rating_is_counted(monkeypatch):
     """One request a turn, with the conversation up to it; the reply stands beside the rating."""
     replies = [Rating(8.5, "Good. [[8.5]]", "j"), Rating(None, "I cannot say.", "j")]
-    asked = []
+    requested = []
 
     def rate(requests, cache):
-        asked.extend(requests)
+        requested.extend(requests)
         return replies
 
     monkeypatch.setattr(judge, "judge_from_environment", lambda: SimpleNamespace(rate=rate))
     graded = grade.grade_texts(grader(), mtbench.TASK, ASKED, TALKS)
 
-    assert [request.answers for request in asked] == [("4",), ("4", "16")]
+    assert [request.answers for request in requested] == [("4",), ("4", "16")]
     assert graded.select("extracted", "outcome", "detail", "rating").rows() == [
         ("8.5", "rated", "Good. [[8.5]]", 8.5),
         (None, "unrated", "I cannot say.", None),
@@ -198,8 +198,8 @@ def test_the_command_line_prints_an_object_a_line(tmp_path, capsys, monkeypatch)
 
     __main__.main()
 
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["verdict"] for row in said] == ["right", "wrong"]
+    message = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["verdict"] for row in message] == ["right", "wrong"]
     monkeypatch.setattr("sys.argv", ["fsgen", "grade", "gms8k", str(file)])
     with pytest.raises(SystemExit):
         __main__.main()

@@ -136,9 +136,9 @@ def test_the_table_of_cases_is_large_enough():
 def test_a_number_is_right_however_it_is_written(number):
     """With and without commas, decimals, currency and mark."""
     for written in (f"{number}", f"{number:,}", f"{number}.00", f"{number:,}.", f"${number:,} in all"):
-        said = gsm8k.grade(f"That makes {written}", row(f"{number:,}"))
+        message = gsm8k.grade(f"That makes {written}", row(f"{number:,}"))
 
-        assert (said.verdict, said.strict, said.flexible) == ("right", "unknown", "right")
+        assert (message.verdict, message.strict, message.flexible) == ("right", "unknown", "right")
         assert gsm8k.grade(f"#### {written}", row(str(number))).strict == "right"
 
 
@@ -146,10 +146,10 @@ def test_a_number_is_right_however_it_is_written(number):
 @given(st.text(alphabet="0123456789,./-#$ \n(){}^x\u2212", max_size=40))
 def test_no_text_breaks_the_grader(text):
     """Whatever a model writes, verdict and extracted number agree on whether there is an answer."""
-    said = gsm8k.grade(text, row("18"))
+    message = gsm8k.grade(text, row("18"))
 
-    assert (said.extracted is None) == (said.verdict == "unknown")
-    assert said.verdict == (said.flexible if said.strict == "unknown" else said.strict)
+    assert (message.extracted is None) == (message.verdict == "unknown")
+    assert message.verdict == (message.flexible if message.strict == "unknown" else message.strict)
 
 
 def test_a_gold_answer_without_the_mark_counts_by_its_last_number():
@@ -234,16 +234,16 @@ def test_a_run_on_plain_text_meets_the_stop_string_and_an_answer_does_not(school
 
 def test_the_hub_is_asked_by_id_and_configuration(monkeypatch):
     """Without a path the rows are those of openai/gsm8k, main."""
-    asked = []
+    requested = []
 
     def load_dataset(*args, **options):
-        asked.append((args, options))
+        requested.append((args, options))
         return SimpleNamespace(to_list=lambda: TEST)
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
 
     assert gsm8k.prompts(dataset(None))[0].messages[-1]["content"] == TEST[0]["question"]
-    assert asked == [(("openai/gsm8k", "main"), {"split": "test"})]
+    assert requested == [(("openai/gsm8k", "main"), {"split": "test"})]
 
 
 @pytest.mark.parametrize(
@@ -322,8 +322,8 @@ def test_every_gold_answer_of_gsm8k_is_right():
 
     graded = [gsm8k.grade(gold["answer"], gold) for gold in answers]
     raised = [
-        gsm8k.grade(f"#### {int(said.replace(',', '')) + 1:,}", gold)
-        for said, gold in zip(golds, answers, strict=True)
+        gsm8k.grade(f"#### {int(message.replace(',', '')) + 1:,}", gold)
+        for message, gold in zip(golds, answers, strict=True)
     ]
 
     assert len(answers) == 1319

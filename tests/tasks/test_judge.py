@@ -88,12 +88,12 @@ class Endpoint:
                     endpoint.seen.append((self.path, self.headers, body))
                     failure = endpoint.before.pop(0) if endpoint.before else None
                 failure = failure or endpoint.fails(body)
-                kind, said = "application/json", {"error": {"message": "out of order"}}
+                kind, message = "application/json", {"error": {"message": "out of order"}}
                 if failure is None:
-                    kind, said = endpoint.payload or (kind, completion(body, endpoint.reply(body)))
+                    kind, message = endpoint.payload or (kind, completion(body, endpoint.reply(body)))
                 status, headers = failure or (200, {})
                 self.send_response(status)
-                sent = (said if isinstance(said, str) else json.dumps(said)).encode()
+                sent = (message if isinstance(message, str) else json.dumps(message)).encode()
                 for name, value in {"Content-Type": kind, "Content-Length": len(sent), **headers}.items():
                     self.send_header(name, str(value))
                 self.end_headers()
@@ -155,9 +155,9 @@ def request(answer: str, *earlier: str, category: str = "writing", reference=Non
     return Request(category, tuple(f"Q{i}?" for i in range(len(answers))), answers, reference)
 
 
-def refusal(asked: Judge, requests: list[Request], cache) -> str:
+def refusal(requested: Judge, requests: list[Request], cache) -> str:
     with pytest.raises(UserError) as caught:
-        asked.rate(requests, cache)
+        requested.rate(requests, cache)
     return str(caught.value)
 
 
@@ -180,15 +180,15 @@ def test_ratings_come_in_order_while_several_are_in_flight(endpoint, tmp_path):
 
 def test_what_goes_over_the_wire(endpoint, tmp_path):
     """Model, bounds and key as the protocol wants them, and the prompt as `messages` writes it."""
-    asked = request("answer 4")
-    judge_at(endpoint).rate([asked], tmp_path)
+    requested = request("answer 4")
+    judge_at(endpoint).rate([requested], tmp_path)
     ((path, headers, body),) = endpoint.seen
 
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer sesame"
     assert body == {
         "model": "umpire",
-        "messages": messages(asked),
+        "messages": messages(requested),
         "temperature": 0,
         "max_tokens": judge.MAX_TOKENS,
     }
@@ -210,9 +210,9 @@ def test_the_cache_holds_what_was_asked_and_answered(endpoint, tmp_path):
 
 def test_second_run_asks_nothing(endpoint, tmp_path):
     """The same ratings, from the cache alone; twins in one list are asked once."""
-    asked = [request("answer 4"), request("answer 5"), request("answer 4")]
-    first = judge_at(endpoint).rate(asked, tmp_path)
-    second = judge_at(endpoint).rate(asked, tmp_path)
+    requested = [request("answer 4"), request("answer 5"), request("answer 4")]
+    first = judge_at(endpoint).rate(requested, tmp_path)
+    second = judge_at(endpoint).rate(requested, tmp_path)
 
     assert [rating.rating for rating in first] == [4, 5, 4]
     assert second == first
@@ -220,7 +220,7 @@ def test_second_run_asks_nothing(endpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "requests"),
+    ("model", "requested", "requests"),
     [
         ("umpire", request("answer 4"), 1),
         ("other", request("answer 4"), 2),
@@ -230,10 +230,10 @@ def test_second_run_asks_nothing(endpoint, tmp_path):
         ("umpire", request("answer 4", category="math"), 1),
     ],
 )
-def test_what_changes_the_question_is_asked_again(endpoint, tmp_path, model, asked, requests):
+def test_what_changes_the_question_is_asked_again(endpoint, tmp_path, model, requested, requests):
     """A reply belongs to the model and to every word it was shown, and to nothing else."""
     judge_at(endpoint).rate([request("answer 4")], tmp_path)
-    judge_at(endpoint, model).rate([asked], tmp_path)
+    judge_at(endpoint, model).rate([requested], tmp_path)
 
     assert len(endpoint.seen) == requests
 
@@ -264,10 +264,10 @@ def test_piece_of_a_cache_file_is_asked_again(endpoint, tmp_path, kept):
 def test_reply_without_a_rating_is_kept(endpoint, tmp_path, reply):
     """Unrated, in its place in the list, in the cache, and not asked for again."""
     endpoint.reply = lambda body: reply if rated(body) == "odd" else "Rating: [[9]]"
-    asked = [request("odd"), request("even")]
+    requested = [request("odd"), request("even")]
 
     for _ in range(2):
-        assert judge_at(endpoint).rate(asked, tmp_path) == [
+        assert judge_at(endpoint).rate(requested, tmp_path) == [
             Rating(None, reply or "", "umpire"),
             Rating(9.0, "Rating: [[9]]", "umpire"),
         ]
@@ -298,7 +298,7 @@ def test_the_endpoint_may_say_how_long_to_wait(endpoint, tmp_path, monkeypatch):
 
 def test_giving_up_keeps_what_was_paid_for(endpoint, tmp_path):
     """One UserError after the last retry; the next run asks only for what is missing."""
-    asked = [request("answer 3"), request("broken 4"), request("answer 5")]
+    requested = [request("answer 3"), request("broken 4"), request("answer 5")]
     both_others = threading.Barrier(3)
 
     def fails(body):
@@ -307,18 +307,18 @@ def test_giving_up_keeps_what_was_paid_for(endpoint, tmp_path):
         return (500, SOON) if rated(body) == "broken 4" else None
 
     endpoint.fails = fails
-    said = refusal(judge_at(endpoint), asked, tmp_path)
+    message = refusal(judge_at(endpoint), requested, tmp_path)
     tries = [rated(body) for *_, body in endpoint.seen]
 
-    assert endpoint.base_url in said
-    assert "'umpire'" in said
-    assert "500" in said
-    assert "out of order" in said
-    assert "run again" in said
+    assert endpoint.base_url in message
+    assert "'umpire'" in message
+    assert "500" in message
+    assert "out of order" in message
+    assert "run again" in message
     assert tries.count("broken 4") == judge.RETRIES + 1
 
     endpoint.fails = lambda body: None
-    ratings = judge_at(endpoint).rate(asked, tmp_path)
+    ratings = judge_at(endpoint).rate(requested, tmp_path)
 
     assert [rating.rating for rating in ratings] == [3, 4, 5]
     assert [rated(body) for *_, body in endpoint.seen[len(tries) :]] == ["broken 4"]
@@ -331,12 +331,12 @@ def test_giving_up_keeps_what_was_paid_for(endpoint, tmp_path):
 def test_lasting_failures_are_not_tried_again(endpoint, tmp_path, status, remedy):
     """One request, one UserError with its remedy, nothing in the cache."""
     endpoint.fails = lambda body: (status, {})
-    said = refusal(judge_at(endpoint), [request("answer 4")], tmp_path)
+    message = refusal(judge_at(endpoint), [request("answer 4")], tmp_path)
 
-    assert endpoint.base_url in said
-    assert str(status) in said
-    assert remedy in said
-    assert "sesame" not in said
+    assert endpoint.base_url in message
+    assert str(status) in message
+    assert remedy in message
+    assert "sesame" not in message
     assert len(endpoint.seen) == 1
     assert not list(tmp_path.iterdir())
 
@@ -362,10 +362,10 @@ def test_nothing_is_sent_after_a_failure(endpoint, tmp_path):
 def test_what_is_no_completion_is_a_complaint(endpoint, tmp_path, payload):
     """A page that answers 200 is another service, not a judge without a rating."""
     endpoint.payload = payload
-    said = refusal(judge_at(endpoint), [request("answer 4")], tmp_path)
+    message = refusal(judge_at(endpoint), [request("answer 4")], tmp_path)
 
-    assert "something else" in said
-    assert "ends in /v1" in said
+    assert "something else" in message
+    assert "ends in /v1" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -383,11 +383,11 @@ def test_endpoint_that_is_not_there(tmp_path, monkeypatch):
     with socket.socket() as held:  # bound but not listening: nobody else can take the port
         held.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
-        said = refusal(Judge("umpire", url, "none", 1_000_000), [request("answer 4")], tmp_path)
+        message = refusal(Judge("umpire", url, "none", 1_000_000), [request("answer 4")], tmp_path)
 
-    assert url in said
-    assert "refused" in said
-    assert "OPENAI_BASE_URL" in said
+    assert url in message
+    assert "refused" in message
+    assert "OPENAI_BASE_URL" in message
     assert len(slept) == judge.RETRIES
     assert slept == sorted(slept)
 
@@ -483,8 +483,8 @@ def test_references_stand_beside_their_answers(category, earlier):
 @pytest.mark.parametrize("reference", [None, (), ("41",)])
 def test_missing_references_are_left_out(reference):
     """A second turn without a reference of its own is rated all the same."""
-    asked = request("So 42.", "So 41.", category="math", reference=reference)
-    names = [name for name, _ in sections(messages(asked)[1]["content"])]
+    requested = request("So 42.", "So 41.", category="math", reference=reference)
+    names = [name for name, _ in sections(messages(requested)[1]["content"])]
 
     assert len(names) == 4 + len(reference or ())
 
@@ -507,8 +507,8 @@ def test_empty_answer_is_sent(endpoint, tmp_path):
 @given(st.text(), st.text(), st.text())
 def test_fences_hold_any_text(first, question, second):
     """What stands between the fences is the text to the letter, but for halves of characters."""
-    asked = Request("writing", (first, question), (second, first), None)
-    texts = [text for _, text in sections(messages(asked)[1]["content"])]
+    requested = Request("writing", (first, question), (second, first), None)
+    texts = [text for _, text in sections(messages(requested)[1]["content"])]
 
     assert texts == [first, second, question, first]
 

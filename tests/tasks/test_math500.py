@@ -112,13 +112,13 @@ BOXED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("said", "gold", "verdict"), BOXED)
-def test_a_boxed_answer_is_compared_by_its_value(said, gold, verdict):
+@pytest.mark.parametrize(("message", "gold", "verdict"), BOXED)
+def test_a_boxed_answer_is_compared_by_its_value(message, gold, verdict):
     """Whatever its spelling; near misses are wrong."""
-    found = math500.grade(f"Hence it is $\\boxed{{{said}}}$.", {"answer": gold})
+    result = math500.grade(f"Hence it is $\\boxed{{{message}}}$.", {"answer": gold})
 
-    assert (found.strict, found.flexible, found.verdict) == (verdict, verdict, verdict), found.detail
-    assert found.extracted == said
+    assert (result.strict, result.flexible, result.verdict) == (verdict, verdict, verdict), result.detail
+    assert result.extracted == message
 
 
 # text, gold, extracted, strict, flexible
@@ -152,10 +152,10 @@ TEXTS = [
 @pytest.mark.parametrize(("text", "gold", "extracted", "strict", "flexible"), TEXTS)
 def test_a_text_gives_the_answer_a_reader_would_take(text, gold, extracted, strict, flexible):
     """Strict by the last whole box, flexible by what is announced or stands last."""
-    found = math500.grade(text, {"answer": gold})
+    result = math500.grade(text, {"answer": gold})
 
-    assert (extracted, strict, flexible) == (found.extracted, found.strict, found.flexible)
-    assert found.verdict == (flexible if strict == U else strict)
+    assert (extracted, strict, flexible) == (result.extracted, result.strict, result.flexible)
+    assert result.verdict == (flexible if strict == U else strict)
 
 
 def test_what_cannot_be_compared_is_unknown_with_the_reason(monkeypatch):
@@ -220,9 +220,9 @@ def dataset(path: Path, **given) -> DatasetConfig:
 def test_short_solved_problems_of_all_types_in_turn_are_shown(school):
     """None that is asked, drawn, unboxed or long; another type before a type's second problem."""
     (prompt,) = math500.prompts(dataset(school, shots=3))
-    asked = [turn["content"] for turn in prompt.messages if turn["role"] == "user"]
+    requested = [turn["content"] for turn in prompt.messages if turn["role"] == "user"]
 
-    assert asked == ["What is 5 + 1?", "What is 7 + 1?", "What is 6 + 1?", "What is 1 + 1?"]
+    assert requested == ["What is 5 + 1?", "What is 7 + 1?", "What is 6 + 1?", "What is 1 + 1?"]
     assert prompt.plain.endswith("\n\nQuestion: What is 1 + 1?\nAnswer:")
     assert (prompt.prompt_id, prompt.gold) == ("math500-test-0000", {"answer": "2"})
 

@@ -83,12 +83,12 @@ def test_a_text_is_judged_by_the_code_that_a_reader_would_run(
 ):
     """The first block that defines the function, or the code up to its last definition."""
     monkeypatch.setattr(mbpp, "LIMITS", sandbox.Limits(cpu_s=1, wall_s=2))
-    said = mbpp.grade(text, GOLD, granted)
+    message = mbpp.grade(text, GOLD, granted)
 
-    assert (strict, flexible, outcome) == (said.strict, said.flexible, said.outcome)
-    assert said.verdict == (flexible if strict == U else strict)
+    assert (strict, flexible, outcome) == (message.strict, message.flexible, message.outcome)
+    assert message.verdict == (flexible if strict == U else strict)
     if outcome not in ("memory", "killed"):
-        assert (said.extracted or None) == (extracted or None)
+        assert (message.extracted or None) == (extracted or None)
 
 
 def test_a_text_that_runs_on_is_cut_before_the_next_question():

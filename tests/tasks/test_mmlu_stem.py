@@ -89,10 +89,10 @@ CASES = [
 @pytest.mark.parametrize(("text", "gold", "extracted", "strict", "flexible"), CASES)
 def test_a_text_says_the_letter_a_reader_would_take(text, gold, extracted, strict, flexible):
     """Strict by the sentence that is asked for, flexible by what the text comes to."""
-    said = mmlu_stem.grade(text, {"answer": "ABCD".index(gold), "choices": CHOICES})
+    message = mmlu_stem.grade(text, {"answer": "ABCD".index(gold), "choices": CHOICES})
 
-    assert (extracted, strict, flexible) == (said.extracted, said.strict, said.flexible)
-    assert said.verdict == (flexible if strict == U else strict)
+    assert (extracted, strict, flexible) == (message.extracted, message.strict, message.flexible)
+    assert message.verdict == (flexible if strict == U else strict)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_text_says_the_letter_a_reader_would_take(text, gold, extracted, stric
 )
 def test_the_answer_closes_with_the_line_that_states_it(text, counted):
     """A sentence that only talks of the answer closes nothing."""
-    ends = [found.end() for found in re.finditer(mmlu_stem.ANSWER, text)]
+    ends = [result.end() for result in re.finditer(mmlu_stem.ANSWER, text)]
 
     assert (text[: ends[-1]] if ends else None) == counted
 
@@ -119,8 +119,8 @@ def row(subject: str = "astronomy", **other) -> dict:
     return {"question": "Which?", "subject": subject, "choices": list("wxyz"), "answer": 1} | other
 
 
-def school(folder: Path, *found: dict) -> DatasetConfig:
-    (folder / "test.jsonl").write_text("".join(json.dumps(own) + "\n" for own in found))
+def school(folder: Path, *result: dict) -> DatasetConfig:
+    (folder / "test.jsonl").write_text("".join(json.dumps(subset) + "\n" for subset in result))
     return DatasetConfig(task="mmlu_stem", max_new_tokens=64, path=str(folder), shots=2)
 
 
@@ -128,27 +128,27 @@ def school(folder: Path, *found: dict) -> DatasetConfig:
 def test_every_subject_shows_examples_of_its_own(subject, tmp_path):
     """Not one subject's for all, which is what FS-GEN's copy of the data came to."""
     (prompt,) = mmlu_stem.prompts(school(tmp_path, row(subject)))
-    own = json.loads(mmlu_stem.EXEMPLARS.read_text())[subject]
+    subset = json.loads(mmlu_stem.EXEMPLARS.read_text())[subject]
 
-    assert [own[i]["question"] in prompt.plain for i in range(3)] == [True, True, False]
+    assert [subset[i]["question"] in prompt.plain for i in range(3)] == [True, True, False]
     assert [turn["role"] for turn in prompt.messages] == ["system"] + ["user", "assistant"] * 2 + ["user"]
     assert prompt.plain.endswith("Question: Which?\n(A) w\n(B) x\n(C) y\n(D) z\nAnswer:")
 
 
 def test_rows_are_numbered_within_their_subject_and_others_are_left_out(tmp_path):
     """So a name does not depend on the rows of other subjects around it."""
-    found = mmlu_stem.prompts(
+    result = mmlu_stem.prompts(
         school(tmp_path, row(), row("world_religions"), row("machine_learning"), row(question="What?"))
     )
 
-    assert [prompt.prompt_id for prompt in found] == [
+    assert [prompt.prompt_id for prompt in result] == [
         "mmlu_stem-astronomy-0000", "mmlu_stem-machine_learning-0000", "mmlu_stem-astronomy-0001",
     ]  # fmt: skip
-    assert found[0].gold == {"answer": 1, "choices": list("wxyz")}
+    assert result[0].gold == {"answer": 1, "choices": list("wxyz")}
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("result", "message"),
     [
         (row("world_religions"), "should find subjects such as 'astronomy'"),
         (row(choices=list("xyz")), "should have four choices and an answer from 0 to 3, got 3 and 1"),
@@ -157,10 +157,10 @@ def test_rows_are_numbered_within_their_subject_and_others_are_left_out(tmp_path
         ({"question": "?"}, "should have text in the column 'subject', got none"),
     ],
 )
-def test_bad_rows_are_one_sentence(found, said, tmp_path):
+def test_bad_rows_are_one_sentence(result, message, tmp_path):
     """The column or the number that is wrong is named."""
-    with pytest.raises(UserError, match=said):
-        mmlu_stem.prompts(school(tmp_path, found))
+    with pytest.raises(UserError, match=message):
+        mmlu_stem.prompts(school(tmp_path, result))
 
 
 def test_more_examples_than_there_are_is_refused(tmp_path):
@@ -173,13 +173,13 @@ def test_more_examples_than_there_are_is_refused(tmp_path):
 def test_the_examples_grade_themselves_right():
     """Three a subject, letters evenly spread, and each one's own answer is the only right one."""
     shown = json.loads(mmlu_stem.EXEMPLARS.read_text())
-    letters = Counter(example["answer"] for own in shown.values() for example in own)
+    letters = Counter(example["answer"] for subset in shown.values() for example in subset)
 
     assert set(shown) == set(mmlu_stem.SUBJECTS)
-    assert {len(own) for own in shown.values()} == {3}
+    assert {len(subset) for subset in shown.values()} == {3}
     assert min(letters.values()) >= 11
-    for own in shown.values():
-        for example in own:
+    for subset in shown.values():
+        for example in subset:
             assert len(set(example["choices"])) == 4
             text = f"{example['reasoning']} The answer is ({'ABCD'[example['answer']]})."
             verdicts = [mmlu_stem.grade(text, example | {"answer": i}).verdict for i in range(4)]
@@ -198,12 +198,14 @@ def test_no_example_is_one_of_the_questions():
             task="mmlu_stem", max_new_tokens=1, path=str(Path(os.environ["FSGEN_DATA"], "mmlu_stem"))
         )
     )
-    asked = {tuple(w[i : i + 8]) for p in prompts for w in [words(p.plain)] for i in range(len(w) - 7)}
+    requested = {tuple(w[i : i + 8]) for p in prompts for w in [words(p.plain)] for i in range(len(w) - 7)}
     shown = json.loads(mmlu_stem.EXEMPLARS.read_text())
 
-    for example in (example for own in shown.values() for example in own):
-        said = words(example["question"])
-        assert not asked & {tuple(said[i : i + 8]) for i in range(len(said) - 7)}, example["question"]
+    for example in (example for subset in shown.values() for example in subset):
+        message = words(example["question"])
+        assert not requested & {tuple(message[i : i + 8]) for i in range(len(message) - 7)}, example[
+            "question"
+        ]
 
 
 @pytest.mark.skipif("FSGEN_DATA" not in os.environ, reason="FSGEN_DATA names no folder with mmlu_stem")
@@ -217,5 +219,5 @@ def test_every_gold_letter_of_the_real_rows_is_right_and_no_other():
 
     assert len(prompts) == len({prompt.prompt_id for prompt in prompts}) == 3018
     for prompt in prompts:
-        said = [mmlu_stem.grade(f"So the answer is ({x}).", prompt.gold).verdict for x in "ABCD"]
-        assert said == [R if i == prompt.gold["answer"] else W for i in range(4)]
+        message = [mmlu_stem.grade(f"So the answer is ({x}).", prompt.gold).verdict for x in "ABCD"]
+        assert message == [R if i == prompt.gold["answer"] else W for i in range(4)]

@@ -56,9 +56,9 @@ def test_shots_are_refused(school):
 @pytest.mark.skipif("FSGEN_DATA" not in os.environ, reason="FSGEN_DATA names no folder with mtbench")
 def test_the_real_questions_have_two_turns_each():
     """Eighty of them, ten of each of eight categories."""
-    found = prompts(Path(os.environ["FSGEN_DATA"], "mtbench"))
-    categories = [prompt.gold["category"] for prompt in found]
+    result = prompts(Path(os.environ["FSGEN_DATA"], "mtbench"))
+    categories = [prompt.gold["category"] for prompt in result]
 
-    assert len({prompt.prompt_id for prompt in found}) == 80
-    assert all(len(prompt.follow_ups) == 1 for prompt in found)
+    assert len({prompt.prompt_id for prompt in result}) == 80
+    assert all(len(prompt.follow_ups) == 1 for prompt in result)
     assert {categories.count(name) for name in categories} == {10}

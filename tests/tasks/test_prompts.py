@@ -94,8 +94,8 @@ def test_no_module_but_a_tasks_own_names_it():
             for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        own = {path.stem} if path.parent == PACKAGE / "tasks" else set()
-        named[str(path.relative_to(PACKAGE))] = (strings & registry.TASKS.keys()) - own
+        subset = {path.stem} if path.parent == PACKAGE / "tasks" else set()
+        named[str(path.relative_to(PACKAGE))] = (strings & registry.TASKS.keys()) - subset
 
     assert {path for path, names in named.items() if names} <= {"config/registry.py"}
 

@@ -36,9 +36,9 @@ def granted() -> Protections:
 def ran(program: str, tests: list[str], granted: Protections, limits: Limits = QUICK) -> ProgramResult:
     """The outcome, which has to come within the limit and a second."""
     begun = time.monotonic()
-    found = sandbox.run(program, tests, limits, granted)
+    result = sandbox.run(program, tests, limits, granted)
     assert time.monotonic() - begun < limits.wall_s + LATE_S
-    return found
+    return result
 
 
 # program, tests, outcome, what its detail says
@@ -70,11 +70,11 @@ ORDINARY = [
 @pytest.mark.parametrize(("program", "tests", "outcome", "detail"), ORDINARY)
 def test_a_program_gets_the_outcome_that_it_earns(program, tests, outcome, detail, granted):
     """Passes, failures and errors, with the reason told."""
-    found = ran(program, tests, granted)
+    result = ran(program, tests, granted)
 
-    assert found.outcome == outcome
-    assert (found.detail is None) == (detail is None)
-    assert detail is None or found.detail.startswith(detail)
+    assert result.outcome == outcome
+    assert (result.detail is None) == (detail is None)
+    assert detail is None or result.detail.startswith(detail)
 
 
 HOSTILE = [
@@ -150,7 +150,7 @@ EVERYWHERE = (
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         'b\'\\n{"refused": "by the program"}\\n\'',
         'b\'\\n{"outcome": "fail", "detail": [1, {"a": 2}]}\\n\'',
@@ -160,12 +160,12 @@ EVERYWHERE = (
         "b'x' * 60_000",
     ],
 )
-def test_what_a_program_writes_into_the_result_upsets_no_grader(said, granted):
+def test_what_a_program_writes_into_the_result_upsets_no_grader(message, granted):
     """It can spoil its own verdict alone."""
-    found = ran(EVERYWHERE.format(said=said), TESTS, granted)
+    result = ran(EVERYWHERE.format(message=message), TESTS, granted)
 
-    assert found.outcome in ("fail", "killed")  # "fail" as it should, or nothing that can be understood
-    assert found.detail is None or isinstance(found.detail, str)
+    assert result.outcome in ("fail", "killed")  # "fail" as it should, or nothing that can be understood
+    assert result.detail is None or isinstance(result.detail, str)
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -192,9 +192,9 @@ def test_it_writes_in_its_scratch_folder_alone(granted, tmp_path):
     """Not into a folder that everybody may write to, nor where temporary files usually go."""
     tmp_path.chmod(0o777)
     for folder in (tmp_path, "/tmp", "/var/tmp", "/dev/shm", "/"):
-        found = ran(f"open({str(folder) + '/trace'!r}, 'w').write('x')", [], granted)
+        result = ran(f"open({str(folder) + '/trace'!r}, 'w').write('x')", [], granted)
 
-        assert found.outcome == "error"
+        assert result.outcome == "error"
         assert not Path(folder, "trace").exists()
     assert ran("import os", ["assert os.listdir('.') == []"], granted).outcome == "pass"
 
@@ -278,15 +278,15 @@ def left_behind() -> dict:
 
 def runners() -> list[str]:
     """Processes of this test's sandboxes; other workers run theirs meanwhile."""
-    found = []
+    result = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             if sandbox_runner.__file__.encode() in (folder / "cmdline").read_bytes() and parent == str(
                 os.getpid()
             ):
-                found.append(folder.name)
-    return found
+                result.append(folder.name)
+    return result
 
 
 def test_the_grader_and_the_machine_are_as_before(bounded, tmp_path, monkeypatch):
@@ -306,9 +306,9 @@ def test_programs_side_by_side_do_not_count_as_each_others_processes(granted):
         "time.sleep(0.3)"
     )
     with ThreadPoolExecutor(4) as pool:
-        found = [*pool.map(lambda _: sandbox.run(program, [], Limits(2, 8), granted), range(4))]
+        result = [*pool.map(lambda _: sandbox.run(program, [], Limits(2, 8), granted), range(4))]
 
-    assert found == [ProgramResult("pass", None)] * 4
+    assert result == [ProgramResult("pass", None)] * 4
 
 
 def test_the_protections_say_what_is_in_force_and_travel_to_workers(granted):
@@ -372,7 +372,7 @@ def test_all_reference_solutions_of_mbpp_pass_their_own_tests(granted):
         return sandbox.run(program, row["test_list"], Limits(cpu_s=120, wall_s=240), granted)
 
     with ThreadPoolExecutor(2) as pool:
-        found = dict(zip([row["task_id"] for row in rows], pool.map(solve, rows), strict=True))
+        result = dict(zip([row["task_id"] for row in rows], pool.map(solve, rows), strict=True))
 
-    assert len(found) == 974
-    assert {task: ended for task, ended in found.items() if ended.outcome != "pass"} == {}
+    assert len(result) == 974
+    assert {task: ended for task, ended in result.items() if ended.outcome != "pass"} == {}

@@ -209,11 +209,11 @@ def _accuracies_at(
 def _interpolate(x: np.ndarray, y: np.ndarray, at: list[float]) -> np.ndarray:
     """y on straight lines between the points (x, y) at each of `at`; x rises along the last axis."""
     heights = []
-    for place in at:
-        after = np.clip((x < place).sum(axis=-1), 1, x.shape[-1] - 1)[..., None]
+    for position in at:
+        after = np.clip((x < position).sum(axis=-1), 1, x.shape[-1] - 1)[..., None]
         x0, x1 = (np.take_along_axis(x, after - back, -1)[..., 0] for back in (1, 0))
         y0, y1 = (np.take_along_axis(y, after - back, -1)[..., 0] for back in (1, 0))
-        share = np.divide(place - x0, x1 - x0, out=np.zeros_like(x0), where=x1 > x0)
-        is_inside = (x[..., 0] <= place) & (place <= x[..., -1])
+        share = np.divide(position - x0, x1 - x0, out=np.zeros_like(x0), where=x1 > x0)
+        is_inside = (x[..., 0] <= position) & (position <= x[..., -1])
         heights.append(np.where(is_inside, y0 + share * (y1 - y0), np.nan))
     return np.stack(heights, axis=-1)

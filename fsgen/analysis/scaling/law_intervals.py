@@ -119,9 +119,9 @@ def _path(law: str, data: list, params_K: np.ndarray, name: str) -> _Path:
         nonlocal last_J
         if not exponents_J:
             return _squares(moved_residual(last_J, value(t)))
-        found = least_squares(moved_residual, last_J, args=(value(t),), method="lm", xtol=1e-12, ftol=1e-12)
-        last_J = found.x
-        return _squares(found.fun)
+        result = least_squares(moved_residual, last_J, args=(value(t),), method="lm", xtol=1e-12, ftol=1e-12)
+        last_J = result.x
+        return _squares(result.fun)
 
     if name in rule.exponents:
         return _Path(value, squares, 0.01, (-EXPONENTS - params_K[at], EXPONENTS - params_K[at]))

@@ -70,12 +70,12 @@ def gap(small_P, large_P, a, p):
 
 def _solve_power(small_P, large_P, cof_P):
     """What scipy's curve_fit runs for the authors' p0 = [1, 1, 1] and bounds = (0.05, inf)."""
-    found = least_squares(
+    result = least_squares(
         lambda params_K: power(small_P, large_P, *params_K) - cof_P,
         x0=[1.0, 1.0, 1.0],
         bounds=(AUTHORS_BOUND, np.inf),
     )
-    return found.x if found.success else None
+    return result.x if result.success else None
 
 
 def _solve_linear(terms: Callable) -> Callable:
@@ -89,14 +89,14 @@ def _solve_product(small_P, large_P, cof_P):
     small, large = _centre(small_P), _centre(large_P)
     logs_PK = np.column_stack(_two_size_terms(small_P / small, large_P / large))
     start_K = np.linalg.lstsq(logs_PK, np.log10(np.maximum(cof_P, 1e-3)), rcond=None)[0]
-    found = least_squares(
+    result = least_squares(
         lambda params_K: product(small_P / small, large_P / large, *params_K) - cof_P,
         x0=[10 ** start_K[0], start_K[1], -start_K[2]],
         method="lm",
         **dict.fromkeys(("ftol", "xtol", "gtol"), 1e-14),
     )
-    a, p, q = found.x
-    return np.array([a * large**-p * small**q, p, q]) if found.success else None
+    a, p, q = result.x
+    return np.array([a * large**-p * small**q, p, q]) if result.success else None
 
 
 def _solve_gap(small_P, large_P, cof_P):

@@ -56,14 +56,14 @@ class PredictionReport(NamedTuple):
 
     def __str__(self) -> str:
         """For a terminal: value, interval with its nominal and measured coverage, source, warnings."""
-        found = self.prediction
-        lines = [f"CoF {found.value:.1%}, {_interval(found, self.level)}."]
+        result = self.prediction
+        lines = [f"CoF {result.value:.1%}, {_interval(result, self.level)}."]
         owner = "this project's own dumps" if self.source == "dumps" else "the published table"
         lines.append(
-            f"It rests on {owner}: {self.pairs} pairs of {found.models} models, law {found.law}; "
+            f"It rests on {owner}: {self.pairs} pairs of {result.models} models, law {result.law}; "
             f"sizes are {SIZES[self.source]}."
         )
-        return "\n".join(lines + [f"Extrapolation: {sentence}" for sentence in found.extrapolations])
+        return "\n".join(lines + [f"Extrapolation: {sentence}" for sentence in result.extrapolations])
 
 
 def predict(
@@ -93,37 +93,39 @@ def predict(
     return Prediction(value, low, high, _outside(*data[:2], small_b, large_b), law, models)
 
 
-def compare_with_measured(known: pl.DataFrame, own: pl.DataFrame, level: float = 0.95) -> list[dict]:
-    """Predictions of every law fitted to `known` for the pairs of `own`, with their measured CoF.
+def compare_with_measured(known: pl.DataFrame, measured: pl.DataFrame, level: float = 0.95) -> list[dict]:
+    """Predictions of every law fitted to `known` for the pairs of `measured`, with their measured CoF.
 
     Both are points; a pair is held against the series with its method's and its dataset's name. The
     published table gives nominal sizes, so its laws are asked with all parameters of the models. Rows
     have the columns of the view `scaling_predictions`; a law that its series does not determine has none.
     """
     rows = []
-    for pair in own.sort("method", "dataset", "pair").to_dicts():
+    for pair in measured.sort("method", "dataset", "pair").to_dicts():
         series = known.filter(method=pair["method"], dataset=pair["dataset"])
         for law in LAWS:
-            found = predict(series, law, pair["large_total_b"], pair["small_total_b"], level)
-            if found is not None:
-                rows.append({name: pair[name] for name in HELD} | {"law": law} | _prediction_columns(found, pair))
+            result = predict(series, law, pair["large_total_b"], pair["small_total_b"], level)
+            if result is not None:
+                rows.append(
+                    {name: pair[name] for name in HELD} | {"law": law} | _prediction_columns(result, pair)
+                )
     return rows
 
 
-def _prediction_columns(found: Prediction, pair: dict) -> dict:
+def _prediction_columns(result: Prediction, pair: dict) -> dict:
     """A prediction, and whether what was measured agrees with it."""
     within_interval = intervals_overlap = None
-    if found.low is not None and found.high is not None:
-        within_interval = found.low <= pair["cof"] <= found.high
-        intervals_overlap = pair["cof_low"] <= found.high and found.low <= pair["cof_high"]
+    if result.low is not None and result.high is not None:
+        within_interval = result.low <= pair["cof"] <= result.high
+        intervals_overlap = pair["cof_low"] <= result.high and result.low <= pair["cof_high"]
     return {
-        "models": found.models,
-        "predicted": found.value,
-        "predicted_low": found.low,
-        "predicted_high": found.high,
+        "models": result.models,
+        "predicted": result.value,
+        "predicted_low": result.low,
+        "predicted_high": result.high,
         "within_interval": within_interval,
         "intervals_overlap": intervals_overlap,
-        "extrapolation_note": " ".join(found.extrapolations),
+        "extrapolation_note": " ".join(result.extrapolations),
     }
 
 
@@ -133,14 +135,14 @@ def shares_model(names_P2: np.ndarray) -> np.ndarray:
 
 
 def _outside(small_P, large_P, small_b: float, large_b: float) -> list[str]:
-    asked = {
+    requested = {
         "small size": (small_b, small_P, " billion"),
         "large size": (large_b, large_P, " billion"),
         "size ratio": (large_b / small_b, large_P / small_P, ""),
     }
     return [
         f"the {what} {value:.3g}{unit} is outside the {held_P.min():.3g} to {held_P.max():.3g}{unit} fitted."
-        for what, (value, held_P, unit) in asked.items()
+        for what, (value, held_P, unit) in requested.items()
         if not held_P.min() * (1 - 1e-9) <= value <= held_P.max() * (1 + 1e-9)
     ]
 
@@ -163,8 +165,8 @@ def predict_pair(
     reports = []
     for source, points in known.items():
         series = points.filter(method=method, dataset=dataset)
-        if found := _by_preference(series, large / 1e9, small / 1e9, level):
-            reports.append(PredictionReport(found, source, len(series), level))
+        if result := _by_preference(series, large / 1e9, small / 1e9, level):
+            reports.append(PredictionReport(result, source, len(series), level))
     if not reports:
         raise UserError(
             f"There are too few pairs to predict {method} on {dataset}; known series are {_listed(known)}."
@@ -174,9 +176,9 @@ def predict_pair(
 
 def _by_preference(series: pl.DataFrame, large_b: float, small_b: float, level: float) -> Prediction | None:
     """By the first law that gives an interval, or else the first that gives a value."""
-    found = [predict(series, law, large_b, small_b, level) for law in PREFERRED]
-    found = [each for each in found if each is not None]
-    return next((each for each in found if each.low is not None), found[0] if found else None)
+    result = [predict(series, law, large_b, small_b, level) for law in PREFERRED]
+    result = [each for each in result if each is not None]
+    return next((each for each in result if each.low is not None), result[0] if result else None)
 
 
 def _listed(known: dict[str, pl.DataFrame]) -> str:
@@ -188,14 +190,16 @@ def _listed(known: dict[str, pl.DataFrame]) -> str:
     return ", ".join(names) or "none yet (run 'dvc repro scaling published')"
 
 
-def _interval(found: Prediction, level: float) -> str:
+def _interval(result: Prediction, level: float) -> str:
     """The interval in words; a CoF is a share, so ends beyond 0 and 1 say no more than these."""
-    if found.models < IDENTIFIED_FROM:
-        return f"not identified: {found.models} distinct models, an interval needs {IDENTIFIED_FROM}"
-    if found.low is None:
+    if result.models < IDENTIFIED_FROM:
+        return f"not identified: {result.models} distinct models, an interval needs {IDENTIFIED_FROM}"
+    if result.low is None:
         return "no interval: too few pairs are left without some two of the models"
-    low, high = max(found.low, 0.0), min(found.high, 1.0)
-    measured = ", ".join(f"{share:.1%} with {models} models" for models, share in COVERAGE[found.law].items())
+    low, high = max(result.low, 0.0), min(result.high, 1.0)
+    measured = ", ".join(
+        f"{share:.1%} with {models} models" for models, share in COVERAGE[result.law].items()
+    )
     return (
         f"{level:.0%} interval for two unseen models {low:.1%} to {high:.1%} "
         f"(measured coverage of nominal 95% in simulation: {measured})"

@@ -44,7 +44,12 @@ def uncertainty_of(score: str, value_N: np.ndarray) -> np.ndarray:
 
 
 def rank(
-    uncertainty_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int, replicates: int = 1000
+    uncertainty_N: np.ndarray,
+    mismatch_N: np.ndarray,
+    prompt_N: np.ndarray,
+    *,
+    seed: int,
+    replicates: int = 1000,
 ) -> Ranking:
     """AUROC, average precision and Lorenz shares with BCa intervals over prompts.
 
@@ -60,8 +65,8 @@ def rank(
     drawn = [measure(sums_BX) for sums_BX in intervals.resampled(counts_PX, seed, replicates)]
     drawn_BQ = (np.concatenate(drawn) + value_Q - measure(total_X)).clip(0, 1)
     columns = zip(value_Q.tolist(), drawn_BQ.T, measure(total_X - counts_PX).T, strict=True)
-    found = [intervals.accelerated(*column) for column in columns]
-    return Ranking(found[0], found[1], found[2:])
+    result = [intervals.accelerated(*column) for column in columns]
+    return Ranking(result[0], result[1], result[2:])
 
 
 def _binned(uncertainty_N: np.ndarray, levels_N: np.ndarray) -> np.ndarray:
@@ -98,11 +103,11 @@ def measure(sums_X: np.ndarray) -> np.ndarray:
 def _lorenz(hit_X: np.ndarray, all_X: np.ndarray) -> np.ndarray:
     """Share of hits in the first SHARES of all, a bin's hits spread evenly over it."""
     shares = np.array(SHARES)
-    place = (all_X[..., None, :] < shares[:, None] - 1e-12).sum(axis=-1).clip(max=all_X.shape[-1] - 1)
-    before = np.maximum(place - 1, 0)
-    all1, hit1 = np.take_along_axis(all_X, place, -1), np.take_along_axis(hit_X, place, -1)
-    all0 = np.where(place > 0, np.take_along_axis(all_X, before, -1), 0.0)
-    hit0 = np.where(place > 0, np.take_along_axis(hit_X, before, -1), 0.0)
+    position = (all_X[..., None, :] < shares[:, None] - 1e-12).sum(axis=-1).clip(max=all_X.shape[-1] - 1)
+    before = np.maximum(position - 1, 0)
+    all1, hit1 = np.take_along_axis(all_X, position, -1), np.take_along_axis(hit_X, position, -1)
+    all0 = np.where(position > 0, np.take_along_axis(all_X, before, -1), 0.0)
+    hit0 = np.where(position > 0, np.take_along_axis(hit_X, before, -1), 0.0)
     part = np.divide(shares - all0, all1 - all0, out=np.ones_like(all1), where=all1 > all0)
     return hit0 + part.clip(0, 1) * (hit1 - hit0)
 
@@ -114,16 +119,18 @@ def brier(chance_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *,
     return intervals.ratio(squares_P, np.bincount(row_N), seed=seed)
 
 
-def deciles(uncertainty_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int) -> list[Decile]:
-    """Tenths of the tokens by uncertainty, least first; equal scores stay together, so a tenth may be empty."""
+def deciles(
+    uncertainty_N: np.ndarray, mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int
+) -> list[Decile]:
+    """Deciles of the tokens by uncertainty; equal scores stay together, so one may be empty."""
     ranks_N = np.searchsorted(np.sort(uncertainty_N), uncertainty_N, side="left")
     tenth_N = ranks_N * DECILES // len(uncertainty_N)
-    found = []
+    result = []
     for tenth in np.unique(tenth_N):
         mine = tenth_N == tenth
         share = rate(mismatch_N[mine], prompt_N[mine], seed=seed)
-        found.append(Decile(float(uncertainty_N[mine].mean()), int(mine.sum()), share))
-    return found
+        result.append(Decile(float(uncertainty_N[mine].mean()), int(mine.sum()), share))
+    return result
 
 
 def rate(mismatch_N: np.ndarray, prompt_N: np.ndarray, *, seed: int) -> Interval:

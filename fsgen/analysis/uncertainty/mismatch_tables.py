@@ -97,7 +97,9 @@ def _lorenz_rows(score: str, ranking: Ranking) -> Iterator[dict]:
 def _calibration_rows(tokens: ScoredTokens, score: str, seed: int) -> Iterator[dict]:
     """Mismatch rates by decile of a score, with the predicted rate of a probability."""
     is_probability = score in discrimination.PROBABILITIES
-    deciles = discrimination.deciles(tokens.uncertainties[score], tokens.mismatch_N, tokens.prompt_N, seed=seed)
+    deciles = discrimination.deciles(
+        tokens.uncertainties[score], tokens.mismatch_N, tokens.prompt_N, seed=seed
+    )
     for number, decile in enumerate(deciles):
         yield {
             "score": score,
@@ -169,9 +171,9 @@ def _effect_rows(tokens: ScoredTokens) -> Iterator[dict]:
 
 
 def _position_regressors(tokens: ScoredTokens) -> dict[str, np.ndarray]:
-    """Position, and the boundaries at which both mismatches and matches stand: at others no effect is defined."""
+    """Position, and the boundaries that have both mismatches and matches; others have no effect."""
     regressors = {"per doubling of position": np.log2(1 + tokens.pos_N)}
-    for place, is_there_N in (("first token", tokens.is_first_N), ("sentence start", tokens.is_start_N)):
+    for location, is_there_N in (("first token", tokens.is_first_N), ("sentence start", tokens.is_start_N)):
         if len(np.unique(tokens.mismatch_N[is_there_N])) == 2:
-            regressors[place] = is_there_N
+            regressors[location] = is_there_N
     return regressors

@@ -43,22 +43,22 @@ def by_position(
 ) -> list[Bin]:
     """Tokens whose position lies in [edge, next edge), a Bin for every such stretch that holds any."""
     place_N = np.searchsorted(edges, pos_N, side="right") - 1
-    found = []
-    for place in np.unique(place_N):
-        own = place_N == place
-        columns = entropy_N[own], mismatch_N[own], prompt_N[own]
-        found.append(
+    result = []
+    for position in np.unique(place_N):
+        subset = place_N == position
+        columns = entropy_N[subset], mismatch_N[subset], prompt_N[subset]
+        result.append(
             Bin(
-                low=float(edges[place]),
-                high=float(edges[place + 1]),
-                tokens=int(own.sum()),
-                mismatches=int(mismatch_N[own].sum()),
+                low=float(edges[position]),
+                high=float(edges[position + 1]),
+                tokens=int(subset.sum()),
+                mismatches=int(mismatch_N[subset].sum()),
                 rate=discrimination.rate(*columns[1:], seed=seed),
-                mean_entropy=float(entropy_N[own].mean()),
+                mean_entropy=float(entropy_N[subset].mean()),
                 auroc=discrimination.rank(*columns, seed=seed).auroc,
             )
         )
-    return found
+    return result
 
 
 def doubling_edges(pos_N: np.ndarray) -> np.ndarray:
@@ -97,9 +97,9 @@ def effects(
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # separation and failed convergence are warnings there
             model = GLM(mismatch_N.astype(np.float64), design_NK, family=Binomial())
-            found = model.fit(cov_type="cluster", cov_kwds={"groups": group_N}, use_t=True)
-            ends_K2 = np.exp(found.conf_int())
+            result = model.fit(cov_type="cluster", cov_kwds={"groups": group_N}, use_t=True)
+            ends_K2 = np.exp(result.conf_int())
     except (Warning, ValueError, np.linalg.LinAlgError, OverflowError):
         return []
-    numbers = zip(regressors, found.params[1:], ends_K2[1:], strict=True)
+    numbers = zip(regressors, result.params[1:], ends_K2[1:], strict=True)
     return [Effect(n, float(c), Interval(float(np.exp(c)), *map(float, ends))) for n, c, ends in numbers]
