@@ -544,3 +544,20 @@ def test_an_example_works_as_it_stands(line, fsgen, monkeypatch):
     code, out, err = fsgen(*shlex.split(line)[1:])
     assert code == 0, err
     assert out
+
+
+@pytest.mark.parametrize(("old", "new"), app.RENAMED.items())
+def test_an_old_command_is_refused_with_the_new_name(fsgen, old, new):
+    assert refused(fsgen(old)) == f"fsgen: 'fsgen {old}' is called 'fsgen {new}' since 0.2.0."
+
+
+def test_migrate_rewrites_a_file_once(fsgen, tmp_path, monkeypatch):
+    """It names every change, and a second run has nothing to do."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("compute: {rows: 4} # texts\n")
+    _, first, _ = fsgen("migrate")
+
+    assert "params.yaml, line 1: rows -> batch_size" in first
+    assert Path("params.yaml").read_text() == "compute: {batch_size: 4} # texts\n"
+    assert "Nothing to rename" in fsgen("migrate")[1]
+    assert "There is no params file at nowhere.yaml" in refused(fsgen("migrate", "nowhere.yaml"))

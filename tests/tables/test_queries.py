@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from fsgen.errors import UserError
-from fsgen.tables import files, lake, parquet, views
+from fsgen.tables import files, lake, parquet, renamed, views
 
 QUERIES = Path(__file__).parents[2] / "queries"
 NAMES = sorted(path.stem for path in QUERIES.glob("*.sql"))
@@ -237,3 +237,33 @@ def test_a_query_of_more_than_its_memory_works_on_disk(tmp_path, monkeypatch):
     assert counted == (2_000_000, 4_000_000)
     assert spilt
     assert not [*(tmp_path / "aside").iterdir()]
+
+
+OLD_VIEWS = [("solo", "'generated_tokens'"), ("LARGE_READS", "'teacher_forced'")]
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_VIEWS)
+def test_an_old_view_is_refused_with_the_new_name(old, new):
+    with pytest.raises(UserError, match=rf"The view '{old.lower()}' is called {new} since 0\.2\.0"):
+        lake.query(f"select * from {old}")
+
+
+def test_an_old_column_is_refused_with_the_new_name(tiny_world):
+    from fsgen.analysis import catalogue
+
+    catalogue.write_catalogue(tiny_world)
+    sentence = r"The column 'parameters' is called 'non_embedding_parameters' since 0\.2\.0"
+    for query in ("select parameters from pairs", "select p.parameters from pairs p"):
+        with pytest.raises(UserError, match=sentence):
+            lake.query(query)
+
+
+def test_renamed_names_lead_to_names_that_exist():
+    """And no view is called by an old name; some old column names live on with another meaning."""
+    known = views.VIEWS | views.JOINED
+    columns = {name for view in views.VIEWS.values() for name in (*view.schema.names, *view.path_columns)}
+    columns |= {name for view in views.JOINED.values() for name in view.columns}
+
+    assert not renamed.VIEWS.keys() & known.keys()
+    assert {new for names in renamed.VIEWS.values() for new in names} <= known.keys()
+    assert {new for names in renamed.COLUMNS.values() for new in names} <= columns
