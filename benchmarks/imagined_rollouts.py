@@ -1,4 +1,4 @@
-"""Imagined rollouts: what policies decide along imagined texts, as the tables of the closed loop.
+"""Imagined rollouts: what policies decide along imagined texts, as the tables of the rollout.
 
 Shape legend: N positions of a text table.
 """

@@ -22,8 +22,8 @@ ROW = Row(
     what="Parquet of both models on a text, bfloat16, logits_at_partner_ids included",
     against="FS-GEN's JSON for the same tokens",
     target=30,
-    definition="Bytes of JSON a token (three lists of the 100 likeliest {token: probability}: large, small, "
-    "fused) over bytes of Parquet a token for both models: twice the bytes a row of "
+    definition="Bytes of JSON a token (three lists of the 100 most likely {token: probability}: large, small "
+    "and fused) over bytes of Parquet a token for both models: twice the bytes a row of "
     "data/teacher_forced, where every row holds logits_at_partner_ids. The JSON is written for the large "
     "model's own texts.",
 )
@@ -100,7 +100,7 @@ def measure(loaded: Settings) -> tuple[dict, float, float]:
 
 @torch.inference_mode()
 def fs_gen_entries(held: dict[str, loaded_model.LoadedModel], prompt: list[int], ids: list[int]) -> list[str]:
-    """What FS-GEN's dump holds of every token of one text: three lists of its 100 likeliest tokens."""
+    """What FS-GEN's dump holds of every token of one text: three lists of its 100 most likely tokens."""
     whole = torch.tensor([prompt + ids[:-1]])
     large, small = (
         held[role].network(input_ids=whole).logits[0, len(prompt) - 1 :].float()

@@ -86,7 +86,7 @@ def test_a_task(registries, finished, monkeypatch, tmp_path):
 
 
 def test_a_router(registries, tiny_world):
-    """It keeps a budget on calibration prompts, and the closed loop calls where its score says so."""
+    """It keeps a budget on calibration prompts, and the rollout calls where its score says so."""
     add("fsgen/collaboration/routers.py", routers, registry.ROUTERS)
     loaded = write_params(
         PARAMS
@@ -109,7 +109,7 @@ def test_a_router(registries, tiny_world):
 
 
 def test_a_method(registries, tiny_world):
-    """Fused on the dumps with sound certificates, and in the closed loop over the full vocabulary."""
+    """Fused on the dumps with sound certificates, and in a rollout over the full vocabulary."""
     add("fsgen/collaboration/fusion.py", fusion, registry.RULES)
     methods = {"oracle": {"rule": "oracle"}, "agreement": {"rule": "agreement", "weight": 2.0}}
     loaded = write_params(PARAMS | {"methods": methods, "policies": ["agreement+max_probability"]})

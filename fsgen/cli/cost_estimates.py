@@ -153,7 +153,7 @@ def _memory_line(settings: Settings, sizes: dict[str, int], machine: Machine | N
     cards = ""
     if machine and machine.is_card:
         cards = f", {math.ceil(HEADROOM * memory[widest] / machine.memory)} of this card"
-    return [f"memory: {memory[widest] / 1e9:.3g} GB at most, in the closed loop of {widest}{cards}."]
+    return [f"memory: {memory[widest] / 1e9:.3g} GB at most, in the rollout of {widest}{cards}."]
 
 
 def _unknown_sizes_line(models: Iterable[str], sizes: Mapping[str, int]) -> list[str]:

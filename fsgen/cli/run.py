@@ -29,7 +29,7 @@ def run(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Of a turn, for a task that params.yaml does not name.")
     ] = 256,
-    prompt: Annotated[str, typer.Option(help="How models are asked: plain or chat.")] = "plain",
+    prompt: Annotated[str, typer.Option(help="Prompt format: plain or chat.")] = "plain",
     allow_code_execution: Annotated[bool, typer.Option("--allow-code-execution", help="For mbpp.")] = False,
 ):
     """Run one combination without editing params.yaml, in runs/.

@@ -16,7 +16,7 @@ def show(
     prompt_id: Annotated[str, typer.Argument(help="A prompt, as the view prompts names it.")],
     policy: Annotated[str | None, typer.Option(help="Mark the tokens of this policy's text.")] = None,
     pos: Annotated[
-        int | None, typer.Option(min=0, help="With a policy: both models' ten likeliest tokens there.")
+        int | None, typer.Option(min=0, help="With a policy: both models' ten most likely tokens there.")
     ] = None,
 ):
     """Look at one prompt, down to the token.

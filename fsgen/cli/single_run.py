@@ -56,7 +56,7 @@ class RunRequest:
     limit: int = 100
     max_new_tokens: int = 256
     prompt: str = "plain"
-    """How models are asked: plain or chat."""
+    """Prompt format: plain or chat."""
     allow_code_execution: bool = False
 
     def sources(self) -> dict[str, str]:
@@ -154,7 +154,7 @@ def _newest_commit(hub: str) -> str:
 
     try:
         return model_info(hub).sha
-    except Exception as error:  # offline, gated, misspelt: the hub's client has no common base class
+    except Exception as error:  # offline, gated, misspelled: the hub's client has no common base class
         raise UserError(
             f"'{hub}' could not be looked up on the hub ({type(error).__name__}); "
             f"go online, log in, name the commit as '{hub}@<commit>', or give a folder."

@@ -40,7 +40,7 @@ class CalibratedRouter(NamedTuple):
 
     @property
     def needs_fused_token(self) -> bool:
-        """Whether it can only decide once the large model has been asked."""
+        """Whether it can only decide once the large model has been called."""
         return FUSED_TOKEN in self.router.needs
 
     def score(self, record: RouterInput) -> np.ndarray | None:

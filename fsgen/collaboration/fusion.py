@@ -2,7 +2,7 @@
 
 Shape legend: N positions, K ids of a padded list (-1 where it has ended), V usable vocabulary.
 l, s, f are the large, small and tuned model's logits, [.., K] or [.., V], as numpy arrays or torch
-tensors: rules use arithmetic alone, so dumps and the closed loop run the very same line. Both give
+tensors: rules use arithmetic alone, so dumps and rollouts run the very same line. Both give
 them float64, in which the two libraries agree to the bit.
 """
 
@@ -52,7 +52,7 @@ class Parameter(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A way to fuse logits, and what the rest of the system asks about it."""
+    """A way to fuse logits, and what other code needs to know about it."""
 
     score: Callable
     """The fused score, from l, s, f and the parameters."""

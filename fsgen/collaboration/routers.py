@@ -33,7 +33,7 @@ def entropy(record: RouterInput) -> np.ndarray:
 
 
 class Router(NamedTuple):
-    """A rule by which the large model is called, and what the rest of the system asks about it.
+    """A rule by which the large model is called, and what other code needs to know about it.
 
     With a `score` it calls on one side of a threshold. Without one it calls always or never (`calls`), or at
     random with a rate, which takes the place of the threshold.

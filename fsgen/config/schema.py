@@ -11,14 +11,14 @@ from fsgen.errors import lookup_or_suggest
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """A benchmark, and how it is asked."""
+    """A benchmark, and how it is prompted."""
 
     task: str
     """Name of the benchmark, a key of `fsgen.config.registry.TASKS`."""
     max_new_tokens: int
     """Longest turn a model may write, in tokens."""
     path: str | None = None
-    """Local file or folder with the hub's column names; without it the hub is asked."""
+    """Local file or folder with the hub's column names; without it the hub is used."""
     split: str = "test"
     """Split of the hub's dataset, or the file of a local folder."""
     limit: int | None = None
@@ -36,7 +36,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A checkpoint, where it lies and how it is asked."""
+    """A checkpoint, its source and its prompt format."""
 
     prompt_format: str
     """`plain` text or the tokenizer's `chat` template; equal for all models of a pair."""

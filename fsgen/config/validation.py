@@ -175,7 +175,7 @@ def _check_model_values(name: str, entry: ModelConfig) -> None:
 
 
 def check_pairs(settings: Settings) -> None:
-    """Models that exist, differ, and are asked in one way."""
+    """Models that exist, differ, and share a prompt format."""
     for name, pair in settings.pairs.items():
         for role, model in pair.roles().items():
             lookup_or_suggest(settings.models, model, f"the models that pairs.{name}.{role} can name")

@@ -88,7 +88,7 @@ def summarize(tokens: list[GeneratedToken], usage: LargeModelUse) -> str:
     """Call and intervention ratio of a text and what the large model did for it, in a sentence."""
     calls, changes = sum(token.called for token in tokens), sum(token.is_changed for token in tokens)
     return (
-        f"{len(tokens)} tokens; asked about {calls} ({calls / len(tokens):.1%}), changed {changes} "
+        f"{len(tokens)} tokens; called at {calls} ({calls / len(tokens):.1%}), changed {changes} "
         f"({changes / len(tokens):.1%}); {usage.passes} passes of the large model over {usage.positions} "
         "positions"
     )

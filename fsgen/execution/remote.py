@@ -87,7 +87,7 @@ def _locate(path: Path) -> _Place | None:
 
 
 def _make_folder(storage, target: str) -> None:
-    """Make a folder on a disk; object storage needs none, and would create a bucket of a misspelt name."""
+    """Make a folder on a disk; object storage needs none, and would create a bucket of a misspelled name."""
     if isinstance(storage, LocalFileSystem):
         _call(f"making {target}", storage.makedirs, target, exist_ok=True)
 

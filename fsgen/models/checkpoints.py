@@ -29,7 +29,7 @@ def folder(name: str, model: ModelConfig, weights: bool = True) -> Path:
     try:
         patterns = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(model.hub, revision=model.revision, allow_patterns=patterns))
-    except Exception as error:  # offline, gated, misspelt: the hub's errors have no common base class
+    except Exception as error:  # offline, gated, misspelled: the hub's errors have no common base class
         raise UserError(
             f"models.{name}: '{model.hub}' could not be fetched from the hub "
             f"({type(error).__name__}); go online, log in, or give a local 'path'."

@@ -72,7 +72,7 @@ SECTIONS = {
         findings_tables.routers_against_random,
     ),
     "Off-policy estimates": Section(
-        "Call ratio estimated off the dumps less the one counted in the closed loop, in percentage points "
+        "Call ratio estimated off the dumps less the one counted in a rollout, in percentage points "
         "with a 95 % interval.",
         findings_tables.estimates_against_rollouts,
     ),
@@ -82,8 +82,8 @@ SECTIONS = {
         "drafted, the bonus token left out. 95 % intervals over prompts.",
         findings_tables.drafting,
     ),
-    "The published laws, asked for this pair": Section(
-        "Each law fitted to FS-GEN's published series of the same method and dataset (Qwen1.5), asked with "
+    "Predictions of the published laws": Section(
+        "Each law fitted to FS-GEN's published series of the same method and dataset (Qwen1.5), given "
         "all parameters of these models; its 95 % interval is for two models that it never saw.",
         findings_tables.published_laws,
     ),

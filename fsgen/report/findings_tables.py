@@ -98,7 +98,7 @@ def routers_against_random(run: KeptRun) -> str:
 
 
 def estimates_against_rollouts(run: KeptRun) -> str:
-    """Call ratios estimated off the dumps less those of the closed loop."""
+    """Call ratios estimated off the dumps less those of rollouts."""
 
     def cell(dataset: str, pair: str, _entry: dict, policy: str) -> str:
         estimate = run.comparisons[dataset][pair]["call_ratio_estimates"].get(policy)

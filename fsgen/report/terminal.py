@@ -10,9 +10,7 @@ from fsgen.tables import lake
 
 STYLES = {"changed": "bold red", "agreed": "underline", "missed": "yellow", "small": ""}
 BRACKETS = {"changed": "[]", "agreed": "{}", "missed": "<>", "small": ("", "")}
-LEGEND = (
-    "[ ]: the large model changed it; { }: it was asked, and agreed; < >: it would have, and was not asked"
-)
+LEGEND = "[ ]: changed by the large model; { }: called, it agreed; < >: not called, it would have changed it"
 
 
 def show_prompt(pair: str, prompt_id: str) -> Group:
@@ -102,7 +100,7 @@ def show_policy(pair: str, prompt_id: str, policy: str) -> Group:
 
 
 def show_token(pair: str, prompt_id: str, policy: str, pos: int) -> Group:
-    """Every model's ten likeliest tokens at a position of a policy's text, and what was decided there.
+    """Every model's ten most likely tokens at a position of a policy's text, and what was decided there.
 
     Raises UserError where the position is beyond the text, and where no records of the models are stored:
     `report.explorer_prompts` says on how many prompts they are.
@@ -134,7 +132,7 @@ def _decision(chosen: dict[str, str]) -> pl.DataFrame:
 
 
 def _top_lists(chosen: dict[str, str]) -> pl.DataFrame:
-    """The likeliest tokens of every model at a position of a policy's text, a row a token."""
+    """The most likely tokens of every model at a position of a policy's text, a row a token."""
     rows = lake.query(
         """with seen as (
             select dataset, reader, entropy, logsumexp, unnest(top_ids) as token_id,
@@ -171,7 +169,7 @@ def mark(rows: list[dict], separator: str) -> Text:
 
 
 def _top_table(rows: pl.DataFrame, reader: str) -> Table:
-    """A reader's likeliest tokens with their probabilities, below its entropy."""
+    """A reader's most likely tokens with their probabilities, below its entropy."""
     table = Table(title=f"{reader}, {rows['entropy'][0]:.3f} nats", box=None, show_header=False)
     for row in rows.iter_rows(named=True):
         table.add_row(repr(row["piece"]), f"{row['probability']:.2%}")

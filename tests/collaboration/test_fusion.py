@@ -320,7 +320,7 @@ def test_acceptance_bounds_hold_the_sum_of_the_smaller_probabilities(kept, world
 @settings(deadline=None)
 @given(methods(*RULES), logits(any_floats))
 def test_numpy_and_torch_scores_are_the_same_doubles(method, world):
-    """Dumps and the closed loop compare the very same numbers, behind the same mask."""
+    """Dumps and the rollout compare the very same numbers, behind the same mask."""
     arrays_NV = [x_NV.astype(np.float64) for x_NV in world]
     tensors_NV = [torch.from_numpy(x_NV) for x_NV in arrays_NV]
     max_N1 = arrays_NV[0].max(axis=1, keepdims=True)

@@ -75,7 +75,7 @@ def made_calls(calibrated, seen):
 
 
 def gate_with(rule, cut=None):
-    """A gate of this rule; a learned one has learnt that doubt grows with the entropy."""
+    """A gate of this rule; a learned one has learned that doubt grows with the entropy."""
     weights = {"logistic": LINE, "svm": MACHINE}.get(rule, {})
     return CalibratedRouter(rule, cut, {name: np.array(value) for name, value in weights.items()})
 

@@ -35,7 +35,7 @@ def walk(tree: dict, policy: str) -> list[int]:
 
 
 def test_every_text_of_its_prompts_is_there(finished, explored):
-    """Tokens, calls and scores of every policy, as the closed loop wrote them."""
+    """Tokens, calls and scores of every policy, as the rollout wrote them."""
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     dataset = explored["datasets"]["toy"]
     tests = parquet.read("data/prompts/toy.parquet").filter(split="test").sort("order")

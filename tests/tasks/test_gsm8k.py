@@ -250,7 +250,7 @@ def test_the_hub_is_asked_by_id_and_configuration(monkeypatch):
     "error", [ConnectionError("Couldn't reach it"), ValueError("Unknown split"), OSError()]
 )
 def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, error):
-    """Offline, gated or misspelt: the sentence names the dataset and the way out."""
+    """Offline, gated or misspelled: the sentence names the dataset and the way out."""
 
     def load_dataset(*_, **__):
         raise error

@@ -1,6 +1,6 @@
 """Speculative decoding on the dumps: acceptance, accepted lengths for every K, and the speed-up they allow.
 
-Shape legend: N rows (tokens of the large model's own texts, one text after the other), P prompts,
+Shape legend: N rows (tokens of the large model's own texts, one text after another), P prompts,
 R rounds, C cost ratios.
 """
 

@@ -97,7 +97,7 @@ def compare_with_measured(known: pl.DataFrame, measured: pl.DataFrame, level: fl
     """Predictions of every law fitted to `known` for the pairs of `measured`, with their measured CoF.
 
     Both are points; a pair is held against the series with its method's and its dataset's name. The
-    published table gives nominal sizes, so its laws are asked with all parameters of the models. Rows
+    published table gives nominal sizes, so its laws take all parameters of the models. Rows
     have the columns of the view `scaling_predictions`; a law that its series does not determine has none.
     """
     rows = []

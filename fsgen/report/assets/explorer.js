@@ -120,8 +120,8 @@ function decision(i, step) {
   say("written", oneLine(pieces[step.token]));
   say("without the large model", oneLine(pieces[tree.says[defaultRole]?.[step.before]?.[1]]) + ` (${ROLES[defaultRole]})`);
   say(`fused choice (${about.method})`, oneLine(pieces[tree.fused[about.method]?.[step.before]]));
-  say("large model", step.bits & CALLED ? (step.bits & MISMATCH ? "asked, changed the token" : "asked, agreed")
-    : step.bits & MISMATCH ? "not asked, would have changed it" : "not asked");
+  say("large model", step.bits & CALLED ? (step.bits & MISMATCH ? "called, changed the token" : "called, agreed")
+    : step.bits & MISMATCH ? "not called, would have changed it" : "not called");
   const score = own.scores?.[i];
   if (score !== null && score !== undefined) {
     const cut = about.cut === null ? "" : `, threshold ${about.cut.toFixed(4)}`;

@@ -1,4 +1,4 @@
-"""Token strips: what the large model wrote, the small one's entropy there, and its likeliest tokens."""
+"""Token strips: what the large model wrote, the small one's entropy there, and its most likely tokens."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ def token_strips(frame: pl.DataFrame) -> Figure:
     """Each prompt's text, tokens shaded by the small model's entropy, mismatches framed; below, its top ten.
 
     A row of `frame` is a token of the large model's text: pair, prompt_id, pos, piece, entropy,
-    mismatch, and `pieces` and `probabilities`, the small model's ten likeliest tokens there.
+    mismatch, and `pieces` and `probabilities`, the small model's ten most likely tokens there.
     """
     style.require_rows(frame, "token_strips")
     prompts = frame["prompt_id"].unique(maintain_order=True).to_list()[:MOST_PROMPTS]
@@ -96,7 +96,7 @@ def _draw_text(part: SubFigure, lines: list[list[_Token]], scale: Normalize, tit
 
 
 def _draw_bars(part: SubFigure, rows: pl.DataFrame) -> None:
-    """Draw the small model's ten likeliest tokens at these mismatches, a panel for each."""
+    """Draw the small model's ten most likely tokens at these mismatches, a panel for each."""
     axes = part.subplots(1, MOST_BARS, sharex=True)
     for ax, row in zip(axes, rows.iter_rows(named=True), strict=False):
         names = [_make_visible(piece) for piece in row["pieces"]]

@@ -31,7 +31,7 @@ VERDICTS = [
     ("verdict", pa.string(), "right, wrong or unknown (no answer found); null where a judge rates instead"),
     ("extracted", pa.string(), "the answer that the verdict rests on; null where there is none"),
     ("strict", pa.string(), "verdict on the answer in the task's own format"),
-    ("flexible", pa.string(), "verdict on the likeliest answer in any format"),
+    ("flexible", pa.string(), "verdict on the most likely answer in any format"),
     ("outcome", pa.string(), "how a program ended (pass, fail, ...); rated or unrated by a judge"),
     ("detail", pa.string(), "why: what a program ended with, or the judge's reply"),
     ("rating", pa.float32(), "a judge's rating, 1 to 10; null without one"),
