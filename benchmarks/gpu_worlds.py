@@ -202,7 +202,7 @@ def _dataset(prompts: int, new_tokens: int) -> dict:
 
 
 def _compute(device: str, dtype: str, rows: int) -> dict:
-    return {"device": device, "dtype": dtype, "rows": rows, "max_batch_tokens": 8192}
+    return {"device": device, "dtype": dtype, "batch_size": rows, "max_batch_tokens": 8192}
 
 
 def _network(scale: Scale, name: str, tokenizer: PreTrainedTokenizerFast, device: str) -> Qwen2ForCausalLM:

@@ -69,7 +69,7 @@ def list_params(prompts: int, tokens: int, seed: int, block: int) -> dict:
     dataset = {"task": "arith", "limit": prompts, "max_new_tokens": longest(tokens)}
     return {
         "seed": seed,
-        "datasets": {DATASET: dataset | {"calibration": CALIBRATION}},
+        "datasets": {DATASET: dataset | {"calibration_share": CALIBRATION}},
         "models": {name: {"hub": f"synthetic/{name}"} | model for name in MODELS},
         "pairs": {name: {"small": s, "tuned": s, "large": l} for name, (s, l) in PAIRS.items()},
         "methods": METHODS,

@@ -172,12 +172,12 @@ def test_an_executor(registries, tiny_world, monkeypatch):
     executor = module("fsgen/execution/shortest_first.py", monkeypatch)
     add("fsgen/execution/shortest_first.py", executor, registry.EXECUTORS)
     written = {}
-    for executor in ("local", "shortest_first"):
-        loaded = write_params(PARAMS | {"compute": PARAMS["compute"] | {"executor": executor}})
+    for name in ("local", "shortest_first"):
+        loaded = write_params(PARAMS | {"compute": PARAMS["compute"] | {"executor": name}})
         shutil.rmtree("scratch", ignore_errors=True)
         dump_solo.dump_solo(loaded, "small")
         files = sorted(Path("data/dumps/small/toy").glob("*.parquet"))
-        written[executor] = {file.name: file.read_bytes() for file in files}
+        written[name] = {file.name: file.read_bytes() for file in files}
     assert len(written["local"]) > 2
     assert written["shortest_first"] == written["local"]
 

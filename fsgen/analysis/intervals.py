@@ -77,10 +77,10 @@ def ratio(
 
     Prompts whose denominator is 0 say nothing and are left out. `limits` are what a prompt's ratio
     can be; where none are known it is taken for a share if every numerator lies between 0 and its
-    denominator. Where the bootstrap has no spread (fewer than two prompts, or the same ratio in
-    all), the interval covers the prompts not seen, see `_unseen`: a share of 0 or 1 gets Wilson's
-    bound at the number of prompts, a single prompt all that lies within the limits, and what is no
-    share and has none the whole line, infinite ends included.
+    denominator. The bootstrap has no spread with fewer than two prompts, or if all have the same ratio;
+    `_degenerate_interval` then covers prompts that were not seen. A share of 0 or 1 gets Wilson's
+    bound at the number of prompts, a single prompt everything within the limits, and a ratio without
+    limits the whole line, infinite ends included.
 
     Raises ValueError on a negative denominator, one that sums to 0, or a numerator without one.
     """
@@ -149,7 +149,8 @@ def bca(
 
     `statistic` maps sums [..., X] of the prompts' counts to values [...]; a sample of prompts on
     which it is nan (no mismatch drawn, say) is left out. Where it shows no spread the interval
-    covers the prompts not seen within `limits`, see `_unseen`. Efron 1987, JASA 82: 171-185, eq. 2.3.
+    covers prompts that were not seen, within `limits` (`_degenerate_interval`).
+    Efron 1987, JASA 82: 171-185, eq. 2.3.
 
     Raises ValueError where the statistic of all prompts together is no finite number.
     """

@@ -114,6 +114,7 @@ def run_shards(folder: Path, shards: list[Shard], executor: Executor, bar) -> in
     _write_each(executor([*missing.values()], bar))
     for index, shard in enumerate(shards):
         for path in sorted(shard.home.glob("*.parquet")):
+            # a link takes no space, and the output stays whole when scratch is emptied
             os.link(path, folder / f"{path.stem}-{index:04d}.parquet")
     return len(missing)
 
@@ -185,7 +186,7 @@ def _write_shard(shard: Shard, tables: Tables) -> None:
     part.mkdir(parents=True)
     for name, table in tables.items():
         parquet.write(part / f"{name}.parquet", table, table.schema)
-    part.replace(home)
+    part.replace(home)  # a folder of this name is finished: a kill leaves only the .part
     remote.store_shard(home)
     if shard.parts:  # after a kill before this line, the parts are not reused
         files.write_whole(shard.manifest, json.dumps(_part_digests(shard.parts)))

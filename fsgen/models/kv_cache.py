@@ -65,6 +65,7 @@ class RaggedKVCache:
 
         Returns the indices of the texts that went through the model, and no hidden states.
         """
+        # policies of a prompt share it, so most texts of a prefill are prefixes of others
         read, source = _distinct_texts(texts)
         held = len(self.length_R)
         self.prefill([texts[i] for i in read])
@@ -103,9 +104,8 @@ class RaggedKVCache:
         self.length_R[rows] += count_B
         self.positions += int(count_B.sum())
         row_B = self._row_R[rows]
-        order_B = (
-            row_B.argsort()
-        )  # in the order of the stored rows, so that a pass over all of them copies none
+        # in the order of the stored rows, a pass over all texts reads the cache in place and copies nothing
+        order_B = row_B.argsort()
         layout = lay_out(begin_B, count_B, row_B, order_B, len(self.length_R))
         self._pass.layout = layout = move_layout(layout, self.loaded.device)
         position_BL = torch.from_numpy(_positions(begin_B, count_B)[order_B]).to(self.loaded.device)
@@ -120,6 +120,7 @@ class RaggedKVCache:
 
     def _mask(self, position_BL: torch.Tensor, width: int) -> torch.Tensor:
         """What is added to attention scores, [B, 1, L, W]: the least number where a token must not look."""
+        # an additive mask of finite numbers: -inf would give NaN where a padding row sees no column
         dtype = self.loaded.network.dtype
         column_W = torch.arange(width, device=position_BL.device)
         is_hidden_BLW = column_W > position_BL[:, :, None]
@@ -154,6 +155,7 @@ def _distinct_texts(texts: list[list[int]]) -> tuple[list[int], list[int]]:
     """Indices of the texts that begin no other text, and for every text the place of one that it begins."""
     read: list[int] = []
     source = [0] * len(texts)
+    # in falling lexicographic order a text follows directly after those that it begins
     for i in sorted(range(len(texts)), key=texts.__getitem__, reverse=True):
         if not read or texts[read[-1]][: len(texts[i])] != texts[i]:
             read.append(i)

@@ -74,6 +74,7 @@ class RaggedLayer(DynamicLayer):
             self.dtype, self.device, self.is_initialized = keys_BALD.dtype, keys_BALD.device, True
             self.keys, self.values = (new[:0, :, :0] for new in (keys_BALD, values_BALD))
         self.keys, self.values = self._store(self.keys, keys_BALD), self._store(self.values, values_BALD)
+        # without earlier tokens the pass attends to itself, and the network may use its fast causal kernel
         if self._running.layout.is_fresh:
             return keys_BALD, values_BALD
         return self._select_batch(self.keys), self._select_batch(self.values)
@@ -89,6 +90,7 @@ class RaggedLayer(DynamicLayer):
             self.keys, self.values = (_grow(held, len(row_R), 0) for held in (self.keys, self.values))
             for held_CAWD in (self.keys, self.values):
                 held_CAWD[target] = held_CAWD[source]
+        # shrink at half use: a copy for every text that ends would cost more than the memory is worth
         rows, columns = len(row_R), _round_up(width)
         if 2 * rows * columns < self.keys.shape[0] * self.keys.shape[2]:
             self.keys, self.values = (held[:rows, :, :columns].clone() for held in (self.keys, self.values))
@@ -120,6 +122,7 @@ def _grow(held_CAWD: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     more_rows, more_columns = rows - held_CAWD.shape[0], _round_up(columns) - held_CAWD.shape[2]
     if more_rows <= 0 and more_columns <= 0:
         return held_CAWD
+    # grow by more than is needed, so that texts that split one by one copy the tensor rarely
     if more_rows > 0:
         more_rows = max(more_rows, held_CAWD.shape[0] // ROW_SLACK)
     return torch.nn.functional.pad(held_CAWD, (0, 0, 0, max(0, more_columns), 0, 0, 0, max(0, more_rows)))

@@ -30,10 +30,10 @@ def test_the_claim_of_a_fifth_is_counted_by_cell(reported):
     """30 of 168 cells lie above 20 %, most of them proxy's."""
     claim = reported[0]["claim"]
 
-    assert (claim["cells"], claim["above"]) == (168, 30)
-    assert {m: (row["cells"], row["above"]) for m, row in claim["by_method"].items()} == ABOVE
+    assert (claim["pairs"], claim["above"]) == (168, 30)
+    assert {m: (row["pairs"], row["above"]) for m, row in claim["by_method"].items()} == ABOVE
     assert claim["by_series"]["oracle/mtbench"]["above"] == 4
-    assert sum(row["cells"] for row in claim["by_series"].values()) == 168
+    assert sum(row["pairs"] for row in claim["by_series"].values()) == 168
     assert claim["share_low"] < claim["share"] < claim["share_high"]
 
 

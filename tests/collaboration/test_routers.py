@@ -263,7 +263,7 @@ def test_a_gate_takes_its_cut_from_the_router_or_from_calibration(tiny_world):
 
 def test_a_router_is_known_by_its_rule_and_always_needs_no_entry(tiny_world):
     """Two entries of one rule differ in their cut alone; `+always` exists in every project."""
-    tiny_world.routers["strict"] = RouterConfig(rule="margin", at=0.9)
+    tiny_world.routers["strict"] = RouterConfig(rule="margin", threshold=0.9)
     del tiny_world.routers["always"]
 
     strict = calibrated_router(

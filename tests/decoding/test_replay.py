@@ -11,7 +11,9 @@ A, B, C, D, E = range(5)
 TURN = Turn(0, 0, 3, "eos", 3)
 
 
-def dumped(fused: int, certified: tuple[bool, ...] = (True, True, True), forced: int = 0) -> DumpedTexts:
+def dumped(
+    fused: int, certified: tuple[bool, ...] = (True, True, True), from_template: int = 0
+) -> DumpedTexts:
     """Small wrote A B C and large A B D on one prompt; at position 2 a method fuses this token."""
     columns = {
         "prompt_id": ["p"] * 6,
@@ -20,7 +22,7 @@ def dumped(fused: int, certified: tuple[bool, ...] = (True, True, True), forced:
         "default_id": [A, B, C] * 2,
         "fused_id": [A, B, fused] * 2,
         "certified": [*certified] * 2,
-        "from_template": [i < forced for i in range(3)] * 2,
+        "from_template": [i < from_template for i in range(3)] * 2,
     }
     return DumpedTexts(pl.DataFrame(columns), ({"p": (TURN,)}, {"p": (TURN,)}))
 

@@ -288,7 +288,7 @@ length = int(sys.argv[1])
 config = Qwen2Config(vocab_size=150_000, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                      num_key_value_heads=2, intermediate_size=16, max_position_embeddings=4096)
 network = Qwen2ForCausalLM(config).eval().requires_grad_(False)
-source = ModelConfig(prompt="plain", path="wide")
+source = ModelConfig(prompt_format="plain", path="wide")
 loaded = LoadedModel("wide", source, None, "plain", 150_000, (0,), 4096, 0, network, network.device)
 dump = DumpConfig(nats_below_top=3.0, min_top_k=8, max_top_k=64, prompts_per_shard=1)
 ids = torch.randint(0, 150_000, (length,), generator=torch.Generator().manual_seed(0)).tolist()

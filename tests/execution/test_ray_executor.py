@@ -96,7 +96,7 @@ def contents(home: Path) -> dict[str, bytes]:
 
 def test_a_cluster_leaves_the_bytes_of_one_process(local, again, address):
     """Three stages of two or three shards each, on two actors."""
-    loaded = settings_of(engine="ray", replicas=2)
+    loaded = settings_of(executor="ray", replicas=2)
 
     for stage in STAGES.values():
         stage(loaded)
@@ -122,7 +122,7 @@ def kill_one_at_work(killed: list[int]) -> None:
 @pytest.mark.skipif(not Path("/proc").exists(), reason="actors are found in /proc")
 def test_a_killed_actor_changes_nothing(local, again, address):
     """The only one; Ray starts it anew and repeats its shard."""
-    loaded, killed = settings_of(engine="ray", replicas=1), []
+    loaded, killed = settings_of(executor="ray", replicas=1), []
     for folder in ("data/dumps/large", "data/teacher_forced/large/duo"):
         shutil.copytree(local / folder, folder)
     killer = threading.Thread(target=kill_one_at_work, args=[killed])
@@ -144,7 +144,7 @@ def test_finished_shards_load_no_model(engine, local, monkeypatch):
     monkeypatch.setattr(ray_executor, "_connect", None)
 
     for stage in STAGES.values():
-        stage(settings_of(engine=engine))
+        stage(settings_of(executor=engine))
 
     assert contents(local) == before
 
@@ -154,7 +154,7 @@ def run_on_actors(make, count: int = 1, **compute) -> list:
     wanted = [shards.Shard({"what": f"test {i}"}, {}, (1, "texts"), make, 1) for i in range(count)]
     with (
         executors.open_executor(
-            settings_of(engine="ray", **compute).compute, loading.load_checked
+            settings_of(executor="ray", **compute).compute, loading.load_checked
         ) as execute,
         console.progress(count, "texts", "") as bar,
     ):

@@ -89,7 +89,7 @@ def test_a_model_that_the_cards_do_not_hold_is_refused(sizes, checkpoints, tmp_p
 
 def test_ray_on_cpus_beside_a_card_is_refused(monkeypatch):
     """Stages that ran here before would have used it, in bfloat16."""
-    compute = ComputeConfig(device="auto", dtype="auto", rows=1, max_batch_tokens=1, engine="ray")
+    compute = ComputeConfig(device="auto", dtype="auto", batch_size=1, max_batch_tokens=1, executor="ray")
     assert loading.placement(compute, None) == (torch.device("cpu"), torch.float32)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 

@@ -36,7 +36,7 @@ def give_template(home: Path, template: str) -> None:
 
 
 def plain(home: Path) -> ModelConfig:
-    return ModelConfig(path=str(home), prompt="plain")
+    return ModelConfig(path=str(home), prompt_format="plain")
 
 
 def test_parameters_are_counted_by_what_they_do(copies):

@@ -152,7 +152,7 @@ def settings_with(members: dict, tuned: dict) -> Settings:
     """Settings that only the family's room reads."""
     nothing = {section: {} for section in ("datasets", "models", "pairs", "methods", "routers")}
     dump = DumpConfig(nats_below_top=3.0, min_top_k=2, max_top_k=2, prompts_per_shard=1)
-    compute = ComputeConfig(device="cpu", dtype="float32", rows=1, max_batch_tokens=1)
+    compute = ComputeConfig(device="cpu", dtype="float32", batch_size=1, max_batch_tokens=1)
     return Settings(
         seed=0,
         policies=(),

@@ -25,4 +25,4 @@ def test_every_usable_id_is_spelt_once(tiny_world):
 
     assert [*range(30)] == table["token_id"].to_list()
     assert [f"w{i}" for i in range(28)] == table["piece"].to_list()[:28]
-    assert table["kind"].to_list() == ["word"] * 28 + ["special"] * 2
+    assert table["token_class"].to_list() == ["word"] * 28 + ["special"] * 2

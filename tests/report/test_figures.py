@@ -114,9 +114,7 @@ def test_a_figure_does_without_rows_that_a_run_may_lack(frames, name, kind, tmp_
 def test_a_figure_does_with_a_single_row(frames, name, tmp_path):
     """The smallest run there can be."""
     frame = frames[name]
-    primary = {"separation": "auroc", "off_policy": "off_policy", "speculative": "draft_length"}.get(
-        name, "point"
-    )
+    primary = {"separation": "auroc", "off_policy": "estimate", "speculative": "draft"}.get(name, "point")
     if "kind" in frame.columns:
         frame = frame.filter(kind=primary)
     gallery.save(name, frame.head(1), tmp_path / name)

@@ -126,6 +126,7 @@ class PrefixTree:
 
     def _prefill(self, role: str, first: int) -> None:
         """Read the branches from `first` on, all but their last tokens, which the next step reads."""
+        # the last token is left to the first step, whose node needs the hidden state after it
         needs_B = self._needs(role)
         texts = [
             self.branches.sequence(b)[:-1] if needs_B[b] else [] for b in range(first, len(self.branches))
@@ -179,6 +180,7 @@ class PrefixTree:
         """The next token of every run, [R]: the fused one where its router calls, else the default one."""
         run_R, branch_R = self.branches.run_R, self.branches.branch_R
         default_R = self._default_tokens(step)
+        # routers such as `perfect` see the fused token, so the large model has to be read before they decide
         needs_fused_R = self.needs_fused_of_run[run_R]
         called_R = self._called(step, default_R, ~needs_fused_R)
         self._query_large(self._branches_to_query(called_R | needs_fused_R, default_R))
@@ -214,6 +216,7 @@ class PrefixTree:
         branch_R = self.branches.branch_R
         is_queried_B = np.zeros(len(self.branches), dtype=bool)
         is_queried_B[branch_R[calls_R]] = True
+        # a branch that splits unread would be caught up once for each child, and one that ends never
         is_quiet_R = ~is_queried_B[branch_R]
         children = self.branches.children(branch_R[is_quiet_R], default_R[is_quiet_R])
         is_queried_B[children.parent_C[children.leaves_row_C]] = True
@@ -252,6 +255,7 @@ class PrefixTree:
         counts = [len(self.branches[b].pending) for b in rows]
         pending = [node for b in rows for node in self.branches[b].pending]
         uses_NM = np.repeat(self._methods_on_branches()[rows], counts, axis=0)
+        # logits of all pending nodes at once would not fit: a wide vocabulary is a megabyte a node
         for span in self.loaded["large"].row_chunks(len(pending)):
             fuse_nodes(self.loaded, self.methods, pending[span], uses_NM[span], self.nodes)
         for b in rows:

@@ -80,19 +80,20 @@ def _called(run: PolicyRun, dumped: DumpedTexts, seen: RouterInput, seed: int) -
 def replay_run(dumped: DumpedTexts, called_N: np.ndarray) -> dict[str, ReplayedPrefix]:
     """Prompt to how far a run gets that calls the large model at these rows of its method's dumped texts."""
     rows = dumped.rows
-    forced_N, certified_N = rows["from_template"].to_numpy(), rows["certified"].to_numpy()
+    template_N, certified_N = rows["from_template"].to_numpy(), rows["certified"].to_numpy()
     token_N = np.where(called_N, rows["fused_id"].to_numpy(), rows["default_id"].to_numpy())
-    agrees_N = forced_N | (certified_N & (token_N == rows["token_id"].to_numpy()))
+    agrees_N = template_N | (certified_N & (token_N == rows["token_id"].to_numpy()))
     path = _Path(token_N, certified_N, _next_disagreement(agrees_N))
     prefixes = {prompt_id: path.follow(texts) for prompt_id, texts in dumped.by_prompt().items()}
     return {
-        prompt_id: prefix._replace(rows=prefix.rows[~forced_N[prefix.rows]])
+        prompt_id: prefix._replace(rows=prefix.rows[~template_N[prefix.rows]])
         for prompt_id, prefix in prefixes.items()
     }
 
 
 def _next_disagreement(agrees_N: np.ndarray) -> np.ndarray:
     """The first row at or after each one where the run does not write the dumped token, N if none is."""
+    # a running minimum from the end: one pass for all positions at which a run may enter the text
     row_N = np.where(agrees_N, len(agrees_N), np.arange(len(agrees_N)))
     return np.minimum.accumulate(row_N[::-1])[::-1]
 
@@ -116,6 +117,7 @@ class _Path(NamedTuple):
             pieces.append(np.arange(text.first_row + pos, text.first_row + stop + is_decided))
             if not is_decided:
                 return ReplayedPrefix(np.concatenate(pieces), text.up_to(stop))
+            # the decision at `stop` stands, and the large model's text may go on with the same token
             longer = text.up_to(stop).followed_by(int(self.token_N[text.first_row + stop]))
             pos = len(longer.ids)
             text = next((other for other in texts if other.ids[:pos] == longer.ids), None)
