@@ -8,7 +8,7 @@ from fsgen.report.formatting import markdown_table, percent, quality
 
 CAPTION = (
     "accuracy and collaboration frequency (CoF: share of tokens that the large model changes when it is "
-    "always asked), percent with 95 % intervals over prompts"
+    "always called), percent with 95 % intervals over prompts"
 )
 COMPARED_POLICIES = ("oracle+entropy@20", "oracle+random@20")
 

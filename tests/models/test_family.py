@@ -158,7 +158,7 @@ def settings_with(members: dict, tuned: dict) -> Settings:
         policies=(),
         dump=dump,
         compute=compute,
-        report=ReportConfig(prompts=1),
+        report=ReportConfig(explorer_prompts=1),
         embedded_curriculum=MIXED,
         embedded_models=members,
         embedded_finetunes=tuned,

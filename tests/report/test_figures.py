@@ -187,7 +187,7 @@ def test_mismatches_and_matches_keep_their_own_names(frames):
     figure = gallery.draw("projections", frame)
     signs = {sign.get_label().split(" (")[0]: sign.get_color() for sign in figure.legends[0].legend_handles}
     drawn = {line.get_color(): len(line.get_xdata()) for line in figure.axes[0].lines}
-    counts = dict(frame.filter(view="pca").group_by("mismatch").len().iter_rows())
+    counts = dict(frame.filter(projection="pca").group_by("mismatch").len().iter_rows())
 
     assert drawn[signs["mismatch"]] == counts[True]
     assert drawn[signs["match"]] == counts[False]
