@@ -288,6 +288,6 @@ def text_rows(text: Text, pieces: pa.Array) -> dict:
 
 
 def spell(token_N: pa.Array, length_P: np.ndarray, pieces: pa.Array) -> pa.Array:
-    """The ids of texts as strings, end tokens not spelt."""
+    """The ids of texts as strings, without end tokens."""
     offset_P = pa.array(np.concatenate([[0], length_P.cumsum()]).astype(np.int32))
     return pc.binary_join(pa.ListArray.from_arrays(offset_P, pieces.take(token_N)), "")

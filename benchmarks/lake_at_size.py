@@ -42,7 +42,8 @@ TABLES = (
 PAIRS = ("small-middle", "small-large", "middle-large")
 DATASET, TOKENS = "sums", 250
 WRITTEN = 246  # of TOKENS, since the longest texts are cut
-# of all prompts solo 3, large_reads 3, small_reads 6, fused 27; of tests routed 30, scores 24, rolled 30
+# all prompts: generated_tokens 3, teacher_forced 9, fused_tokens 27
+# test prompts: simulated_tokens 30, router_scores 24, rollout_tokens 30
 ROWS_A_TOKEN = 39 + 0.75 * 84
 
 

@@ -141,7 +141,7 @@ def test_all_other_commands_are_run_by_ci():
 @pytest.mark.parametrize("command", OURS)
 def test_a_shown_command_works(command):
     """In a shell, on the default run, where it has been made."""
-    if not (ROOT / "data" / "closeups").is_dir():
+    if not (ROOT / "data" / "rollout_logits").is_dir():
         pytest.skip("the default run is not there: make repro")
     if "duckdb" in command and not (Path(sys.executable).parent / "duckdb").exists():
         pytest.skip("no duckdb shell here: pip install duckdb-cli")

@@ -94,7 +94,7 @@ def _shard(role: str, model: ModelSpec, work: _Texts, dump: DumpConfig, compute:
         }
 
     facts = model_fingerprint(compute, __name__, model) | {
-        "what": "closeups",
+        "what": "rollout logits",
         "max_batch_tokens": compute.max_batch_tokens,
         "prompts": work.prompts.select("prompt_id", "plain", "messages").to_dicts(),
         "texts": work.texts.select("prompt_id", "policies", *TEXT_COLUMNS).to_dicts(),

@@ -48,7 +48,7 @@ def _solo_shard(
         return dump_tables(rule, ids_of, generated)
 
     facts = model_fingerprint(compute, __name__, model) | {
-        "what": "solo",
+        "what": "generated texts",
         "dump": vars(dump),
         "compute": [compute.batch_size, compute.max_batch_tokens],
         "prompts": [(prompt_id, hash_prompt(ids)) for prompt_id, ids in ids_of.items()],

@@ -17,6 +17,8 @@ from fsgen.errors import UserError, lookup_or_suggest
 from fsgen.tables import parquet, renamed
 from fsgen.tables.views import JOINED, VIEWS
 
+# how DuckDB says it: in expressions, in EXCLUDE and REPLACE, in USING, in UNPIVOT; after an alias
+_MISSING_COLUMN = r'^Binder Error: .*?[Cc]olumn "(\w+)" |does not have a column named "(\w+)"'
 MEMORY = "4GB"  # of a query, beyond which DuckDB works on disk: the tables may be far larger than memory
 
 
@@ -135,10 +137,10 @@ def query(sql: str, data: Path | str = Path("data"), values: Mapping[str, str] |
             )
         return connection.sql(sql).pl()
     except duckdb.Error as error:
-        raise UserError(_explain(str(error).splitlines()[0], data)) from error
+        raise UserError(_explain(str(error).splitlines()[0], sql, data)) from error
 
 
-def _explain(first: str, data: Path | str) -> str:
+def _explain(first: str, sql: str, data: Path | str) -> str:
     """The first line of DuckDB's error in our words: an old name, a view without tables, a wrong query."""
     there = _views_with_tables(data)
     if missing := re.search(r"Table with name (\w+) does not exist", first):
@@ -147,11 +149,18 @@ def _explain(first: str, data: Path | str) -> str:
             return renamed.explain("view", name, renamed.VIEWS[name])
         if name in (VIEWS | JOINED).keys() - there:
             return _tell_absence(name, data)
-    if missing := re.search(r'column "(\w+)" not found|does not have a column named "(\w+)"', first):
+    if missing := re.search(_MISSING_COLUMN, first):
         name = (missing[1] or missing[2]).lower()
-        if name in renamed.COLUMNS:
-            return renamed.explain("column", name, renamed.COLUMNS[name])
+        if new := _new_columns(name, sql):
+            return renamed.explain("column", name, new)
     return f"The query failed: {first} (known views: {', '.join(there) or 'none yet'})."
+
+
+def _new_columns(old: str, sql: str) -> tuple[str, ...]:
+    """New names of a column, those that a view named in the query has."""
+    words = set(re.findall(r"\w+", sql.lower()))
+    known = {column for view in (VIEWS | JOINED).keys() & words for column in _sentences(view)}
+    return tuple(new for new in renamed.COLUMNS.get(old, ()) if new in known)
 
 
 def _tell_absence(name: str, data: Path | str) -> str:

@@ -109,7 +109,7 @@ def test_the_closed_loop_fuses_as_a_loop_over_ids_does(method, world):
     st.sampled_from([0.5, 1.0, 2.5, 6.0]),
 )
 def test_what_a_short_list_proves_holds_over_the_vocabulary(method, world, min_top_k, max_top_k, depth):
-    """Whenever the certificate says exact, the token is that of all ids, however the list was cut."""
+    """Where a row is certified, the token is that of all ids, however the list was cut."""
     lists = dumped(
         *world,
         DumpConfig(

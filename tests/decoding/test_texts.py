@@ -200,7 +200,7 @@ def test_a_stop_string_ends_a_written_text(home, stop, tokens_after_stop):
 
 
 def test_a_stop_token_ends_a_written_text(home):
-    """The token that most texts come to write, named as the model's end, is a row and is not spelt."""
+    """The token that most texts come to write, named as the model's end, is a row and no part of the text."""
     word = max(range(28), key=lambda i: sum(i in ids[1:] and i != ids[0] for ids in home.values()))
 
     texts = dumped(stop_tokens=[SPELT[word]])

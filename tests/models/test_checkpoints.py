@@ -80,7 +80,7 @@ def test_an_incomplete_checkpoint_is_one_sentence(copies):
 
 
 def test_padding_saved_with_a_tokenizer_refuses_no_pair(copies):
-    """Fine-tuning often leaves it there; it says how batches are cut, not how text is spelt."""
+    """Fine-tuning often leaves it there; it says how batches are cut, not which ids a text has."""
     path = copies / "tuned/tokenizer.json"
     spelling = json.loads(path.read_text())
     spelling["truncation"] = {

@@ -1,4 +1,4 @@
-"""Tests of `vocabulary`: every id is spelt, and kinds are what a reader would say."""
+"""Tests of `vocabulary`: every id has its text, and classes are what a reader expects."""
 
 import pytest
 

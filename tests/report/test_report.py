@@ -89,13 +89,13 @@ def test_every_id_is_spelt(explored):
 
 def test_texts_are_read_once(finished):
     """A text that several policies wrote stands once in the close-ups, with all their names."""
-    closeups = lake.query("select distinct reader, prompt_id, policies from rollout_logits")
+    logits = lake.query("select distinct reader, prompt_id, policies from rollout_logits")
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
-    shown = closeups["prompt_id"].unique().to_list()
+    shown = logits["prompt_id"].unique().to_list()
     texts = rolled.filter(pl.col("prompt_id").is_in(shown)).group_by("policy", "prompt_id").agg("token_id")
     distinct = texts.select("prompt_id", pl.col("token_id").cast(pl.List(pl.String)).list.join(" ")).unique()
-    assert len(closeups.filter(reader="large")) == len(distinct) < len(texts)
-    assert closeups.filter(reader="small")["policies"].list.len().sum() == len(texts)
+    assert len(logits.filter(reader="large")) == len(distinct) < len(texts)
+    assert logits.filter(reader="small")["policies"].list.len().sum() == len(texts)
 
 
 def build(finished, explored, figures=()) -> str:
