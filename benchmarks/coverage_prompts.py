@@ -49,7 +49,7 @@ def verdict_difference(rng, prompts: int) -> tuple[Interval, float]:
     return intervals.mean_difference(one_P, two_P, seed=1), 0.1
 
 
-def duel(rng, prompts: int) -> tuple[Interval, float]:
+def frontier_difference(rng, prompts: int) -> tuple[Interval, float]:
     """Difference of two frontiers at a call ratio between their policies, on the same prompts."""
     tokens_P, _ = texts(rng, prompts)
     luck_P = rng.random(prompts)
@@ -58,7 +58,7 @@ def duel(rng, prompts: int) -> tuple[Interval, float]:
     right_PA = np.column_stack([luck_P < accuracy for _, accuracy in policies.values()])
     counts = frontiers.PolicyCounts([*policies], np.tile(tokens_P[:, None], 4), calls_PA, right_PA)
     curves = {"a": ["a10", "a30"], "b": ["b10", "b30"]}
-    result = frontiers.compare_routers(counts, curves, [0.2], seed=1)[0].difference
+    result = frontiers.compare_routers(counts, curves, [0.2], seed=1)[0].accuracy_difference
     return result, (0.5 + 0.3 * 0.12 / 0.2) - (0.4 + 0.2 * 0.1 / 0.22)
 
 
@@ -75,7 +75,7 @@ KINDS: dict[str, Callable] = {
     "ratio over prompts (BCa)": ratio,
     "difference of ratios (BCa, paired)": ratio_difference,
     "difference of accuracies (BCa, paired)": verdict_difference,
-    "difference of frontiers (BCa, paired)": duel,
+    "difference of frontiers (BCa, paired)": frontier_difference,
     "survival (Kaplan-Meier, log-log)": survival,
 }
 

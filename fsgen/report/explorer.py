@@ -62,7 +62,7 @@ def _explore_pair(
         "models": settings.pairs[pair].roles(),
         "default_roles": {name: method.definition.default_role for name, method in methods.items()},
         "policies": {
-            name: {"method": policy.method, "router": policy.router, "cut": calibrated[name].threshold}
+            name: {"method": policy.method, "router": policy.router, "threshold": calibrated[name].threshold}
             for name, policy in policies.items()
         },
         "texts": _texts(connection, pair, dataset, policies, records),

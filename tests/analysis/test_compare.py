@@ -73,8 +73,8 @@ def test_a_fork_is_an_unrouted_mismatch_after_a_shared_prefix(compared):
     assert divergences["apart"].sum() == 0
 
 
-def test_policies_that_never_leave_have_no_fork_and_never_forks_at_its_first_mismatch(compared):
-    """`always` is what forks are measured against; `perfect` without a budget writes the same text."""
+def test_policies_that_never_leave_have_no_divergence_and_never_diverges_at_its_first_mismatch(compared):
+    """Divergences are measured against `always`; `perfect` without a budget writes the same text."""
     policies = set(table("divergences")["policy"])
 
     assert not {p for p in policies if p.endswith(("+always", "+perfect"))}

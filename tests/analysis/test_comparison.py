@@ -1,4 +1,4 @@
-"""Claims about the comparisons: duels, survival, reunions and drafting equal their slow definitions."""
+"""Router comparisons, survival, reconvergence and drafting equal their slow definitions."""
 
 import numpy as np
 import polars as pl
@@ -115,7 +115,7 @@ def test_a_duel_is_the_gap_between_two_interpolated_frontiers_on_the_same_sample
 def test_a_duel_turned_around_is_its_own_mirror():
     """Differences change sign, ends change places, probabilities add up to one."""
     comparisons = frontiers.router_comparison_rows(counts_of(), KNOWN, FIXED, seed=1)
-    rows = {(duel["router"], duel["call_ratio"]): duel for duel in comparisons}
+    rows = {(row["router"], row["call_ratio"]): row for row in comparisons}
 
     for budget in (0.1, 0.3):
         one, other = rows["entropy", budget], rows["random", budget]
@@ -151,7 +151,7 @@ def test_one_prompt_leaves_a_duel_open():
 
 
 def test_beyond_its_ends_a_frontier_says_nothing():
-    """Without `never` and `always`, a budget that no policy reaches has no duel."""
+    """Without `never` and `always`, a budget that no policy reaches has no comparison."""
     counts = counts_of().filter(~pl.col("policy").is_in(["oracle+never", "oracle+always"]))
     budgets = {row["call_ratio"] for row in frontiers.router_comparison_rows(counts, KNOWN, FIXED, seed=1)}
     called = counts.filter(pl.col("policy").str.ends_with("@10"))
@@ -212,7 +212,7 @@ def test_texts_reunite_at_the_first_run_that_both_hold(one, other):
 
 
 def forks_of(rows: list[tuple], lengths: dict[str, int] | None = None) -> dict[str, dict]:
-    """Policy to its fork; a text is its answer but where `lengths` has that of a policy's."""
+    """Policy to its divergence; a text is its answer but where `lengths` has that of a policy's."""
     texts = [
         {
             "policy": name,
@@ -227,8 +227,8 @@ def forks_of(rows: list[tuple], lengths: dict[str, int] | None = None) -> dict[s
     return {row["policy"]: row for row in divergence.divergence_rows(pl.DataFrame(texts), KNOWN)}
 
 
-def test_an_answer_that_begins_another_forks_where_the_text_does():
-    """Where an answer ends depends on what follows: a fork beyond the policy's own is none, nor is an end."""
+def test_an_answer_that_begins_another_diverges_where_the_text_does():
+    """No divergence lies beyond the end of the policy's own answer, nor is that end one."""
     rows = [
         ("oracle+always", "p", [1, 2, 3, 7], "2"),
         ("oracle+never", "p", [1, 2, 4, 7], "2"),
@@ -271,7 +271,7 @@ def test_a_fork_is_the_first_token_that_always_says_otherwise():
 
 
 def test_reunions_are_counted_by_entropy_and_by_router_and_equal_texts_once():
-    """Shares of hand-made forks; two policies with the same text make one event for `all`."""
+    """Shares of hand-made divergences; two policies with the same text make one event for `all`."""
     columns = ("router", "prompt_id", "entropy", "tokens_to_reconverge", "same_answer", "token_ids")
     reported = [
         ("a", "p", 0.1, 3, True, [1]),

@@ -166,7 +166,7 @@ def test_below_six_models_there_is_a_value_without_an_interval():
 
 
 def measured(cof, low, high, dataset="toy"):
-    """One pair of our own, as points.parquet holds it."""
+    """One pair of our own, as scaling_points holds it."""
     sizes = {"small_total_b": 2.0, "large_total_b": 20.0}
     names = {"pair": "mine", "method": "oracle", "dataset": dataset}
     return pl.DataFrame([names | sizes | {"cof": cof, "cof_low": low, "cof_high": high}])
@@ -174,7 +174,7 @@ def measured(cof, low, high, dataset="toy"):
 
 @pytest.mark.long
 def test_an_own_pair_is_held_against_every_law_of_the_series_with_its_name():
-    """Each law's value and interval are those of `predict`; other methods and datasets foretell nothing."""
+    """Each law's value and interval are those of `predict`; other methods and datasets predict nothing."""
     known = pl.concat([series(), series().with_columns(method=pl.lit("proxy"))])
     rows = prediction.compare_with_measured(known, measured(0.1, 0.09, 0.11))
 

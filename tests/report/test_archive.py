@@ -75,8 +75,8 @@ def test_the_page_tells_the_numbers_of_the_metrics(kept):
         f"{share(requested, 'accuracy')} for {100 * requested['call_ratio']:.1f}"
         in reported["Accuracy against calls"]
     )
-    gap = compared["call_ratio_estimates"]["oracle+entropy@20"]
-    expected = share(gap, "difference", "difference_low", "difference_high")
+    estimate = compared["call_ratio_estimates"]["oracle+entropy@20"]
+    expected = share(estimate, "difference", "difference_low", "difference_high")
     assert expected in reported["Off-policy estimates"]
     greedy, drafted = compared["acceptance"]["greedy"], compared["accepted_length"]["3"]
     assert share(greedy, "rate", "rate_low", "rate_high") in reported["Drafting"]

@@ -25,7 +25,7 @@ def frames(finished) -> dict[str, pl.DataFrame]:
 def test_every_view_answers(frames):
     """After every stage has run there is no view without rows and described columns.
 
-    But for what the published laws foretell: none was fitted to this dataset.
+    Except the predictions of the published laws: none was fitted to this dataset.
     """
     for name in views.VIEWS | views.JOINED:
         assert len(lake.query(f"select * from {name} limit 1")) == (name != "scaling_predictions"), name

@@ -21,7 +21,7 @@ COST_RATIOS = tuple(np.round(np.geomspace(0.01, 1.0, 25), 4).tolist())
 class Drafted(NamedTuple):
     """What drafting K tokens a round comes to on each prompt."""
 
-    draft: int
+    draft_length: int
     """K."""
     tokens_P: np.ndarray
     rounds_P: np.ndarray
@@ -55,12 +55,16 @@ def draft_along(rows: pl.DataFrame, k: int) -> Drafted:
 
 def accepted_length(drafted: Drafted, *, seed: int) -> Interval:
     """Mean number of drafted tokens that a round keeps."""
-    return intervals.ratio(drafted.accepted_P, drafted.rounds_P, seed=seed, limits=(0.0, drafted.draft))
+    return intervals.ratio(
+        drafted.accepted_P, drafted.rounds_P, seed=seed, limits=(0.0, drafted.draft_length)
+    )
 
 
 def tokens_per_pass(drafted: Drafted, *, seed: int) -> Interval:
     """Tokens of the text for each pass of the large model; 1 without drafting."""
-    return intervals.ratio(drafted.tokens_P, drafted.rounds_P, seed=seed, limits=(1.0, drafted.draft + 1.0))
+    return intervals.ratio(
+        drafted.tokens_P, drafted.rounds_P, seed=seed, limits=(1.0, drafted.draft_length + 1.0)
+    )
 
 
 def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, seed: int) -> Interval:
@@ -71,7 +75,7 @@ def speed_up(drafted: Drafted, cost_ratio: float, *, verification: float = 1.0, 
     (arXiv 2211.17192, theorem 3.8, with the lengths that were found in place of independent acceptance).
     """
     spent_P = verification * drafted.rounds_P + cost_ratio * drafted.drafter_P
-    k = drafted.draft  # at worst a round drafts K for one token, at best it writes K + 1 for nothing
+    k = drafted.draft_length  # at worst a round drafts K for one token, at best it writes K + 1 for nothing
     limits = 1 / (verification + k * cost_ratio), (k + 1) / verification
     return intervals.ratio(drafted.tokens_P, spent_P, seed=seed, limits=limits)
 
@@ -127,7 +131,7 @@ def drafting_tables(rows: pl.DataFrame, cost_ratio: float, *, seed: int) -> Draf
 
 def _accepted_length_row(drafted: Drafted, seed: int) -> dict:
     return {
-        "draft_length": drafted.draft,
+        "draft_length": drafted.draft_length,
         **interval_columns(accepted_length(drafted, seed=seed), "accepted_length"),
         **interval_columns(tokens_per_pass(drafted, seed=seed), "tokens_per_pass"),
     }
@@ -135,4 +139,8 @@ def _accepted_length_row(drafted: Drafted, seed: int) -> dict:
 
 def _speedup_row(drafted: Drafted, cost_ratio: float, flops_ratio: float, seed: int) -> dict:
     speedup = interval_columns(speed_up(drafted, cost_ratio, seed=seed), "speedup")
-    return {"draft_length": drafted.draft, "cost_ratio": cost_ratio, "flops_ratio": flops_ratio} | speedup
+    return {
+        "draft_length": drafted.draft_length,
+        "cost_ratio": cost_ratio,
+        "flops_ratio": flops_ratio,
+    } | speedup

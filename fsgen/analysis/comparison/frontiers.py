@@ -40,13 +40,13 @@ class RouterComparison(NamedTuple):
     router: str
     other_router: str
     call_ratio: float
-    difference: Interval
+    accuracy_difference: Interval
     win_probability: float
     """Share of bootstrap samples of the prompts in which the first is better, ties counted half."""
 
     def reversed(self) -> "RouterComparison":
         """The second router against the first."""
-        value, low, high = self.difference
+        value, low, high = self.accuracy_difference
         difference = Interval(-value, -high, -low)
         return RouterComparison(
             self.other_router, self.router, self.call_ratio, difference, 1 - self.win_probability
@@ -122,7 +122,7 @@ def router_comparison_rows(
                 "other_router": comparison.other_router,
                 "call_ratio": comparison.call_ratio,
                 "win_probability": comparison.win_probability,
-                **interval_columns(comparison.difference, "accuracy_difference"),
+                **interval_columns(comparison.accuracy_difference, "accuracy_difference"),
             }
 
 

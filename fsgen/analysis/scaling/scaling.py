@@ -75,7 +75,7 @@ def _mean_entropy(dataset: str, model: str) -> float | None:
 def pool(
     metrics: Mapping[str, Mapping], entropies: Mapping[tuple[str, str], float] | None = None
 ) -> pl.DataFrame:
-    """The points of every dataset, method and pair, as points.parquet holds them.
+    """The points of every dataset, method and pair, as the view scaling_points holds them.
 
     `metrics` maps datasets to what metrics/<dataset>.json holds. Sizes that laws use are non-embedding.
     Raises UserError on a pair whose models' parameters are missing.
@@ -93,7 +93,7 @@ def pool(
 def _point(
     dataset: str, name: str, pair: Mapping, method: str, sizes: dict[str, float], entropy: float | None
 ) -> dict:
-    """A row of points: one pair's CoF by one method; `pair` is its object in the metrics."""
+    """A row of scaling_points: one pair's CoF by one method; `pair` is its object in the metrics."""
     cof = pair["cof"][method]
     return {
         "method": method,
@@ -112,7 +112,7 @@ def _point(
 
 
 def _sizes(dataset: str, models: Mapping[str, Mapping], name: str, pair: Mapping) -> dict[str, float]:
-    """Both models' parameters in billions, as columns of points."""
+    """Both models' parameters in billions, as columns of scaling_points."""
     sizes = {}
     for role in ("small", "large"):
         for key, column in (("parameters", f"{role}_b"), ("total_parameters", f"{role}_total_b")):

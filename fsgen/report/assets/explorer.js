@@ -58,7 +58,7 @@ function draw(token) {
   const changed = called.filter((s) => s.bits & MISMATCH);
   at("question").textContent = view.asked.asked.join("\n\n");
   at("gold").textContent = view.asked.gold;
-  at("summary").textContent =
+  at("policy-summary").textContent =
     `${view.policy}: ${counted.length} tokens of answer, ${called.length} calls, ${changed.length} of them changed the token` +
     (view.own.verdict ? `; the answer is ${view.own.verdict}.` : ".");
   at("text").replaceChildren(...view.steps.map(drawToken));
@@ -124,8 +124,8 @@ function decision(i, step) {
     : step.bits & MISMATCH ? "not called, would have changed it" : "not called");
   const score = own.scores?.[i];
   if (score !== null && score !== undefined) {
-    const cut = about.cut === null ? "" : `, threshold ${about.cut.toFixed(4)}`;
-    say(`score (${about.router})`, (score / SCALE).toFixed(4) + cut);
+    const threshold = about.threshold === null ? "" : `, threshold ${about.threshold.toFixed(4)}`;
+    say(`score (${about.router})`, (score / SCALE).toFixed(4) + threshold);
   } else say("router", about.router);
   return list;
 }

@@ -15,7 +15,7 @@ from fsgen.report.figures.style import DASHES, GREY, INK, MAIN_METHOD
 
 AXES = {
     "call_ratio": "call ratio, % of answer tokens",
-    "large_tokens_processed": "large positions per answer token",
+    "large_tokens_processed": "large-model tokens processed per answer token",
     "flops": "FLOPs per prompt",
 }
 ACCURACY = "Accuracy on test prompts, %"
@@ -67,7 +67,7 @@ def _draw_grid(frame: pl.DataFrame, rows: list[_Row]) -> Figure:
     if remark:
         figure.supxlabel(f"shown:{remark}", fontsize=7.5)
     entries = style.router_entries(routers, with_lines=True)
-    style.add_legend(figure, entries, columns=min(len(entries), 7))
+    style.add_legend(figure, entries, columns=min(len(entries), 6))
     return figure
 
 
@@ -159,7 +159,7 @@ def budgets(frame: pl.DataFrame) -> Figure:
     figure.supxlabel(f"Budget: call ratio aimed at on calibration prompts, %{remark}{hollow}", fontsize=9)
     figure.supylabel("Call ratio on test prompts, %", fontsize=9)
     entries = style.router_entries(routers)
-    style.add_legend(figure, entries, columns=min(len(entries), 7))
+    style.add_legend(figure, entries, columns=min(len(entries), 6))
     return figure
 
 
