@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from imagined import SPOKEN, Text, text_rows
 
 from fsgen.tables import parquet
-from fsgen.tables.schemas.dumps import ROLLED, ROLLED_TEXTS, STEPS
+from fsgen.tables.schemas.dumps import ROLLOUT_TEXTS, ROLLOUT_TOKENS, STEPS
 
 UNDECIDED = ("always", "never", "random", "perfect")  # routers that score nothing
 BUDGET = 0.2
@@ -32,8 +32,8 @@ def roll(subset: Text, other: Text, pieces: pa.Array) -> tuple[pa.Table, pa.Tabl
         text = subset if policy in ON_SMALL_TEXT else other
         decided = text.rows | decide(policy, small, large, text)
         reported = text_rows(text._replace(rows=decided), pieces)
-        rows.append(name_policy(policy, pa.table(decided), ROLLED))
-        texts.append(name_policy(policy, pa.table(reported), ROLLED_TEXTS))
+        rows.append(name_policy(policy, pa.table(decided), ROLLOUT_TOKENS))
+        texts.append(name_policy(policy, pa.table(reported), ROLLOUT_TEXTS))
     return pa.concat_tables(rows), pa.concat_tables(texts)
 
 
@@ -106,7 +106,7 @@ class Rolled:
 
     def __init__(self, folder: Path, block: int):
         self.folder, self.block, self.shards = folder, block, 0
-        self.tokens, self.texts = ROLLED.empty_table(), ROLLED_TEXTS.empty_table()
+        self.tokens, self.texts = ROLLOUT_TOKENS.empty_table(), ROLLOUT_TEXTS.empty_table()
         self.names: list[str] = []
 
     def add(self, tokens: pa.Table, texts: pa.Table, names: list[str]) -> None:

@@ -341,7 +341,7 @@ TABLE_KEYS = {
     "teacher_forced/large/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
     "teacher_forced/small/duo/toy/reads": ["writer", "reader", "prompt_id", "pos"],
     "fused/duo/toy/fused": ["method", "writer", "prompt_id", "pos"],
-    "routes/duo/toy/routed": ["policy", "prompt_id", "pos"],
+    "routes/duo/toy/simulated": ["policy", "prompt_id", "pos"],
     "rollouts/duo/toy/tokens": ["policy", "prompt_id", "pos"],
     "rollouts/duo/toy/texts": ["policy", "prompt_id"],
 }

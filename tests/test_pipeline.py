@@ -176,7 +176,7 @@ def test_fused_tokens_marked_exact_are_those_of_the_full_vocabulary(world):
 def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
     """Proven rows marked on_policy carry the decisions of the policy's own rollout."""
     keys = ["policy", "prompt_id", "pos"]
-    routed = parquet.read("data/routes/duo/toy/routed-*.parquet").filter(
+    routed = parquet.read("data/routes/duo/toy/simulated-*.parquet").filter(
         pl.col("on_policy") & pl.col("certified")
     )
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")

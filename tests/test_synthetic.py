@@ -12,7 +12,7 @@ from fsgen.collaboration import fuse
 from fsgen.config.load import load_settings
 from fsgen.tables import parquet
 from fsgen.tables.parquet import KEY
-from fsgen.tables.schemas.dumps import READS, ROLLED, ROLLED_TEXTS, STEPS, TEXTS, TOKENS
+from fsgen.tables.schemas.dumps import READS, ROLLOUT_TEXTS, ROLLOUT_TOKENS, STEPS, TEXTS, TOKENS
 
 with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sys, "path", [str(Path(__file__).parent.parent / "benchmarks"), *sys.path])
@@ -24,8 +24,8 @@ ALL = {
     "dumps/*/sums/texts": TEXTS,
     "teacher_forced/large/*/sums/reads": READS,
     "teacher_forced/small/*/sums/reads": READS,
-    "rollouts/*/sums/tokens": ROLLED,
-    "rollouts/*/sums/texts": ROLLED_TEXTS,
+    "rollouts/*/sums/tokens": ROLLOUT_TOKENS,
+    "rollouts/*/sums/texts": ROLLOUT_TEXTS,
     "rollouts/*/sums/steps": STEPS,
 }
 

@@ -28,7 +28,7 @@ from fsgen.config.schema import Settings
 from fsgen.execution import console
 from fsgen.tables import files, parquet, paths
 from fsgen.tables.parquet import KEY
-from fsgen.tables.schemas.collaboration import ROUTED, SCORES
+from fsgen.tables.schemas.collaboration import SCORES, SIMULATED
 
 ROUTERS = {name: registry.resolve(registry.ROUTERS, name, "the routers") for name in registry.ROUTERS}
 LEARNED = [name for name, router in ROUTERS.items() if router.fit]
@@ -38,7 +38,7 @@ def route_pair(settings: Settings, pair: str) -> None:
     """Fit and calibrate the pair's routers, and simulate its policies on the default model's own text.
 
     Writes data/routes/<pair>/: calibrated.json and, for each shard of the dumps, two tables in <dataset>/,
-    routed-<shard>.parquet (decisions) and scores-<shard>.parquet. Fitting and calibration read calibration
+    simulated-<shard>.parquet (decisions) and scores-<shard>.parquet. Fitting and calibration read calibration
     prompts only, the tables hold test prompts only.
     """
     out = paths.routes(pair)
@@ -92,7 +92,7 @@ def _write_shards(
     for shard in parquet.shards(paths.fused(pair, dataset), "fused"):
         texts = _DumpedRecords.open(settings, pair, dataset, "test", shard)
         simulated = _simulate(texts, calibration.routers, settings.seed)
-        parquet.write(folder / f"routed-{shard}.parquet", simulated, ROUTED)
+        parquet.write(folder / f"simulated-{shard}.parquet", simulated, SIMULATED)
         scores = _score(texts, calibration.fits)
         parquet.write(folder / f"scores-{shard}.parquet", scores, SCORES)
 
@@ -215,7 +215,7 @@ def _simulate_policy(
     leaves = (may_call & (pl.col("mismatch") | unproven)).cast(pl.Int32)
     # the row at which the policy leaves the text is still one that it sees
     return rows.with_columns(on_policy=(leaves.cum_sum() - leaves).over("prompt_id") == 0).select(
-        ROUTED.names
+        SIMULATED.names
     )
 
 

@@ -108,15 +108,15 @@ VIEWS = {
     ),
     "simulated_tokens": View(
         "calls of simulated policies along dumped texts (off-policy)",
-        "routes/*/*/routed-*.parquet",
+        "routes/*/*/simulated-*.parquet",
         _PAIR,
-        collaboration.ROUTED,
+        collaboration.SIMULATED,
     ),
     "rollout_tokens": View(
-        "tokens that policies generated", "rollouts/*/*/tokens-*.parquet", _PAIR, dumps.ROLLED
+        "tokens that policies generated", "rollouts/*/*/tokens-*.parquet", _PAIR, dumps.ROLLOUT_TOKENS
     ),
     "rollout_texts": View(
-        "texts that policies generated", "rollouts/*/*/texts-*.parquet", _PAIR, dumps.ROLLED_TEXTS
+        "texts that policies generated", "rollouts/*/*/texts-*.parquet", _PAIR, dumps.ROLLOUT_TEXTS
     ),
     "model_steps": View(
         "tokens that each model processed in a rollout", "rollouts/*/*/steps-*.parquet", _PAIR, dumps.STEPS

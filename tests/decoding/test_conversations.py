@@ -183,7 +183,7 @@ def test_conversations_of_both_endings_take_part(talk):
         assert set(texts["finish_reason"]) == {"eos", "length"}
         assert set(texts["turn"]) == {1, 2, 3}
         assert {3, 4} <= set(texts.filter(pl.col("turn") > 1)["prompt_tokens"])
-    routed = parquet.read("data/routes/duo/toy/routed-*.parquet").filter(policy="oracle+margin")
+    routed = parquet.read("data/routes/duo/toy/simulated-*.parquet").filter(policy="oracle+margin")
     rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
     assert rolled["from_template"].any()
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet")

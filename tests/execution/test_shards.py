@@ -13,7 +13,7 @@ from fsgen.decoding import dump_rollouts
 from fsgen.decoding.dump_teacher_forced import _digest_rows
 from fsgen.decoding.rollout import prefix_tree, rollout
 from fsgen.tables import files, parquet
-from fsgen.tables.schemas.dumps import ROLLED
+from fsgen.tables.schemas.dumps import ROLLOUT_TOKENS
 from fsgen.tasks import prompts
 from tests.conftest import (
     PARAMS,
@@ -171,7 +171,7 @@ def test_a_closer_look_follows_what_counts_of_a_text(pair):
     loaded = write_params(params_of(BEFORE))
     dump_rollouts.dump_rollouts(loaded, "duo")
     for path in Path("data/rollouts/duo/toy").glob("tokens-*.parquet"):
-        parquet.write(path, parquet.read(path).with_columns(in_answer=~pl.col("in_answer")), ROLLED)
+        parquet.write(path, parquet.read(path).with_columns(in_answer=~pl.col("in_answer")), ROLLOUT_TOKENS)
     dump_rollouts.dump_rollouts(loaded, "duo")
 
     key = ["policy", *parquet.KEY]

@@ -74,7 +74,15 @@ def test_a_view_is_described_without_torch():
 def test_the_layout_of_dumps_holds_names_and_types_and_no_sentence(monkeypatch):
     """It is a fact of every shard: another type makes it anew, a better sentence does not."""
     before = dumps.layout()
-    assert set(before) == {"READS", "ROLLED", "ROLLED_TEXTS", "ROLLOUT_LOGITS", "STEPS", "TEXTS", "TOKENS"}
+    assert set(before) == {
+        "READS",
+        "ROLLOUT_TOKENS",
+        "ROLLOUT_TEXTS",
+        "ROLLOUT_LOGITS",
+        "STEPS",
+        "TEXTS",
+        "TOKENS",
+    }
     assert before["STEPS"][0] == "role: string"
 
     reworded = parquet.schema([(field.name, field.type, "in other words") for field in dumps.STEPS])

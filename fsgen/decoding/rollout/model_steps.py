@@ -40,8 +40,8 @@ def model_steps(
 ) -> pa.Table:
     """The table `steps` of a shard, one row for each role whose model some policy requires.
 
-    `tokens` are rows of ROLLED. `departure_pos` maps policy and prompt id to the position at which the text
-    left the dumped ones; texts that never did take no steps. `prompts` maps prompt ids to tokens.
+    `tokens` are rows of ROLLOUT_TOKENS. `departure_pos` maps policy and prompt id to the position where the
+    text left the dumped ones; texts that never did take no steps. `prompts` maps prompt ids to tokens.
     """
     shared, separate = _shared_positions(tokens, runs, departure_pos, prompts), _separate_steps(tokens, runs)
     rows = [(role, total.generated, separate[role], total.prompt) for role, total in shared.items()]

@@ -16,7 +16,7 @@ from fsgen.decoding.rollout.decisions import Decisions
 from fsgen.decoding.rollout.runs import FinishedText, PolicyRun
 from fsgen.decoding.texts import StopRule
 from fsgen.tables import parquet
-from fsgen.tables.schemas.dumps import ROLLED, ROLLED_TEXTS
+from fsgen.tables.schemas.dumps import ROLLOUT_TEXTS, ROLLOUT_TOKENS
 
 ORDER = [(name, "ascending") for name in ("policy", "prompt_id", "turn", "pos")]
 
@@ -26,9 +26,9 @@ class PolicyTables(NamedTuple):
 
     policies: list[str]
     tokens: pa.Table
-    """Columns of ROLLED."""
+    """Columns of ROLLOUT_TOKENS."""
     texts: pa.Table
-    """Columns of ROLLED_TEXTS."""
+    """Columns of ROLLOUT_TEXTS."""
 
 
 def policy_tables(
@@ -46,8 +46,8 @@ def policy_tables(
 def read_policy_tables(home: Path, policies: list[str]) -> PolicyTables:
     """What a finished shard in the folder `home` holds of these policies."""
     is_wanted = pl.col("policy").is_in(policies)
-    tokens = parquet.read(home / "tokens.parquet").filter(is_wanted).to_arrow().cast(ROLLED)
-    turns = parquet.read(home / "texts.parquet").filter(is_wanted).to_arrow().cast(ROLLED_TEXTS)
+    tokens = parquet.read(home / "tokens.parquet").filter(is_wanted).to_arrow().cast(ROLLOUT_TOKENS)
+    turns = parquet.read(home / "texts.parquet").filter(is_wanted).to_arrow().cast(ROLLOUT_TEXTS)
     return PolicyTables(policies, tokens, turns)
 
 
@@ -75,7 +75,7 @@ def _token_rows(
     }
     for name, values_N in _decision_columns(decisions, runs).items():
         columns[name] = _spread(row_N, values_N, flags.from_template)
-    return pa.table({name: columns[name] for name in ROLLED.names}).cast(ROLLED)
+    return pa.table({name: columns[name] for name in ROLLOUT_TOKENS.names}).cast(ROLLOUT_TOKENS)
 
 
 def _rows_of_decisions(
@@ -89,7 +89,7 @@ def _rows_of_decisions(
 
 
 def _decision_columns(decisions: Decisions, runs: list[PolicyRun]) -> dict[str, np.ndarray]:
-    """Columns of ROLLED that decisions fill, [N] each."""
+    """Columns of ROLLOUT_TOKENS that decisions fill, [N] each."""
     return {
         "default_id": decisions.default_id_N,
         "small_id": decisions.small_id_N,
@@ -131,4 +131,4 @@ def _text_rows(
         prompt_id, policy = prompt_ids[end.prompt], runs[end.run].name
         turns = stored_texts.text_rows(stop_rule, prompt_id, prompts[prompt_id], end.text)
         rows += [{"policy": policy, **turn} for turn in turns]
-    return pa.Table.from_pylist(rows, schema=ROLLED_TEXTS)
+    return pa.Table.from_pylist(rows, schema=ROLLOUT_TEXTS)

@@ -24,7 +24,7 @@ FUSED = parquet.schema(
 )  # fmt: skip
 
 
-ROUTED = parquet.schema(
+SIMULATED = parquet.schema(
     [
         ("policy", pa.string(), "policy that is simulated"),
         ("prompt_id", pa.string(), "test prompt"),

@@ -71,7 +71,7 @@ READS = parquet.schema(
 
 _WRITTEN_BY = ("policy", pa.string(), "policy that wrote the text")
 
-ROLLED = parquet.schema(
+ROLLOUT_TOKENS = parquet.schema(
     [
         _WRITTEN_BY,
         ("prompt_id", pa.string(), "prompt that the text answers"),
@@ -96,7 +96,7 @@ ROLLED = parquet.schema(
     ]
 )
 
-ROLLED_TEXTS = parquet.schema([_WRITTEN_BY, *TEXT_COLUMNS])
+ROLLOUT_TEXTS = parquet.schema([_WRITTEN_BY, *TEXT_COLUMNS])
 
 STEPS = parquet.schema(
     [
