@@ -75,7 +75,7 @@ def list_cases(bench: Bench) -> list[Case]:
         Case("float32 equals the CPU", 45, lambda _: exactness_case(family, device)),
         Case(names[0], 40, lambda _: write_case(bench, "qwen-0_5b", few)),
         Case(names[1], 45, lambda _: write_case(bench, "qwen-7b", few)),
-        Case("rollout 0.5b beside 7b", 90, lambda _: rollout_case(bench)),
+        Case("rollout 0.5b with 7b", 90, lambda _: rollout_case(bench)),
         Case("read 0.5b", 15, lambda _: read_case(bench, "qwen-0_5b")),
         Case("read 7b", 20, lambda _: read_case(bench, "qwen-7b")),
         Case(

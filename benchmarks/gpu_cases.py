@@ -329,7 +329,9 @@ def rollout_case(bench: Bench) -> dict:
             seconds[name], _ = seconds_of(stage, bench.device)
         counted = {name: _since(before.get(name), now) for name, now in passes().items()}
     grown = memory.grown()
-    rolled = parquet.read(paths.rollouts(PAIR, "toy") / "tokens-*.parquet", ["policy", "prompt_id", "called"])
+    rollout_rows = parquet.read(
+        paths.rollouts(PAIR, "toy") / "tokens-*.parquet", ["policy", "prompt_id", "called"]
+    )
     steps = parquet.read(paths.rollouts(PAIR, "toy") / "steps-*.parquet")
     worlds.forget(str(paths.rollouts(PAIR)))
     busy = device_work(stages["rollout"], bench.device)
@@ -339,13 +341,13 @@ def rollout_case(bench: Bench) -> dict:
     spent = seconds["rollout"]
     return {
         "budgets": len(gpu_worlds.BUDGETS),
-        "policies": rolled["policy"].n_unique(),
-        "texts": rolled.select("policy", "prompt_id").n_unique(),
-        "tokens": len(rolled),
-        "called_share": float(rolled["called"].mean()),
+        "policies": rollout_rows["policy"].n_unique(),
+        "texts": rollout_rows.select("policy", "prompt_id").n_unique(),
+        "tokens": len(rollout_rows),
+        "called_share": float(rollout_rows["called"].mean()),
         "rows": settings.compute.batch_size,
         "stage_seconds": seconds,
-        "tokens_per_second": len(rolled) / spent,
+        "tokens_per_second": len(rollout_rows) / spent,
         "positions_per_second": sum(real.values()) / spent,
         "passes": {name: now["passes"] for name, now in counted.items()},
         "positions": {name: now["positions"] for name, now in counted.items()},

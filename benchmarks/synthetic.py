@@ -150,7 +150,7 @@ class Press:
 
     def __init__(self, data: Path, pieces: pa.Array, block: int):
         self.data, self.pieces = data, pieces
-        self.rolled = {pair: Rolled(data / f"rollouts/{pair}/{DATASET}", block) for pair in PAIRS}
+        self.rollout_rows = {pair: Rolled(data / f"rollouts/{pair}/{DATASET}", block) for pair in PAIRS}
 
     def print_block(self, number: int, prompts: pl.DataFrame, texts: list[Text]) -> None:
         """The shards of one block of prompts."""
@@ -173,8 +173,8 @@ class Press:
                 read_rows(other, "large", "small", small, large),
             ]
             self.put(f"teacher_forced/small/{pair}", "reads", number, pa.concat_tables(reads), READS)
-            self.rolled[pair].add(*roll(subset, other, self.pieces), tested)
-            self.rolled[pair].write(is_last=False)
+            self.rollout_rows[pair].add(*roll(subset, other, self.pieces), tested)
+            self.rollout_rows[pair].write(is_last=False)
 
     def put(self, folder: str, name: str, number: int, table, columns: pa.Schema) -> None:
         """One shard of one table."""
@@ -182,8 +182,8 @@ class Press:
 
     def finish(self) -> None:
         """What is left of the rollouts."""
-        for rolled in self.rolled.values():
-            rolled.write(is_last=True)
+        for rollout_rows in self.rollout_rows.values():
+            rollout_rows.write(is_last=True)
 
 
 def token_rows(text: Text) -> pa.Table:

@@ -99,10 +99,10 @@ def test_a_router(registries, tiny_world):
     calibrated = read_calibration("duo", "toy").routers
     cuts = {name: router.threshold for name, router in calibrated.items()}
     assert cuts["oracle+tail_mass@30"] > cuts["oracle+tail_mass@80"]
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
         pl.col("policy").str.contains("tail_mass")
     )
-    for (policy,), rows in rolled.partition_by("policy", as_dict=True).items():
+    for (policy,), rows in rollout_rows.partition_by("policy", as_dict=True).items():
         assert (rows["called"] == (rows["score"] > cuts[policy])).all()
         assert rows["called"].any()
         assert not rows["called"].all()
@@ -120,8 +120,8 @@ def test_a_method(registries, tiny_world):
     assert fused["certified"].all()
     other = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle", writer="large")
     assert (fused.sort(key)["fused_id"] != other.sort(key)["fused_id"]).any()
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="agreement+always")
-    both = rolled.join(fused, on=key, suffix="_dumped")
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="agreement+always")
+    both = rollout_rows.join(fused, on=key, suffix="_dumped")
     first = both.filter(pl.col("pos") == 0)  # the same prefix in any text
     assert len(first) > 5
     assert first["fused_id"].equals(first["fused_id_dumped"])

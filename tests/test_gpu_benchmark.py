@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "cases",
 }
 EXACTNESS = "float32 equals the CPU"
-ROLLOUT = "rollout 0.5b beside 7b"
+ROLLOUT = "rollout 0.5b with 7b"
 WRITING = [
     "write 0.5b, 4 rows",
     "write 7b, 4 rows",
@@ -101,7 +101,7 @@ def test_a_rollout_has_its_budgets(result):
     case = result["cases"][ROLLOUT]
 
     assert case["budgets"] == 8
-    assert case["policies"] >= case["budgets"]  # the pair's references are rolled out too
+    assert case["policies"] >= case["budgets"]  # the pair's references are rollout_rows out too
     assert case.keys() >= MEMORY | {"tokens_per_second", "positions_per_second", "waiting_share"}
     assert case["stage_seconds"].keys() >= {"dump_large", "dump_small", "fuse", "route", "rollout"}
     assert all(case["real_positions"][name] <= case["positions"][name] for name in case["positions"])

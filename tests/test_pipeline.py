@@ -98,12 +98,12 @@ def torch_softmax(logits) -> np.ndarray:
 @pytest.mark.parametrize("method", ["oracle", "contrastive", "contrastive_obrien", "average", "proxy"])
 def test_every_router_writes_what_the_reference_writes(world, method):
     """Tokens, calls and mismatches of the tree equal one policy on one prompt without a cache."""
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("prompt_id", "pos")
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("prompt_id", "pos")
     names = sorted({p.name for p in world.settings.policies if p.method == method})
     assert len(names) == (13 if method in ("oracle", "proxy") else 10)
 
     for policy in names:
-        rows = rolled.filter(policy=policy).group_by("prompt_id", maintain_order=True).agg(pl.all())
+        rows = rollout_rows.filter(policy=policy).group_by("prompt_id", maintain_order=True).agg(pl.all())
         texts = {row["prompt_id"]: row for row in rows.iter_rows(named=True)}
         expected = reference_texts(world, policy)
         assert expected.keys() == texts.keys()
@@ -146,13 +146,13 @@ def test_dumped_mismatches_give_the_rounds_of_a_real_draft_and_verify_loop(world
 def test_oracle_always_is_the_large_model_and_never_the_small_one(world):
     """Token for token, as is perfect's text, whose calls are exactly the mismatches."""
     tests = world.prompts.filter(split="test")["prompt_id"].to_list()
-    rolled = "data/rollouts/duo/toy/tokens-*.parquet"
+    rollout_rows = "data/rollouts/duo/toy/tokens-*.parquet"
     large, small = (texts_of(f"data/dumps/{role}/toy/tokens-*.parquet") for role in ("large", "small"))
 
-    assert {name: large[name] for name in tests} == texts_of(rolled, policy="oracle+always")
-    assert {name: large[name] for name in tests} == texts_of(rolled, policy="oracle+perfect")
-    assert {name: small[name] for name in tests} == texts_of(rolled, policy="oracle+never")
-    perfect = parquet.read(rolled).filter(policy="oracle+perfect")
+    assert {name: large[name] for name in tests} == texts_of(rollout_rows, policy="oracle+always")
+    assert {name: large[name] for name in tests} == texts_of(rollout_rows, policy="oracle+perfect")
+    assert {name: small[name] for name in tests} == texts_of(rollout_rows, policy="oracle+never")
+    perfect = parquet.read(rollout_rows).filter(policy="oracle+perfect")
     assert perfect["called"].equals(perfect["mismatch"])
 
 
@@ -179,9 +179,9 @@ def test_the_simulation_is_exact_until_the_policy_leaves_the_text(world):
     routed = parquet.read("data/routes/duo/toy/simulated-*.parquet").filter(
         pl.col("on_policy") & pl.col("certified")
     )
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
 
-    both = routed.join(rolled, on=keys, how="left", suffix="_rolled", validate="1:1")
+    both = routed.join(rollout_rows, on=keys, how="left", suffix="_rolled", validate="1:1")
 
     assert len(both) > 500
     assert both["called"].equals(both["called_rolled"], check_names=False)

@@ -120,7 +120,7 @@ def test_a_second_run_leaves_the_same_bytes(tiny_world):
 
 
 def test_both_sides_can_be_asked_before_a_rollout_exists(tiny_world):
-    """Teacher forcing is all that `token_pairs` needs beside the catalogue and the vocabularies."""
+    """Teacher forcing is all that `token_pairs` needs besides the catalogue and the vocabularies."""
     catalogue.write_catalogue(tiny_world)
     for name in tiny_world.models:
         vocabulary.write_vocabulary(tiny_world, name)

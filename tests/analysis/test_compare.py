@@ -43,7 +43,7 @@ def test_every_table_is_there_under_its_view(compared):
 
 
 def test_budgets_in_the_metrics_are_recounted_call_ratios(compared):
-    """Target beside what test prompts came to, for every policy with a budget."""
+    """The target and the ratio on test prompts, for every policy with a budget."""
     loaded, metrics = compared
     counted = lake.query(
         f"select policy, avg(called::int) share from rollout_tokens where in_answer and {TESTS} group by all"
@@ -141,7 +141,7 @@ def test_survival_is_that_of_texts_walked_token_by_token(compared):
 
 
 def test_a_policy_leaves_at_its_last_token_and_not_where_nobody_can_tell():
-    """A routed mismatch is an event wherever it stands; an unproven one loses the text before its row."""
+    """A routed mismatch is an event at any position; an unproven one loses the text before its row."""
     stories = {  # policy to its rows: called, mismatch, certified, on_policy
         "a+last": [(0, 0, True, 1), (1, 1, True, 1)],
         "b+middle": [(1, 0, True, 1), (1, 1, True, 1), (0, 0, True, 0)],

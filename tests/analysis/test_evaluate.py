@@ -41,8 +41,8 @@ def test_tallies_equal_a_recount_in_plain_python(world, numbers):
     )
     texts = parquet.read("data/rollouts/duo/toy/texts-*.parquet").filter(turn=1)
     texts = texts.rows_by_key(["policy", "prompt_id"], named=True, unique=True)
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
-    grouped = rolled.rows_by_key(["policy", "prompt_id"], named=True)
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
+    grouped = rollout_rows.rows_by_key(["policy", "prompt_id"], named=True)
     assert {prompt for _, prompt in counts} == names_of_tests(world)
 
     for key, rows in grouped.items():
@@ -115,7 +115,7 @@ def test_tallies_of_drafting_equal_a_plain_loop(world, numbers, draft):
 
 
 def test_a_policy_that_never_calls_costs_the_small_model_alone(world, numbers):
-    """FLOPs are the small model's over prompt and text; proxy's speaker is the tuned one."""
+    """FLOPs are the small model's over prompt and text; proxy's default model is the tuned one."""
     for policy, role in (("oracle+never", "small"), ("proxy+never", "tuned")):
         about = description.read_description(role)
         sizes, shape = about["parameters"], about["shape"]

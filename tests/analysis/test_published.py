@@ -52,7 +52,7 @@ def test_every_series_has_every_law_with_its_measures(reported):
 
 
 def test_what_the_authors_own_law_is_worth_on_their_own_table(reported):
-    """alpha on its bound in 3 of 12, never told from 0; the logarithm of the ratio is better in all 12."""
+    """alpha on its bound in 3 of 12, never separable from 0; the log of the ratio is better in all 12."""
     result = reported[0]["comparison"]
 
     assert (result["power_at_bound"], result["alpha_may_be_0"]) == (3, 12)

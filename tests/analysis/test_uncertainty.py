@@ -65,7 +65,7 @@ def test_auroc_is_recounted_from_the_scores(described, writer):
 
 
 def test_places_are_read_off_the_words(described):
-    """First tokens, sentence starts and the rest, recounted from the spelt text in plain Python."""
+    """First tokens, sentence starts and the rest, recounted from the text in plain Python."""
     pieces = dict(parquet.read("data/vocabulary/large.parquet").select("token_id", "piece").iter_rows())
     text = parquet.read("data/dumps/large/toy/tokens-*.parquet").sort(KEY)
     rows = scores(writer="large").select(*KEY, "mismatch")

@@ -269,9 +269,11 @@ def test_tables_describe_views(finished, fsgen):
 
 def test_show_goes_down_to_the_token(finished, fsgen):
     """Prompt and texts; a policy's marks; both models' words with their probabilities."""
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(policy="oracle+max_probability")
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(
+        policy="oracle+max_probability"
+    )
     first = parquet.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
-    rows = rolled.filter(prompt_id=first).sort("pos")
+    rows = rollout_rows.filter(prompt_id=first).sort("pos")
     _, out, _ = fsgen("show", "duo", first)
     assert "small (small) alone" in out
     assert "large (large) alone" in out
@@ -285,7 +287,7 @@ def test_show_goes_down_to_the_token(finished, fsgen):
 
 
 def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
-    """The rolled text, marked, and the ratios; words on stdin are a conversation."""
+    """The text of the rollout, marked, and the ratios; words on stdin are a conversation."""
     name = parquet.read("data/prompts/toy.parquet").filter(split="test").sort("order")["prompt_id"][0]
     texts = parquet.read("data/rollouts/duo/toy/texts-*.parquet").filter(
         prompt_id=name, policy="oracle+max_probability"
@@ -472,7 +474,7 @@ def test_run_says_what_params_yaml_lacks(tmp_path, monkeypatch):
 
 
 def test_run_and_check_doubt_a_pair_the_wrong_way_round(finished, fsgen, monkeypatch, tmp_path):
-    """A warning beside the result: two models may well be compared so."""
+    """A warning with the result: the comparison is allowed."""
     (tmp_path / "metrics").mkdir()
     content = json.loads(Path("metrics/toy.json").read_text())
     (tmp_path / "params.yaml").write_text(Path("params.yaml").read_text())

@@ -1,4 +1,4 @@
-"""What a run will cost: counted by hand, never below what really happened, and told in every profile."""
+"""What a run will cost: counted by hand, never below what really happened, and stated in every profile."""
 
 import copy
 import json
@@ -128,8 +128,8 @@ def test_it_is_never_less_than_what_happened(finished):
     reads = parquet.read("data/teacher_forced/small/duo/toy/reads-*.parquet", ["reader"])
     for role in ("small", "tuned"):
         assert work["dump_small", role].rows >= len(reads.filter(reader=role))
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet", ["pos"])
-    assert work["rollout", "large"].rows >= len(rolled)
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet", ["pos"])
+    assert work["rollout", "large"].rows >= len(rollout_rows)
     steps = parquet.read("data/rollouts/duo/toy/steps-*.parquet")
     tests = len(parquet.read("data/prompts/toy.parquet").filter(split="test"))
     alone = dict(steps.group_by("role").agg(pl.col("separate_steps").sum()).iter_rows())

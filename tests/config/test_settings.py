@@ -139,7 +139,7 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(params, path, value, mess
 
 
 def test_a_missing_key_and_a_broken_file_are_named(params):
-    """What is absent is told apart from what is wrong."""
+    """Absent and wrong are distinguished."""
     del params["seed"]
     with pytest.raises(UserError, match=r"params.yaml lacks the key 'seed'; add it\."):
         load(params)

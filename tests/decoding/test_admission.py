@@ -1,4 +1,4 @@
-"""AdmissionQueue: every prompt enters once, where rows are free, and never beside one of half its width."""
+"""AdmissionQueue: every prompt enters once, where rows are free, and never with one of half its width."""
 
 from hypothesis import given
 from hypothesis import strategies as st

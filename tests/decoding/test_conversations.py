@@ -184,8 +184,8 @@ def test_conversations_of_both_endings_take_part(talk):
         assert set(texts["turn"]) == {1, 2, 3}
         assert {3, 4} <= set(texts.filter(pl.col("turn") > 1)["prompt_tokens"])
     routed = parquet.read("data/routes/duo/toy/simulated-*.parquet").filter(policy="oracle+margin")
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
-    assert rolled["from_template"].any()
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet")
+    assert rollout_rows["from_template"].any()
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet")
     assert fused.filter("from_template")["in_answer"].sum() == 0
     given = fused.filter("from_template", writer="small").select("prompt_id", "pos").unique()
@@ -202,7 +202,7 @@ def judged(prompts: pl.DataFrame) -> pl.DataFrame:
 def rate_by_length(requests, cache) -> list[Rating]:
     """A judge who rates the last answer by its words, and says nothing of every fifth."""
     marks = [float(min(10, 1 + len(request.answers[-1].split()))) for request in requests]
-    return [Rating(None if i % 5 == 4 else mark, "told", "j") for i, mark in enumerate(marks)]
+    return [Rating(None if i % 5 == 4 else mark, "reply", "j") for i, mark in enumerate(marks)]
 
 
 def test_a_judged_task_has_ratings_for_accuracies_and_neither_without_a_judge(talk, monkeypatch):

@@ -28,10 +28,10 @@ def generate(session: PairSession, prompt_id: str, usage: LargeModelUse) -> list
 
 def test_every_policy_writes_its_rolled_text(world, monkeypatch):
     """Token for token, with the same calls and defaults; conversations in their first turn."""
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(turn=1).sort("pos")
-    written = rolled.filter(~pl.col("from_template")).partition_by("policy", "prompt_id", as_dict=True)
-    prompts = rolled["prompt_id"].unique().sort().to_list()[:3]
-    for policy in rolled["policy"].unique().sort():
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").filter(turn=1).sort("pos")
+    written = rollout_rows.filter(~pl.col("from_template")).partition_by("policy", "prompt_id", as_dict=True)
+    prompts = rollout_rows["prompt_id"].unique().sort().to_list()[:3]
+    for policy in rollout_rows["policy"].unique().sort():
         session = open_in_memory(world, monkeypatch, policy)
         for name in prompts:
             tokens = generate(session, name, LargeModelUse())

@@ -128,8 +128,8 @@ def test_a_tree_takes_fewer_steps_than_its_policies_alone(reference_run):
     """And says by how many: every generated position of every branch once, for the models that it needs."""
     steps = parquet.read(reference_run / "data/rollouts/duo/toy/steps-*.parquet")
     totals = steps.group_by("role").agg(pl.col("shared_steps", "separate_steps").sum())
-    rolled = parquet.read(reference_run / "data/rollouts/duo/toy/tokens-*.parquet")
-    spoken = rolled.with_columns(
+    rollout_rows = parquet.read(reference_run / "data/rollouts/duo/toy/tokens-*.parquet")
+    spoken = rollout_rows.with_columns(
         role=pl.when(pl.col("policy").str.starts_with("proxy"))
         .then(pl.lit("tuned"))
         .otherwise(pl.lit("small"))
@@ -140,7 +140,7 @@ def test_a_tree_takes_fewer_steps_than_its_policies_alone(reference_run):
         assert alone >= len(spoken.filter(role=role))
     # no model can have taken more steps than there are prefixes
     prefixes = (
-        rolled.sort("policy", "prompt_id", "pos")
+        rollout_rows.sort("policy", "prompt_id", "pos")
         .group_by("policy", "prompt_id", maintain_order=True)
         .agg("token_id")
     )

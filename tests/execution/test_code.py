@@ -132,24 +132,24 @@ def test_a_circle_ends(package):
 
 def test_what_a_registry_names_has_its_own_digest(package, monkeypatch):
     """A rule or a router is imported by its name alone; a change of its file counts for those that use it."""
-    monkeypatch.setitem(registry.ROUTERS, "doubt", "fsgen.models.sizes:DOUBT")
-    before = code.definition_digest(registry.ROUTERS, "doubt")
+    monkeypatch.setitem(registry.ROUTERS, "unit", "fsgen.models.sizes:SCORE")
+    before = code.definition_digest(registry.ROUTERS, "unit")
     assert before == code.code_digest("fsgen.models.sizes")
     write(package, "models/units.py", "UNIT = 3\n")
     code.code_digest.cache_clear()
-    assert code.definition_digest(registry.ROUTERS, "doubt") != before
+    assert code.definition_digest(registry.ROUTERS, "unit") != before
 
 
 def test_a_registry_line_may_name_another_package(package, monkeypatch):
     """Of such a module its own code counts, and what it imports of fsgen."""
     monkeypatch.syspath_prepend(package)
-    monkeypatch.setitem(registry.ROUTERS, "doubt", "doubtful:DOUBT")
-    write(package, "doubtful.py", "from fsgen.models.units import UNIT\n\nDOUBT = UNIT\n")
-    before = code.definition_digest(registry.ROUTERS, "doubt")
-    assert code.imports("doubtful") == ["doubtful", "fsgen.models.units"]
-    write(package, "doubtful.py", "from fsgen.models.units import UNIT\n\nDOUBT = -UNIT\n")
+    monkeypatch.setitem(registry.ROUTERS, "unit", "router_file:SCORE")
+    write(package, "router_file.py", "from fsgen.models.units import UNIT\n\nSCORE = UNIT\n")
+    before = code.definition_digest(registry.ROUTERS, "unit")
+    assert code.imports("router_file") == ["router_file", "fsgen.models.units"]
+    write(package, "router_file.py", "from fsgen.models.units import UNIT\n\nSCORE = -UNIT\n")
     code.code_digest.cache_clear()
-    assert code.definition_digest(registry.ROUTERS, "doubt") != before
+    assert code.definition_digest(registry.ROUTERS, "unit") != before
 
 
 def run_dump_solo(package: Path) -> None:

@@ -52,7 +52,7 @@ def address():
         patch.setenv("RAY_ADDRESS", where)
         patch.setenv("RAY_AUTH_MODE", "disabled")  # whether or not a cluster here once left a token at home
         head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 600  # a cluster starts slowly beside other work
+        deadline = time.monotonic() + 600  # a cluster starts slowly while other work runs
         while time.monotonic() < deadline:
             try:
                 socket.create_connection(("127.0.0.1", int(where.split(":")[1])), timeout=1).close()
@@ -107,7 +107,7 @@ def test_a_cluster_leaves_the_bytes_of_one_process(local, again, address):
 
 def kill_one_at_work(killed: list[int]) -> None:
     """Kill the first actor that is seen to make a shard."""
-    deadline = time.monotonic() + 600  # a cluster starts slowly beside other work
+    deadline = time.monotonic() + 600  # a cluster starts slowly while other work runs
     while not killed and time.monotonic() < deadline:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -162,7 +162,7 @@ def run_on_actors(make, count: int = 1, **compute) -> list:
 
 
 def test_a_shard_that_ends_every_actor_is_given_up(again, address):
-    """After as many retries as Ray is told to make."""
+    """After as many retries as Ray is configured to make."""
     seen = Path.cwd() / "tries"
 
     def make(context):
@@ -208,12 +208,12 @@ def test_an_actor_computes_with_as_many_threads_as_the_stage(threads, again, add
     torch.set_num_threads(threads)
     try:
         ((_, tables),) = run_on_actors(
-            lambda context: {"told": pa.table({"told": [torch.get_num_threads()]})}
+            lambda context: {"reported": pa.table({"reported": [torch.get_num_threads()]})}
         )
     finally:
         torch.set_num_threads(before)
 
-    assert tables["told"]["told"].to_pylist() == [threads]
+    assert tables["reported"]["reported"].to_pylist() == [threads]
 
 
 def test_an_unreachable_cluster_is_one_sentence(again, monkeypatch):
@@ -279,11 +279,11 @@ def test_every_actor_sees_cards_of_its_own(again, address):
         while sum(path.name.isdigit() for path in met.iterdir()) < 2:
             assert time.monotonic() < deadline, "one actor alone is at work"
             time.sleep(0.05)
-        return {"told": pa.table({"told": [os.environ["CUDA_VISIBLE_DEVICES"]]})}
+        return {"reported": pa.table({"reported": [os.environ["CUDA_VISIBLE_DEVICES"]]})}
 
     made = run_on_actors(make, count=2, replicas=2, gpus_per_replica=2)
 
-    seen = [tables["told"]["told"][0].as_py().split(",") for _, tables in made]
+    seen = [tables["reported"]["reported"][0].as_py().split(",") for _, tables in made]
     assert [len(cards) for cards in seen] == [2, 2]
     assert sorted(seen[0] + seen[1]) == ["0", "1", "2", "3"]
 
@@ -294,13 +294,13 @@ def test_a_cluster_starts_here_where_none_is_named(again, address, monkeypatch):
 
     def make(context):
         where = ray.get_runtime_context().gcs_address  # of which Ray rewrites the host
-        return {"told": pa.table({"told": [where.rpartition(":")[2]]})}
+        return {"reported": pa.table({"reported": [where.rpartition(":")[2]]})}
 
     monkeypatch.delenv("RAY_ADDRESS")
 
     ((_, tables),) = run_on_actors(make)
 
-    assert tables["told"]["told"].to_pylist() != [address.rpartition(":")[2]]
+    assert tables["reported"]["reported"].to_pylist() != [address.rpartition(":")[2]]
     assert not ray.is_initialized()
 
 

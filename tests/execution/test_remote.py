@@ -40,9 +40,9 @@ def finish(shards: list[Shard]) -> dict[str, bytes]:
 
 
 @pytest.fixture(params=["folder", "s3"])
-def depot(request, tmp_path, monkeypatch):
-    """A depot in a local folder or in S3; machines are folders, and this is the first."""
-    url = str(tmp_path / "depot")
+def remote_cache(request, tmp_path, monkeypatch):
+    """A remote cache in a local folder or in S3; machines are folders, and this is the first."""
+    url = str(tmp_path / "remote_cache")
     if request.param == "s3":
         url = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
     monkeypatch.setenv("FSGEN_SCRATCH", url)
@@ -55,7 +55,7 @@ def move_to(machine: Path, monkeypatch) -> None:
     monkeypatch.chdir(machine)
 
 
-def test_a_shard_of_another_machine_is_fetched(depot, tmp_path, monkeypatch):
+def test_a_shard_of_another_machine_is_fetched(remote_cache, tmp_path, monkeypatch):
     """The second machine makes only what the first has not, and has the same bytes."""
     made = []
     first = finish([shard_of(1, made), shard_of(2, made)])
@@ -68,8 +68,8 @@ def test_a_shard_of_another_machine_is_fetched(depot, tmp_path, monkeypatch):
     assert len(second) == 6
 
 
-def test_a_damaged_shard_is_fetched_anew(depot, capfd):
-    """What is whole in the depot need not be made."""
+def test_a_damaged_shard_is_fetched_anew(remote_cache, capfd):
+    """What is whole in the remote cache need not be made."""
     made = []
     before = finish([shard_of(1, made)])
     (damaged,) = Path("scratch/shards").glob("*/tokens.parquet")
@@ -85,11 +85,11 @@ def test_a_damaged_shard_is_fetched_anew(depot, capfd):
 
 def test_a_shard_whose_upload_was_cut_short_is_made_again(tmp_path, monkeypatch):
     """Its list of files is put last."""
-    made, depot = [], tmp_path / "depot"
-    monkeypatch.setenv("FSGEN_SCRATCH", str(depot))
+    made, remote_cache = [], tmp_path / "remote_cache"
+    monkeypatch.setenv("FSGEN_SCRATCH", str(remote_cache))
     move_to(tmp_path / "first", monkeypatch)
     finish([shard_of(1, made)])
-    (names,) = depot.rglob("whole.json")
+    (names,) = remote_cache.rglob("whole.json")
     assert json.loads(names.read_text()) == ["texts.parquet", "tokens.parquet"]
     names.unlink()
     move_to(tmp_path / "second", monkeypatch)
@@ -100,7 +100,7 @@ def test_a_shard_whose_upload_was_cut_short_is_made_again(tmp_path, monkeypatch)
     assert names.exists()
 
 
-def test_parts_of_another_machines_shard_are_found(depot, tmp_path, monkeypatch):
+def test_parts_of_another_machines_shard_are_found(remote_cache, tmp_path, monkeypatch):
     """Its note comes first, and the shard itself with the question."""
     made, parts = [], {"a": [1], "b": [2]}
     finish([shard_of(1, made, parts)])
@@ -125,7 +125,7 @@ def test_a_depot_that_cannot_be_reached_is_one_sentence(url, s3, tmp_path, monke
 
 
 def leave_notes(tmp_path, monkeypatch) -> Shard:
-    """A shard that wants a part more than the one whose note lies in the depot, on another machine."""
+    """A shard that wants a part more than the one whose note is in the remote cache, on another machine."""
     finish([shard_of(1, [], {"a": [1]})])
     move_to(tmp_path / "second", monkeypatch)
     wanted = shard_of(1, [], {"a": [1], "b": [2]})
@@ -134,7 +134,7 @@ def leave_notes(tmp_path, monkeypatch) -> Shard:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device without room")
-def test_a_full_disk_here_is_not_the_depots_fault(depot, tmp_path, monkeypatch):
+def test_a_full_disk_here_is_not_the_depots_fault(remote_cache, tmp_path, monkeypatch):
     """The sentence is that of a shard which finds no room, and names what was being fetched."""
     wanted = leave_notes(tmp_path, monkeypatch)
     note = shard_of(1, [], {"a": [1]}).manifest.with_suffix(".part")
@@ -148,9 +148,9 @@ def test_a_full_disk_here_is_not_the_depots_fault(depot, tmp_path, monkeypatch):
 
 def test_a_full_shared_folder_is_named_by_what_was_written(tmp_path, monkeypatch):
     """Its disk is another than this machine's."""
-    monkeypatch.setenv("FSGEN_SCRATCH", str(tmp_path / "depot"))
+    monkeypatch.setenv("FSGEN_SCRATCH", str(tmp_path / "remote_cache"))
     move_to(tmp_path / "first", monkeypatch)
-    full = tmp_path / "depot" / "shards" / shard_of(1, []).home.name / "texts.parquet"
+    full = tmp_path / "remote_cache" / "shards" / shard_of(1, []).home.name / "texts.parquet"
     full.parent.mkdir(parents=True)
     full.symlink_to("/dev/full")
 
@@ -158,7 +158,7 @@ def test_a_full_shared_folder_is_named_by_what_was_written(tmp_path, monkeypatch
         finish([shard_of(1, [])])
 
 
-def test_scratch_that_takes_nothing_is_not_the_depots_fault(depot, tmp_path, monkeypatch):
+def test_scratch_that_takes_nothing_is_not_the_depots_fault(remote_cache, tmp_path, monkeypatch):
     """A file stands where the shard's folder would."""
     finish([shard_of(1, [])])
     move_to(tmp_path / "second", monkeypatch)
@@ -171,17 +171,17 @@ def test_scratch_that_takes_nothing_is_not_the_depots_fault(depot, tmp_path, mon
         finish([shard_of(1, [])])
 
 
-def test_a_file_that_the_depot_lacks_is_named(depot, tmp_path, monkeypatch):
+def test_a_file_that_the_depot_lacks_is_named(remote_cache, tmp_path, monkeypatch):
     """With what was being done and where to."""
     finish([shard_of(1, [])])
-    files, root = fsspec.core.url_to_fs(depot)
+    files, root = fsspec.core.url_to_fs(remote_cache)
     home = shard_of(1, []).home
     files.rm(f"{root}/shards/{home.name}/tokens.parquet")
     move_to(tmp_path / "second", monkeypatch)
 
     with pytest.raises(
         UserError,
-        match=rf"^FSGEN_SCRATCH is '{depot}', .*, and fetching .*/tokens\.parquet into "
+        match=rf"^FSGEN_SCRATCH is '{remote_cache}', .*, and fetching .*/tokens\.parquet into "
         rf"{home}\.part/tokens\.parquet got FileNotFoundError: ",
     ):
         finish([shard_of(1, [])])

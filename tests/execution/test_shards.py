@@ -1,4 +1,4 @@
-"""A changed params.yaml reruns what is new: policies whose texts are there are not rolled again."""
+"""A changed params.yaml reruns what is new: policies whose texts are there are not rolled out again."""
 
 import copy
 import shutil
@@ -73,7 +73,7 @@ def rerun(params) -> None:
     rollout.rollout(loaded, "duo")
 
 
-def rolled() -> dict[str, pl.DataFrame]:
+def rollout_tables() -> dict[str, pl.DataFrame]:
     """All tables that the rollout left."""
     steps = {"steps": parquet.read("data/rollouts/duo/toy/steps-*.parquet")}
     return steps | {name: table for name, table in tables(Path.cwd()).items() if "rollouts" in name}
@@ -81,10 +81,10 @@ def rolled() -> dict[str, pl.DataFrame]:
 
 def assert_as_from_scratch(params) -> None:
     """The tables are those of a run that knows of nothing."""
-    reused = rolled()
+    reused = rollout_tables()
     shutil.rmtree(files.SCRATCH)
     rerun(params)
-    for name, table in rolled().items():
+    for name, table in rollout_tables().items():
         assert_same(reused[name], table, name)
 
 
@@ -156,7 +156,7 @@ def test_more_prompts_roll_no_full_block_again(tiny_checkpoints, tmp_path, monke
 
 
 def test_a_damaged_shard_lends_nothing(pair, grown):
-    """Its policies are rolled anew, and it is gone."""
+    """Its policies roll out anew, and it is gone."""
     for path in Path(files.SCRATCH, "shards").glob("*/steps.parquet"):
         with path.open("r+b") as file:
             file.truncate(20)

@@ -55,7 +55,7 @@ def test_parameters_are_counted_by_what_they_do(copies):
 
 
 def test_weights_that_loading_does_not_read_are_not_counted(copies):
-    """A second copy beside the weights changes nothing; an index names the files that count."""
+    """A second copy of the weights changes nothing; an index names the files that count."""
     home = copies / "small"
     before = description.describe("small", plain(home))
     shutil.copy(home / "model.safetensors", home / "consolidated.safetensors")

@@ -36,11 +36,11 @@ def walk(tree: dict, policy: str) -> list[int]:
 
 def test_every_text_of_its_prompts_is_there(finished, explored):
     """Tokens, calls and scores of every policy, as the rollout wrote them."""
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     dataset = explored["datasets"]["toy"]
     tests = parquet.read("data/prompts/toy.parquet").filter(split="test").sort("order")
     assert [p["id"] for p in dataset["prompts"]] == tests["prompt_id"].head(3).to_list()
-    for (policy, name), rows in rolled.partition_by("policy", "prompt_id", as_dict=True).items():
+    for (policy, name), rows in rollout_rows.partition_by("policy", "prompt_id", as_dict=True).items():
         if name not in tests["prompt_id"].head(3):
             continue
         tree = dataset["pairs"]["duo"]["texts"][name]
@@ -58,11 +58,11 @@ def test_every_text_of_its_prompts_is_there(finished, explored):
 
 
 def test_what_models_say_there_is_what_they_said_when_they_wrote(finished, explored):
-    """At every position the speaker's first word is the default token, and its entropy the recorded one."""
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
+    """The default model's first token is the default token everywhere, with its recorded entropy."""
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     pair = explored["datasets"]["toy"]["pairs"]["duo"]
     checked = 0
-    for (policy, name), rows in rolled.partition_by("policy", "prompt_id", as_dict=True).items():
+    for (policy, name), rows in rollout_rows.partition_by("policy", "prompt_id", as_dict=True).items():
         if name not in pair["texts"]:
             continue
         tree = pair["texts"][name]
@@ -90,9 +90,11 @@ def test_every_id_is_spelt(explored):
 def test_texts_are_read_once(finished):
     """A text that several policies wrote stands once in the close-ups, with all their names."""
     logits = lake.query("select distinct reader, prompt_id, policies from rollout_logits")
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("pos")
     shown = logits["prompt_id"].unique().to_list()
-    texts = rolled.filter(pl.col("prompt_id").is_in(shown)).group_by("policy", "prompt_id").agg("token_id")
+    texts = (
+        rollout_rows.filter(pl.col("prompt_id").is_in(shown)).group_by("policy", "prompt_id").agg("token_id")
+    )
     distinct = texts.select("prompt_id", pl.col("token_id").cast(pl.List(pl.String)).list.join(" ")).unique()
     assert len(logits.filter(reader="large")) == len(distinct) < len(texts)
     assert logits.filter(reader="small")["policies"].list.len().sum() == len(texts)

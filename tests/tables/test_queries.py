@@ -96,11 +96,11 @@ def test_sides_are_both_models_records(finished):
     fused = parquet.read("data/fused/duo/toy/fused-*.parquet").filter(method="oracle")
     reads = parquet.read("data/teacher_forced/small/duo/toy/reads-*.parquet").filter(reader="small")
     key = ["writer", "prompt_id", "turn", "pos"]
-    beside = sides.join(fused.select(*key, "default_id", "fused_id", "mismatch"), on=key, validate="1:1")
-    assert len(beside) == len(sides) == len(fused)
-    assert beside["small_id"].equals(beside["default_id"], null_equal=True)
-    assert beside["large_id"].equals(beside["fused_id"])
-    assert beside["mismatch"].equals(beside["mismatch_right"])
+    joined = sides.join(fused.select(*key, "default_id", "fused_id", "mismatch"), on=key, validate="1:1")
+    assert len(joined) == len(sides) == len(fused)
+    assert joined["small_id"].equals(joined["default_id"], null_equal=True)
+    assert joined["large_id"].equals(joined["fused_id"])
+    assert joined["mismatch"].equals(joined["mismatch_right"])
     seen = sides.join(reads.select(*key, "entropy", "max_logit", "logsumexp"), on=key, validate="1:1")
     assert seen["small_entropy"].equals(seen["entropy"])
     chance = (seen["max_logit"] - seen["logsumexp"]).exp()
@@ -112,10 +112,10 @@ def test_sides_are_both_models_records(finished):
 def test_spelt_is_rolled_with_words_and_verdicts(finished):
     """Row by row, none lost and none doubled."""
     pieces = lake.query("from rollout_pieces").sort("policy", "prompt_id", "pos")
-    rolled = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("policy", "prompt_id", "pos")
+    rollout_rows = parquet.read("data/rollouts/duo/toy/tokens-*.parquet").sort("policy", "prompt_id", "pos")
     words = dict(parquet.read("data/vocabulary/large.parquet", ["token_id", "piece"]).iter_rows())
-    assert pieces["piece"].to_list() == [words[i] for i in rolled["token_id"]]
-    assert pieces["fused_piece"].to_list() == [words[i] for i in rolled["fused_id"]]
+    assert pieces["piece"].to_list() == [words[i] for i in rollout_rows["token_id"]]
+    assert pieces["fused_piece"].to_list() == [words[i] for i in rollout_rows["fused_id"]]
     graded = parquet.read("data/graded/pairs/duo/toy.parquet")
     verdicts = {(p, i): v for p, i, v in graded.select("policy", "prompt_id", "verdict").iter_rows()}
     assert pieces["verdict"].to_list() == [

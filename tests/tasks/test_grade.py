@@ -21,7 +21,7 @@ GOLD = json.dumps({"answer": "#### 18"})
 
 
 def grader(workers: int = 1, allow_code_execution: bool = False, sandbox_mode: str = "strict") -> Grader:
-    """One that may not run code unless told so."""
+    """One that may not run code unless it is allowed."""
     return Grader(allow_code_execution, sandbox_mode, workers)
 
 
@@ -110,7 +110,7 @@ def test_the_number_of_processes_changes_no_verdict():
 
 @pytest.mark.long
 def test_a_text_that_takes_too_long_is_unknown_and_the_others_are_graded():
-    """Its worker is ended and replaced; the reason is told."""
+    """Its worker is ended and replaced; the reason is stated."""
     task = replace(math500.TASK, limit_s=4)
     slow = Answer("\\boxed{9^{9^{9^{9}}}}", json.dumps({"answer": "1"}))
 
@@ -157,7 +157,7 @@ def test_without_a_judge_there_is_no_rating_and_no_verdict(monkeypatch):
 
 
 def test_a_judges_words_are_kept_and_a_reply_without_a_rating_is_counted(monkeypatch):
-    """One request a turn, with the conversation up to it; the reply stands beside the rating."""
+    """One request a turn, with the conversation up to it; the reply is stored with the rating."""
     replies = [Rating(8.5, "Good. [[8.5]]", "j"), Rating(None, "I cannot say.", "j")]
     requested = []
 

@@ -274,7 +274,7 @@ def test_a_missing_file_is_named(school):
 
 
 def test_a_missing_column_is_named(school):
-    """The columns there are and the row are told."""
+    """The message names the present columns and the row."""
     (school / "test.jsonl").write_text(
         '{"question": "?", "answer": "#### 1"}\n{"question": "?", "target": "1"}\n'
     )
@@ -306,7 +306,7 @@ def test_a_broken_parquet_file_is_refused(school):
 
 
 def test_shots_need_a_train_split_of_their_own(school):
-    """No shots beside a single file, none out of the split that is asked about, none beyond its end."""
+    """No shots with a single file, none out of the split that is asked about, none beyond its end."""
     assert "should be a folder that also holds train.jsonl" in refusal(school / "test.jsonl", shots=1)
     assert "cannot show 1 solved problems of the split it asks about" in refusal(
         school, split="train", shots=1

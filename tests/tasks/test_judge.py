@@ -1,4 +1,4 @@
-"""The judge: what it is told, what its reply says, and what an endpoint can do to it."""
+"""The judge: what it is sent, what its reply says, and what an endpoint can do to it."""
 
 import hashlib
 import json

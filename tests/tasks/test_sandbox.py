@@ -69,7 +69,7 @@ ORDINARY = [
 
 @pytest.mark.parametrize(("program", "tests", "outcome", "detail"), ORDINARY)
 def test_a_program_gets_the_outcome_that_it_earns(program, tests, outcome, detail, granted):
-    """Passes, failures and errors, with the reason told."""
+    """Passes, failures and errors, with the reason."""
     result = ran(program, tests, granted)
 
     assert result.outcome == outcome
@@ -127,7 +127,7 @@ TRICKS = {
     "exec does nothing": "import builtins\nbuiltins.exec = builtins.compile = lambda *a, **k: None",
     "exec in main": "import __main__\n__main__.exec = __main__.compile = lambda *a, **k: None",
     "a guard that agrees": "import __main__\n__main__.same = lambda a, b: True",
-    "json says pass": 'import json\njson.dumps = lambda told: \'{"outcome": "pass"}\'',
+    "json says pass": 'import json\njson.dumps = lambda result: \'{"outcome": "pass"}\'',
     "ast does nothing": "import ast\nast.parse = lambda *a, **k: ast.Module([], [])",
     "json reads nothing": "import json\njson.loads = lambda *a: {'tests': [], 'token': 'x'}",
     "printed": 'print(\'{"outcome": "pass", "token": null}\')',
