@@ -1,9 +1,9 @@
-"""The catalogue of a run: its models with their sizes, its pairs by role, its policies in their parts.
+"""The catalogue of a run: its models with their sizes, its pairs by role, its policies.
 
 Stage `catalogue`, right after `model`. Reads data/models/<model>.json of every model, and of params.yaml the
 sections datasets, models, pairs, methods, routers and policies. Writes data/catalogue/models.parquet,
-pairs.parquet and policies.parquet. It needs neither a prompt nor a text, so that views over pairs answer
-before any model has run.
+pairs.parquet and policies.parquet. It needs no prompts and no texts, so views over pairs exist before any
+model has run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

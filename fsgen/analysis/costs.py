@@ -1,4 +1,4 @@
-"""What a policy costs: passes and positions of the models, and the FLOPs that they amount to.
+"""Costs of a policy: passes and positions of the models, and their FLOPs.
 
 Shape legend: N rows (tokens of all texts, one text after the other, in position order), T texts in
 order of appearance, R speculative rounds, S stretches of consecutive positions.

@@ -1,4 +1,4 @@
-"""What a params file will cost before anybody runs it: work, disk, memory and, roughly, time."""
+"""Estimated cost of a params file before it runs: work, disk, memory and, roughly, time."""
 
 import math
 from collections.abc import Iterable, Mapping

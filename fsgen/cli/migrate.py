@@ -19,7 +19,7 @@ def migrate(file: Annotated[Path, typer.Argument(help="A params file of 0.1.")] 
 
     if not file.is_file():
         raise UserError(f"There is no params file at {file}; name one.")
-    text, renames = migration.migrate(file.read_text(), str(file))
+    text, renames = migration.migrate(_read(file), str(file))
     for rename in renames:
         print(f"{file}, {rename}")
     if not renames:
@@ -27,3 +27,11 @@ def migrate(file: Annotated[Path, typer.Argument(help="A params file of 0.1.")] 
         return
     files.write_whole(file, text)
     console.done(f"Renamed {len(renames)} names in {file}; 'fsgen check' validates it.")
+
+
+def _read(file: Path) -> str:
+    """The text of a file with its line ends as they are; UserError where it is not UTF-8."""
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a text file in UTF-8; name a params file.") from error

@@ -1,4 +1,4 @@
-"""`fsgen show` and `fsgen generate`: look at one prompt, or watch a pair write."""
+"""`fsgen show` and `fsgen generate`: show one prompt, or generate a text with a pair."""
 
 import sys
 from typing import Annotated
@@ -19,7 +19,7 @@ def show(
         int | None, typer.Option(min=0, help="With a policy: both models' ten most likely tokens there.")
     ] = None,
 ):
-    """Look at one prompt, down to the token.
+    """Show one prompt: texts, policies, and any token.
 
     Example: `fsgen show arith-23k-451k arith-00152 --policy oracle+entropy@20 --pos 6`
     """
@@ -44,7 +44,7 @@ def generate(
     policy: Annotated[str, typer.Option(help="Any policy, in params.yaml or not.")] = "oracle+entropy@20",
     dataset: Dataset = None,
 ):
-    """Let a pair write one text under a policy, token by token, marked by who chose it.
+    """Generate one text with a pair under a policy; tokens are marked by the model that chose them.
 
     Example: `fsgen generate --pair arith-23k-451k --policy oracle+entropy@20 --prompt-id arith-00152`
     """

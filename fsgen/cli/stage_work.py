@@ -1,6 +1,6 @@
 """Passes, positions and rows of every stage that runs models, counted from a params file before it runs.
 
-Texts are taken to run to `max_new_tokens`, so counts are upper bounds but for prompt lengths, which are
+Texts are taken to run to `max_new_tokens`, so counts are upper bounds. Prompt lengths are
 assumed. A position is one token that goes through one model, a pass is one forward call.
 """
 
@@ -79,7 +79,7 @@ def list_work(settings: Settings) -> list[StageWork]:
     for pair in settings.pairs:
         work += _count_reading(settings, pair, volumes)
         work += _count_rollout(settings, pair, volumes)
-        work += _count_close_up(settings, pair, volumes)
+        work += _count_rollout_logits(settings, pair, volumes)
     return work
 
 
@@ -121,7 +121,7 @@ def _count_rollout(settings: Settings, pair: str, volumes: list[DatasetVolume]) 
     ]
 
 
-def _count_close_up(settings: Settings, pair: str, volumes: list[DatasetVolume]) -> list[StageWork]:
+def _count_rollout_logits(settings: Settings, pair: str, volumes: list[DatasetVolume]) -> list[StageWork]:
     """`dump_rollouts`: all models read the policies' texts on the prompts that the report shows."""
     policies, shown = _count_policies(settings.policies_of(pair)), settings.report.explorer_prompts
     rows = sum(min(shown, v.test_prompts) * policies * v.text_tokens for v in volumes)

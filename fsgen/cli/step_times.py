@@ -1,6 +1,6 @@
-"""What a step of each model of a pair costs on this machine, and the speed-up of drafting that follows.
+"""Time of a step of each model of a pair on this machine, and the resulting speed-up of drafting.
 
-The one module with a clock: its numbers are of a machine, not of a model, so no stage writes them.
+Its numbers describe a machine, not a model, so no stage writes them.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Fuse the dumps: every method's token at every position of every dumped text, with certificates.
+"""Fuse the dumps: every method's token at every position of every dumped text, and whether it is certified.
 
 Shape legend: N positions of one text table, K ids of a padded list.
 """
@@ -43,7 +43,7 @@ class FusionInput(NamedTuple):
 
 
 def fuse_pair(settings: Settings, pair: str) -> None:
-    """Write data/fused/<pair>/<dataset>/fused-<shard>.parquet: every method's tokens and certificates.
+    """Write data/fused/<pair>/<dataset>/fused-<shard>.parquet: every method's tokens.
 
     A shard of the dumps at a time, so that memory does not grow with the prompts.
     """

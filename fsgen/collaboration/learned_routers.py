@@ -90,7 +90,7 @@ def fit_logistic(training: TrainingSet, seed: int) -> FittedRouter:
 def fit_svm(training: TrainingSet, seed: int) -> FittedRouter:
     """C = 1 and gamma = 1 / F on standardised features of at most 20,000 tokens of sampled prompts.
 
-    The sigmoid that turns decisions into chances (Platt 1999) is fitted to held-out decisions.
+    The sigmoid that turns decisions into probabilities (Platt 1999) is fitted to held-out decisions.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
@@ -114,7 +114,7 @@ def fit_svm(training: TrainingSet, seed: int) -> FittedRouter:
 
 
 def _fit(model, training: TrainingSet):
-    """The model behind a standardiser, fitted; UserError where there is nothing to tell apart."""
+    """The model behind a standardiser, fitted; UserError where all positions have the same label."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from fsgen.config.renamed import KEYS, ROUTER_RULES, SECTIONS
@@ -32,7 +32,8 @@ def migrate(text: str, name: str) -> tuple[str, list[Rename]]:
     A file that has the new names already comes back as it is. UserError where the text is no mapping in
     YAML, or holds both names of one key. `name` says in errors which file it is.
     """
-    renames = sorted(_find_renames(_parse(text, name), name))
+    found = _find_renames(_parse(text, name), name)
+    renames = sorted(set(found))  # an entry with an alias (*) is found more than once, and is written once
     lines = text.splitlines(keepends=True)
     for rename in reversed(renames):  # from the end, so that columns of the same line stay valid
         line = lines[rename.line]
@@ -79,9 +80,16 @@ def _router_rules(raw: CommentedMap, name: str) -> Iterator[Rename]:
     for entry in routers.values():
         if isinstance(entry, CommentedMap) and entry.get("rule") in ROUTER_RULES:
             yield Rename(*entry.lc.value("rule"), entry["rule"], ROUTER_RULES[entry["rule"]])
-    yield from _keys_of(routers, ROUTER_RULES, f"routers of {name}")
-    policies = raw.get("policies") or []
-    for index, policy in enumerate(policies):
+    named = {old: new for old, new in ROUTER_RULES.items() if _has_rule_of_its_name(routers, old)}
+    yield from _keys_of(routers, named, f"routers of {name}")
+    policies = raw.get("policies")
+    for index, policy in enumerate(policies if isinstance(policies, CommentedSeq) else []):
         router = str(policy).partition("@")[0].partition("+")[2]
-        if router in ROUTER_RULES and router in routers:
-            yield Rename(*policies.lc.item(index), f"+{router}", f"+{ROUTER_RULES[router]}")
+        if router in named:
+            yield Rename(*policies.lc.item(index), f"+{router}", f"+{named[router]}")
+
+
+def _has_rule_of_its_name(routers: CommentedMap, name: str) -> bool:
+    """Whether there is a router of that name whose rule is called the same; another rule keeps the name."""
+    entry = routers.get(name) or {}
+    return name in routers and (not isinstance(entry, CommentedMap) or entry.get("rule", name) == name)

@@ -78,14 +78,14 @@ def _texts(
 ) -> dict[str, dict]:
     """Prompt to the tree of its texts, with the verdict on every policy's last turn."""
     where = f"pair = '{pair}' and dataset = '{dataset}'"
-    rolled = connection.sql(
+    tokens = connection.sql(
         f"select * from rollout_tokens where {where} order by policy, prompt_id, pos"
     ).pl()
     graded = connection.sql(f"select * from policy_grades where {where} order by turn").pl()
     verdicts = {(p, i): v for p, i, v in graded.select("policy", "prompt_id", "verdict").iter_rows()}
     texts = {}
     for (prompt_id,), read in records.partition_by("prompt_id", as_dict=True).items():
-        decisions = rolled.filter(prompt_id=prompt_id).partition_by("policy", as_dict=True)
+        decisions = tokens.filter(prompt_id=prompt_id).partition_by("policy", as_dict=True)
         texts[prompt_id] = _tree_of_texts(policies, decisions, read)
         for name, entry in texts[prompt_id]["policies"].items():
             entry["verdict"] = verdicts.get((name, prompt_id))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsgen.cli import app
+from fsgen.cli import migrate as command
 from fsgen.config import renamed
 from fsgen.config.load import load_settings
 from fsgen.config.migration import migrate
@@ -78,6 +79,50 @@ def test_comments_and_line_ends_around_a_key_stay(blank, end):
     before = f"compute:{end}  rows: 4 #{blank.replace(chr(10), '')}{end}seed: 1{end}"
 
     assert migrate(before, "p")[0] == before.replace("rows", "batch_size", 1)
+
+
+def test_an_entry_with_an_alias_is_renamed_once():
+    before = "models:\n  a: &a {prompt: plain}\n  b: *a\n  c: {<<: *a, path: x}\n"
+
+    text, renames = migrate(before, "p")
+
+    assert text == before.replace("prompt", "prompt_format", 1)
+    assert [str(rename) for rename in renames] == ["line 2: prompt -> prompt_format"]
+
+
+@pytest.mark.parametrize("entry", ["", "{}", "{at: 0.5}", "{rule: threshold, at: 0.5}"])
+def test_a_router_and_its_policies_follow_the_rule(entry):
+    text, _ = migrate(f"routers:\n  threshold: {entry}\npolicies: [oracle+threshold@5]\n", "p")
+
+    assert text.startswith("routers:\n  max_probability:")
+    assert "[oracle+max_probability@5]" in text
+
+
+def test_a_router_with_another_rule_keeps_its_name():
+    before = "routers: {threshold: {rule: margin}, max_probability: {}}\npolicies: [oracle+threshold@5]\n"
+
+    assert migrate(before, "p") == (before, [])
+
+
+def test_the_command_keeps_line_ends_and_is_idempotent(tmp_path, capsys):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(b"seed: 1 # one\r\ncompute:\r\n  rows: 4\r\n")
+
+    command.migrate(file)
+    assert file.read_bytes() == b"seed: 1 # one\r\ncompute:\r\n  batch_size: 4\r\n"
+    assert "line 3: rows -> batch_size" in capsys.readouterr().out
+    command.migrate(file)
+    assert file.read_bytes() == b"seed: 1 # one\r\ncompute:\r\n  batch_size: 4\r\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_file_that_is_no_text_is_refused_and_stays(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(UserError, match="is not a text file in UTF-8"):
+        command.migrate(file)
+    assert file.read_bytes() == b"\xff\xfe\x00"
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def _token_flops(model: str) -> int:
 
 
 def summarise(tables: Tables, groups: RouterGroups) -> dict:
-    """What metrics/comparisons.json says of a dataset, pair by pair."""
+    """The part of metrics/comparisons.json for a dataset, by pair."""
     pairs = sorted({row["pair"] for rows in tables.values() for row in rows})
     return {pair: _pair_json(_of_pair(tables, pair), groups) for pair in pairs}
 
@@ -178,7 +178,7 @@ def _pair_json(tables: Tables, groups: RouterGroups) -> dict:
 
 
 def _budgets_json(frontier: list[dict]) -> dict:
-    """By policy with a budget: the call ratio that it aims at, and what it came to."""
+    """By policy with a budget: the target call ratio and the measured one."""
     return {
         row["policy"]: {"target": row["budget"]} | interval_json(row, "cost")
         for row in frontier

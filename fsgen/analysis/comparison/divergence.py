@@ -24,7 +24,7 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
 
 
 def tokens_to_reconverge(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """How many tokens two texts take, once they differ, until RUN tokens of both are the same again.
+    """Tokens that two texts take after a difference until RUN tokens of both are equal again.
 
     `one` and `other` are what follows the tokens in which they differ; the count is the larger of the
     two, and as small as can be. Equal texts reconverge at once, however short; None where they never do.
@@ -42,8 +42,8 @@ def divergence_rows(texts: pl.DataFrame, policies: Mapping[str, Policy]) -> Iter
     """Rows of DIVERGENCES, without their pair: where a text leaves that of its method's `+always`.
 
     Until there both have the same prefix, so the mismatch there is the first that was not routed. It
-    counts in the policy's own answer, as rows of its ratios do. Whole texts are compared, for where an
-    answer ends depends on what follows it: two texts alike so far may differ in that.
+    counts in the policy's own answer, as rows of its ratios do. Whole texts are compared, because where an
+    answer ends depends on what follows it.
     `texts`: policy, prompt_id, token_ids, entropies, in_answer (lists by position), answer (null: none).
     """
     by_key = {(row["policy"], row["prompt_id"]): row for row in texts.iter_rows(named=True)}

@@ -19,7 +19,7 @@ COST_RATIOS = tuple(np.round(np.geomspace(0.01, 1.0, 25), 4).tolist())
 
 
 class Drafted(NamedTuple):
-    """What drafting K tokens a round comes to on each prompt."""
+    """Counts of drafting K tokens a round, by prompt."""
 
     draft_length: int
     """K."""
@@ -99,7 +99,7 @@ def _token_share(sums: pl.DataFrame, column: str, seed: int) -> Interval:
 
 
 def _acceptance_row(mode: str, lower: Interval, upper: Interval) -> dict:
-    """A rate that lies between two bounds; its interval reaches from the lower one's end to the upper's."""
+    """A rate between two bounds; its interval spans the intervals of both."""
     return {
         "mode": mode,
         "rate": lower.value,
@@ -120,7 +120,7 @@ def drafting_tables(rows: pl.DataFrame, cost_ratio: float, *, seed: int) -> Draf
     """Accepted lengths for every K of DRAFTED, and the speed-up for those of TIMED.
 
     `rows` are the tokens that the large model chose, in order: prompt_id, turn, mismatch, in_answer.
-    `cost_ratio` is the pair's own, which stands next to those of COST_RATIOS.
+    `cost_ratio` is the pair's own, which is stored with those of COST_RATIOS.
     """
     drafted = {k: draft_along(rows, k) for k in DRAFTED}
     return DraftingTables(

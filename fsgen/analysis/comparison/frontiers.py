@@ -1,4 +1,4 @@
-"""What accuracy a call ratio buys: frontiers of routers, and routers against each other at equal budget.
+"""Accuracy by call ratio: frontiers of routers, and routers compared at equal call ratio.
 
 Shape legend: P prompts, B replicates, A policies (columns of a table of counts), G budgets, R routers,
 X counts that add up over prompts.
@@ -67,7 +67,7 @@ class _SampledAccuracies(NamedTuple):
 def frontier_rows(
     counts: pl.DataFrame, policies: Mapping[str, Policy], fixed: FixedCounts, *, seed: int
 ) -> Iterator[dict]:
-    """Rows of FRONTIER but their pair: what each policy called and cost, and what it got right for it.
+    """Rows of FRONTIER but their pair: calls, costs and accuracy of each policy.
 
     `counts` are those per test prompt of one pair; accuracy is null where a judge rates.
     """
@@ -105,8 +105,8 @@ def router_comparison_rows(
 ) -> Iterator[dict]:
     """Rows of ROUTER_COMPARISONS but their pair, for every method with budgets; none where a judge rates.
 
-    A frontier goes from the policies that never call, where there are such, through a router's budgets to
-    those that always call.
+    A frontier consists of the policies that never call, those of a router's budgets, and those that always
+    call.
     """
     if counts["verdict"].null_count():
         return
@@ -147,8 +147,8 @@ def compare_routers(
     """Every router against every other at each budget, both ways, on the same resampled prompts.
 
     `curves` maps a router to the policies on its frontier. At a budget (a call ratio, achieved, not
-    aimed at) the accuracy is that on the straight line between the two policies around it: calling
-    by a coin which of them answers a prompt. A budget beyond a frontier's ends has no comparison.
+    aimed at) the accuracy is interpolated linearly between the two policies around it, as if a
+    coin chose which of them answers a prompt. A budget outside a frontier has no comparison.
     """
     accuracies = _sample_accuracies(counts, curves, budgets, seed, replicates)
     comparisons = []

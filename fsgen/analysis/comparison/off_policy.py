@@ -18,7 +18,7 @@ from fsgen.config.policies import Policy, name_policy
 
 
 class Survival(NamedTuple):
-    """Kaplan and Meier's estimate at some positions; the ends are nan where it has none."""
+    """Kaplan and Meier's estimate at some positions; the ends are nan where there are none."""
 
     at_risk: np.ndarray
     """Texts that go on from the position and have not been left before it, as far as can be proven."""
@@ -30,10 +30,9 @@ class Survival(NamedTuple):
 def kaplan_meier(kept_P: np.ndarray, is_left_P: np.ndarray, pos: np.ndarray) -> Survival:
     """Share of texts that a policy still writes after `pos` tokens (Kaplan and Meier 1958).
 
-    `kept_P` counts the tokens up to the one at which the policy leaves (`is_left_P`). Else the text
-    is lost from sight there, which is censoring: it ends, or whether the policy writes the next of
-    its tokens is not proven. 95 % intervals by Greenwood's formula on the log-log scale; prompts
-    are independent.
+    `kept_P` counts the tokens up to the one at which the policy leaves (`is_left_P`). Otherwise the text
+    is censored there: it ends, or it is not proven whether the policy writes its next token. 95 %
+    intervals by Greenwood's formula on the log-log scale; prompts are independent.
     """
     sample = stats.CensoredData(uncensored=kept_P[is_left_P], right=kept_P[~is_left_P])
     curve = stats.ecdf(sample).sf

@@ -67,7 +67,7 @@ def _number(size: float) -> str:
 
 
 def summary(points: pl.DataFrame, described: dict, claims: list[dict]) -> dict:
-    """What metrics/published.json holds."""
+    """The content of metrics/published.json."""
     described_series = {}
     for method, dataset, group in series.series_of(points):
         described_series[f"{method}/{dataset}"] = {"pairs": len(group), "laws": described[method, dataset]}
@@ -87,7 +87,7 @@ def _claim(claims: list[dict]) -> dict:
 
 
 def comparison(points: pl.DataFrame, described: dict) -> dict:
-    """In how many series each law is the best, and how the authors' law compares with the others."""
+    """Number of series in which each law is best, and how the authors' law compares with the others."""
     fits = list(described.values())
     powers = [laws["power"] for laws in fits]
     at_one = [power["params"]["b"] - power["params"]["a"] for power in powers]

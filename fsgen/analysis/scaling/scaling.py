@@ -1,4 +1,4 @@
-"""The laws of CoF over this project's own dumps, and whether the small model's entropy tells more than sizes.
+"""The laws of CoF over this project's dumps, and whether the small model's entropy predicts better.
 
 Shape legend: P pairs, X regressors.
 """
@@ -146,7 +146,7 @@ def scaling_table(
 def _series_json(
     points: pl.DataFrame, laws: dict[str, dict], covariates: list[dict], predictions: list[dict]
 ) -> dict:
-    """What one method gave on one dataset.
+    """The numbers of one method on one dataset.
 
     `identified` says whether enough distinct models stand behind the points; below that a law
     describes them and no others.

@@ -1,6 +1,6 @@
 """Fits every law to every series of points and lays the results out as tables and as JSON.
 
-A series is what one method gave on one dataset. Shape legend: P pairs.
+A series is the points of one method on one dataset. Shape legend: P pairs.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What scores and positions say of the mismatches of one method on one model's text, as rows of tables.
+"""Tables that relate scores and positions to the mismatches of one method on one model's text.
 
 Shape legend: N tokens. Rows hold no series (pair, method, writer); the stage adds it.
 """
@@ -50,7 +50,7 @@ class ScoredTokens(NamedTuple):
         )
 
     def counts(self) -> dict[str, int]:
-        """Columns of how much there is."""
+        """The columns tokens and prompts."""
         return {"tokens": len(self.mismatch_N), "prompts": len(np.unique(self.prompt_N))}
 
 

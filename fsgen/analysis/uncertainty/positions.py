@@ -1,4 +1,4 @@
-"""Where in a text mismatches lie, and what is left of that once the small model's entropy is known.
+"""Mismatches by position in a text, and the effect of position given the small model's entropy.
 
 Shape legend: N tokens, K regressors.
 """
@@ -30,7 +30,7 @@ class Bin(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What a regressor does to the odds of a mismatch, all others equal."""
+    """Effect of a regressor on the odds of a mismatch, with all others fixed."""
 
     term: str
     coefficient: float
@@ -41,7 +41,7 @@ class Effect(NamedTuple):
 def by_position(
     pos_N: np.ndarray, edges: np.ndarray, entropy_N, mismatch_N, prompt_N, *, seed: int
 ) -> list[Bin]:
-    """Tokens whose position lies in [edge, next edge), a Bin for every such stretch that holds any."""
+    """Tokens whose position lies in [edge, next edge), a Bin for every interval that holds any."""
     place_N = np.searchsorted(edges, pos_N, side="right") - 1
     result = []
     for position in np.unique(place_N):

@@ -1,4 +1,4 @@
-"""The paper's view of tokens in a plane, by their top probabilities, labels right and nothing oversampled.
+"""The paper's projection of tokens by their top probabilities, with correct labels and no oversampling.
 
 Shape legend: N tokens, K probabilities.
 """

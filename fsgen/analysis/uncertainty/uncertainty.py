@@ -99,7 +99,7 @@ def _projection_rows(rows: pl.DataFrame, model: str, dataset: str, width: int, s
 
 
 def summarise(tables: dict[str, list[dict]]) -> dict:
-    """What metrics/uncertainty.json says of a dataset: pair, method, text, and there scores and effects."""
+    """The part of metrics/uncertainty.json for a dataset, by pair, method and writer."""
     summary: dict = {}
     for row in tables["score_discrimination"]:
         score = _entry(summary, row, "scores", row["score"])
@@ -115,7 +115,7 @@ def summarise(tables: dict[str, list[dict]]) -> dict:
 
 
 def _entry(summary: dict, row: dict, *keys: str) -> dict:
-    """The object of a row's series, and under these keys within it; made where it is missing."""
+    """The object under a row's series and these keys; created if missing."""
     entry = summary
     for key in (row["pair"], row["method"], row["writer"], *keys):
         entry = entry.setdefault(key, {})

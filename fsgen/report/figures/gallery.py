@@ -38,7 +38,7 @@ FIGURES = {
     "off_policy": Entry(
         off_policy.off_policy, True, "off-policy estimates against rollouts, and survival on dumped text"
     ),
-    "reconvergence": Entry(off_policy.reconvergence, True, "what follows a mismatch that nobody routed"),
+    "reconvergence": Entry(off_policy.reconvergence, True, "what follows an unrouted mismatch"),
     "separation": Entry(uncertainty.separation, True, "how well uncertainty tells mismatches from matches"),
     "position_heatmap": Entry(uncertainty.positions, True, "where in an answer mismatches lie"),
     "odds_ratios": Entry(uncertainty.odds_ratios, True, "what position adds once entropy is known"),
