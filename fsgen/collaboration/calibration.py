@@ -108,6 +108,7 @@ def threshold_for_budget(score_N: np.ndarray, budget: float, calls_below: bool) 
     ranked = ranked if calls_below else ranked[::-1]
     if not len(ranked):
         raise UserError("No calibration position to set a threshold on; raise 'limit' of the dataset.")
+    # positions with equal scores are called together, so the cut moves to the nearest change of score
     count = round(budget * len(ranked))
     edges = np.flatnonzero(np.diff(ranked)) + 1  # number called if the threshold is put there
     edges = np.concatenate([[0], edges, [len(ranked)]])

@@ -140,7 +140,7 @@ def _too_few_mismatches(where: str, training: TrainingSet) -> UserError:
     return UserError(
         f"A learned router needs matches and mismatches {where}, got {training.mismatch_N.sum()} mismatches "
         f"among {len(training.mismatch_N)} tokens of {len(np.unique(training.prompt_N))} prompts; raise "
-        "'limit' or 'calibration' of the dataset."
+        "'limit' or 'calibration_share' of the dataset."
     )
 
 

@@ -104,7 +104,7 @@ def _warn_of_reversed_ranking(where: str, fits: Mapping[str, FittedRouter]) -> N
             console.warn(
                 f"{where}: {name} does not generalise: fitted on {fitted.mismatches} mismatches of "
                 f"{fitted.prompts} calibration prompts, it ranks held-out prompts in reverse; raise 'limit' "
-                "or 'calibration'"
+                "or 'calibration_share'"
             )
 
 

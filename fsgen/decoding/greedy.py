@@ -64,9 +64,11 @@ class _Batch:
     def admit(self) -> None:
         """Let prompts enter if it is worth a pass: a quarter of the places are free, or all that wait fit."""
         entering = self._prompts[self._admitted : self._admitted + self._size - len(self.texts)]
+        # a prefill of one prompt delays all texts by a pass, so prompts wait for company
         waiting = len(self._prompts) - self._admitted
         if not entering or len(entering) < min(waiting, max(1, self._size // 4)):
             return
+        # hidden states come text by text; only those after the last tokens of prompts predict something new
         last_B = np.cumsum([len(prompt) for prompt in entering]) - 1
         hidden_BH = self._cache.prefill(entering)[last_B]
         self.hidden_BH = torch.cat([self.hidden_BH, hidden_BH]) if len(self.texts) else hidden_BH

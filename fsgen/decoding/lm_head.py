@@ -64,6 +64,7 @@ def _plausible_ids(method: Method, large_NV: torch.Tensor, small_NV: torch.Tenso
 
     Shape legend: P plausible pairs of row and id, by row and id.
     """
+    # the mask leaves a handful of a hundred thousand ids: scoring only these saves a float64 copy of all
     max_N1 = large_NV.amax(-1, keepdim=True).double()
     row_P, id_P = _candidates(large_NV, fusion.mask_threshold(method, max_N1))
     large_P, small_P = large_NV[row_P, id_P].double(), small_NV[row_P, id_P].double()
@@ -85,5 +86,6 @@ def _best_ids(row_P: np.ndarray, id_P: np.ndarray, scores_P: np.ndarray) -> np.n
     _, first_N = np.unique(row_P, return_index=True)
     best_N = np.maximum.reduceat(scores_P, first_N)
     is_best_P = scores_P == best_N[row_P]
+    # pairs are in the order of ids within a row, so the first of the best has the lowest id
     _, first_N = np.unique(row_P[is_best_P], return_index=True)
     return id_P[is_best_P][first_N].astype(np.int32)

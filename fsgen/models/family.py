@@ -32,7 +32,9 @@ def train(settings: Settings, name: str) -> None:
     """Train the base model `name` of params.yaml; writes data/embedded/<name>/."""
     member = settings.embedded_model(name)
     if settings.embedded_curriculum is None:
-        raise UserError("params.yaml lacks 'curriculum', the shares of answer styles to train on; add it.")
+        raise UserError(
+            "params.yaml lacks 'embedded_curriculum', the shares of answer styles to train on; add it."
+        )
     torch.manual_seed(member.seed)
     tokenizer = make_tokenizer()
     network = make_network(member, tokenizer)
