@@ -27,6 +27,6 @@ def refuse_full_disk(error: Exception, thing: str) -> None:
     """Raise UserError if the error is that of a full disk; `thing` is what was to be written."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         raise UserError(
-            f"The disk is full: {thing} cannot be written; "
+            f"The disk is full ({thing}); "
             "free some space and run the same command again, finished shards are kept."
         ) from error

@@ -59,7 +59,7 @@ def write(path: Path, table: pa.Table | pl.DataFrame | dict | list[dict], column
         )
     except OSError as error:
         part.unlink(missing_ok=True)
-        refuse_full_disk(error, f"{path} needs about {table.nbytes >> 20} MiB and")
+        refuse_full_disk(error, f"{path} needs about {table.nbytes >> 20} MiB")
         raise
     part.replace(path)
 

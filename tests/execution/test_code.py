@@ -143,11 +143,11 @@ def test_what_a_registry_names_has_its_own_digest(package, monkeypatch):
 def test_a_registry_line_may_name_another_package(package, monkeypatch):
     """Of such a module its own code counts, and what it imports of fsgen."""
     monkeypatch.syspath_prepend(package)
-    monkeypatch.setitem(registry.ROUTERS, "unit", "router_file:SCORE")
-    write(package, "router_file.py", "from fsgen.models.units import UNIT\n\nSCORE = UNIT\n")
+    monkeypatch.setitem(registry.ROUTERS, "unit", "adjacent:SCORE")
+    write(package, "adjacent.py", "from fsgen.models.units import UNIT\n\nSCORE = UNIT\n")
     before = code.definition_digest(registry.ROUTERS, "unit")
-    assert code.imports("router_file") == ["router_file", "fsgen.models.units"]
-    write(package, "router_file.py", "from fsgen.models.units import UNIT\n\nSCORE = -UNIT\n")
+    assert code.imports("adjacent") == ["adjacent", "fsgen.models.units"]
+    write(package, "adjacent.py", "from fsgen.models.units import UNIT\n\nSCORE = -UNIT\n")
     code.code_digest.cache_clear()
     assert code.definition_digest(registry.ROUTERS, "unit") != before
 

@@ -140,9 +140,7 @@ def test_a_full_disk_here_is_not_the_depots_fault(remote_cache, tmp_path, monkey
     note = shard_of(1, [], {"a": [1]}).manifest.with_suffix(".part")
     note.symlink_to("/dev/full")
 
-    with pytest.raises(
-        UserError, match=f"^The disk is full: fetching .* into {note} cannot be written; make"
-    ):
+    with pytest.raises(UserError, match=rf"^The disk is full \(fetching .* into {note}\); free"):
         find_reusable(wanted)
 
 
@@ -154,7 +152,7 @@ def test_a_full_shared_folder_is_named_by_what_was_written(tmp_path, monkeypatch
     full.parent.mkdir(parents=True)
     full.symlink_to("/dev/full")
 
-    with pytest.raises(UserError, match=f"^The disk is full: writing {full} cannot be written; make room"):
+    with pytest.raises(UserError, match=rf"^The disk is full \(writing {full}\); free some space"):
         finish([shard_of(1, [])])
 
 

@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file():
     files.write_whole(path, "old")
     Path("a.json.part").symlink_to("/dev/full")
 
-    with pytest.raises(UserError, match=r"^The disk is full: a\.json cannot be written; make room [^.]*\.$"):
+    with pytest.raises(UserError, match=r"^The disk is full \(a\.json\); free some space [^.]*\.$"):
         files.write_whole(path, "new")
 
     assert path.read_text() == "old"

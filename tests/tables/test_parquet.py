@@ -357,7 +357,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing():
     """The file, its size and the remedy are named; no part of it stays."""
     Path("t.parquet.part").symlink_to("/dev/full")
 
-    with pytest.raises(UserError, match=r"^The disk is full: t\.parquet needs about \d+ MiB [^.]*\.$"):
+    with pytest.raises(
+        UserError, match=r"^The disk is full \(t\.parquet needs about \d+ MiB\); free [^.]*\.$"
+    ):
         parquet.write(Path("t.parquet"), TABLE, COLUMNS)
 
     assert list(Path().iterdir()) == []
