@@ -136,7 +136,7 @@ def test_a_new_pair_of_dumped_models_runs_its_own_stages_and_the_aggregates(proj
 def test_stages_that_do_not_read_each_other_run_side_by_side(project):
     """The page's lines run every stale stage once, and leave nothing to do."""
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["compute"]["rows"] = 3
+    params["compute"]["batch_size"] = 3
     save(project, params)
     stages = ran(shell(project, blocks()[0]))
 

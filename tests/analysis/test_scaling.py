@@ -164,7 +164,7 @@ def test_the_error_without_a_small_model_keeps_pairs_that_it_is_the_large_one_of
 
     assert result == pytest.approx(np.sqrt(np.mean(squares)))
     page = (Path(__file__).parents[2] / "docs" / "definitions.md").read_text()
-    assert "`small_out_rmse`: from the pairs with another small model" in page
+    assert "`small_out_rmse`: predicted from the pairs with another small model" in page
 
 
 def test_entropy_is_the_mean_over_answers_to_test_prompts(tmp_path, monkeypatch):

@@ -298,7 +298,7 @@ def test_generate_writes_what_the_pipeline_wrote(finished, fsgen, monkeypatch):
     _, out, _ = fsgen("generate", "--policy", "oracle+max_probability", "--prompt-id", name)
     plain = re.sub(r"[\[\]{}]|<end>", "", out.splitlines()[0])
     assert plain.split() == texts["text"][0].split()
-    assert f"asked about {rows['called'].sum()} " in out
+    assert f"called at {rows['called'].sum()} " in out
     monkeypatch.setattr(sys, "stdin", io.StringIO("w1 w2\n"))
     code, out, _ = fsgen("generate", "--policy", "oracle+always")
     assert code == 0

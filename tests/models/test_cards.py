@@ -93,7 +93,9 @@ def test_ray_on_cpus_beside_a_card_is_refused(monkeypatch):
     assert loading.placement(compute, None) == (torch.device("cpu"), torch.float32)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
-    with pytest.raises(UserError, match=r"engine is ray and gpus_per_replica 0, .* set gpus_per_replica, or"):
+    with pytest.raises(
+        UserError, match=r"executor is ray and gpus_per_replica 0, .* set gpus_per_replica, or"
+    ):
         loading.placement(compute, None)
     assert loading.placement(replace(compute, device="cpu"), None)[0].type == "cpu"
     assert loading.placement(replace(compute, gpus_per_replica=1), None)[0].type == "cuda"

@@ -144,7 +144,7 @@ LIAR = "class Liar:\n    {more}\n    def __eq__(self, other): return True\ndef a
 
 
 EVERYWHERE = (
-    "import os\nfor fd in range(3, 64):\n    try: os.write(fd, {said})\n    except OSError: pass\n"
+    "import os\nfor fd in range(3, 64):\n    try: os.write(fd, {message})\n    except OSError: pass\n"
     "def add(a, b): return 'wrong'"
 )
 
