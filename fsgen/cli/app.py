@@ -21,12 +21,12 @@ screen = Console(soft_wrap=True, highlight=False)
 Pair = Annotated[str, typer.Argument(help="A key of pairs in params.yaml.")]
 Dataset = Annotated[str | None, typer.Option(help="A key of datasets in params.yaml; else its first.")]
 
-RENAMED = {
+RENAMED = {  # in 0.2.0
     "headline": "summary",
     "keep": "archive",
     "stability": "batch-invariance",
     "tidy": "prune",
-}  # in 0.2.0
+}
 
 
 @app.callback()

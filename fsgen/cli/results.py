@@ -46,6 +46,6 @@ def archive(name: Annotated[str, typer.Argument(help="The folder under results/.
 
     Example: `fsgen archive qwen-coder`
     """
-    from fsgen.report import archive as archived
+    from fsgen.report.archive import archive as archive_run
 
-    archived.archive(load_settings(), name)
+    archive_run(load_settings(), name)

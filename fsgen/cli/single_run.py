@@ -176,7 +176,9 @@ def _method_and_policy(request: RunRequest, present: dict) -> tuple[dict[str, di
 def _default_routers() -> dict[str, dict]:
     """Every router by its own name, with the threshold of FS-GEN's paper where it has one."""
     thresholds = {name: resolve(ROUTERS, name, "the routers").default_threshold for name in ROUTERS}
-    return {name: {} if at is None else {"threshold": at} for name, at in thresholds.items()}
+    return {
+        name: {} if threshold is None else {"threshold": threshold} for name, threshold in thresholds.items()
+    }
 
 
 def _dataset(request: RunRequest, present: dict) -> dict:

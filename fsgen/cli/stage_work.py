@@ -1,7 +1,7 @@
 """Passes, positions and rows of every stage that runs models, counted from a params file before it runs.
 
-Texts are taken to run to `max_new_tokens`, so counts are upper bounds. Prompt lengths are
-assumed. A position is one token that goes through one model, a pass is one forward call.
+Texts are taken to run to `max_new_tokens`, so counts are upper bounds. Prompt lengths are assumed.
+A position is one token that goes through one model, a pass is one forward call.
 """
 
 import math

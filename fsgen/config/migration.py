@@ -32,8 +32,8 @@ def migrate(text: str, name: str) -> tuple[str, list[Rename]]:
     A file that has the new names already comes back as it is. UserError where the text is no mapping in
     YAML, or holds both names of one key. `name` says in errors which file it is.
     """
-    found = _find_renames(_parse(text, name), name)
-    renames = sorted(set(found))  # an entry with an alias (*) is found more than once, and is written once
+    # a set: an entry with an alias (*) is visited more than once, and is written once
+    renames = sorted(set(_find_renames(_parse(text, name), name)))
     lines = text.splitlines(keepends=True)
     for rename in reversed(renames):  # from the end, so that columns of the same line stay valid
         line = lines[rename.line]

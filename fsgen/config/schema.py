@@ -83,11 +83,11 @@ class DumpConfig:
     """What a record keeps of the logits."""
 
     nats_below_top: float
-    """A stored list holds every id whose logit is within so many nats of the maximum,"""
+    """A stored list holds the ids whose logits are within so many nats of the highest one."""
     min_top_k: int
-    """at least so many ids,"""
+    """The fewest ids that a stored list holds."""
     max_top_k: int
-    """and at most so many."""
+    """The most ids that a stored list holds."""
     prompts_per_shard: int
     """Prompts in a shard."""
     tokens_after_stop: int = 0

@@ -64,7 +64,7 @@ class _Batch:
     def admit(self) -> None:
         """Let prompts enter if it is worth a pass: a quarter of the places are free, or all that wait fit."""
         entering = self._prompts[self._admitted : self._admitted + self._size - len(self.texts)]
-        # a prefill of one prompt delays all texts by a pass, so prompts wait for company
+        # a prefill costs one pass for any number of prompts, so several enter together
         waiting = len(self._prompts) - self._admitted
         if not entering or len(entering) < min(waiting, max(1, self._size // 4)):
             return

@@ -65,7 +65,7 @@ class RaggedKVCache:
 
         Returns the indices of the texts that went through the model, and no hidden states.
         """
-        # policies of a prompt share it, so most texts of a prefill are prefixes of others
+        # policies leave one dumped text at different tokens, so that most of these texts begin another one
         read, source = _distinct_texts(texts)
         held = len(self.length_R)
         self.prefill([texts[i] for i in read])
@@ -120,7 +120,6 @@ class RaggedKVCache:
 
     def _mask(self, position_BL: torch.Tensor, width: int) -> torch.Tensor:
         """What is added to attention scores, [B, 1, L, W]: the least number where a token must not look."""
-        # an additive mask of finite numbers: -inf would give NaN where a padding row sees no column
         dtype = self.loaded.network.dtype
         column_W = torch.arange(width, device=position_BL.device)
         is_hidden_BLW = column_W > position_BL[:, :, None]

@@ -19,7 +19,7 @@ def show_prompt(pair: str, prompt_id: str) -> Group:
     Raises UserError where there is no such prompt, and where the pair has no text on it.
     """
     chosen = {"pair": pair, "prompt_id": prompt_id}
-    return Group(*_prompt(chosen), *_solo_texts(chosen), *_policy_results(chosen))
+    return Group(*_prompt(chosen), *_model_texts(chosen), *_policy_results(chosen))
 
 
 def _prompt(chosen: dict[str, str]) -> list[RenderableType]:
@@ -40,7 +40,7 @@ def _prompt(chosen: dict[str, str]) -> list[RenderableType]:
     ]
 
 
-def _solo_texts(chosen: dict[str, str]) -> list[RenderableType]:
+def _model_texts(chosen: dict[str, str]) -> list[RenderableType]:
     """What each model of the pair wrote alone, with the verdict."""
     texts = lake.query(
         """select p.role, p.model, t.turn, t.text, g.verdict, g.extracted

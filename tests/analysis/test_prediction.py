@@ -137,6 +137,24 @@ def test_five_models_or_a_bound_identify_no_parameter():
         assert set(law_intervals.jackknife(law, *data(points), names_P2).values()) == {(None, None)}
 
 
+@pytest.mark.parametrize("seed", [49, 51])
+def test_a_refit_in_another_minimum_leaves_ends_that_can_be_searched(seed):
+    """The sign at a bracket's ends once changed when they were computed again, which ended the search."""
+    rng = np.random.default_rng(seed)
+    pairs = int(rng.integers(5, 12))
+    small_P = 10 ** rng.uniform(-1, 1, pairs)
+    large_P = small_P * 10 ** rng.uniform(0.1, 2, pairs)
+    noise_P = rng.normal(0, 0.05, pairs)
+    cof_P = np.clip(0.05 + 0.05 * np.log10(large_P / small_P) + noise_P, 0.001, 1)
+    estimate = laws.fit("product", small_P, large_P, cof_P).params
+    bounds = law_intervals.profile("product", small_P, large_P, cof_P)
+
+    assert bounds["p"].high is None
+    for name, value in estimate.items():
+        assert bounds[name].low <= value
+        assert bounds[name].high is None or value <= bounds[name].high
+
+
 def test_an_interval_rests_on_pairs_that_lost_both_their_models():
     """Root mean square of explicit refits without either model, times t at M - 1."""
     points = series()

@@ -16,7 +16,7 @@ from tests.conftest import PARAMS, WORDS, describe_all, make_tokenizer, write_pa
 LIMIT = PARAMS["datasets"]["toy"]["max_new_tokens"]
 TOKENIZER = make_tokenizer(WORDS)
 END = TOKENIZER.eos_token_id
-SPELT = [*WORDS, "<unk>", "<end>"]
+PIECES = [*WORDS, "<unk>", "<end>"]
 STOPS = ["w2", "w1 w2", "2 w1", " w3", "w20 w2", "w1 w1 w1", "w2 w20 w1"]
 
 few_words = st.sampled_from([1, 2, 3, 20, 21])
@@ -26,7 +26,7 @@ stop_sets = st.lists(st.sampled_from(STOPS), max_size=3).map(tuple)
 
 def spell(ids):
     """The text of ids: words with a space between two."""
-    return " ".join(SPELT[i] for i in ids)
+    return " ".join(PIECES[i] for i in ids)
 
 
 def until(stops=(), limit=12, tokens_after_stop=0):
@@ -203,7 +203,7 @@ def test_a_stop_token_ends_a_written_text(home):
     """The token that most texts come to write, named as the model's end, is a row and no part of the text."""
     word = max(range(28), key=lambda i: sum(i in ids[1:] and i != ids[0] for ids in home.values()))
 
-    texts = dumped(stop_tokens=[SPELT[word]])
+    texts = dumped(stop_tokens=[PIECES[word]])
 
     for name, text in texts.items():
         free = home[name]
@@ -227,7 +227,7 @@ def test_a_tail_ends_at_a_stop_token(home):
     )
     ids = home[name]
 
-    text = dumped((spell(ids[size - 2 : size]),), tokens_after_stop=9, stop_tokens=[SPELT[ids[size]]])[name]
+    text = dumped((spell(ids[size - 2 : size]),), tokens_after_stop=9, stop_tokens=[PIECES[ids[size]]])[name]
 
     assert text.finish_reason == "stop"
     assert text.rows.token_id == ids[: size + 1]

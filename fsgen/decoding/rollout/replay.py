@@ -117,7 +117,7 @@ class _Path(NamedTuple):
             pieces.append(np.arange(text.first_row + pos, text.first_row + stop + is_decided))
             if not is_decided:
                 return ReplayedPrefix(np.concatenate(pieces), text.up_to(stop))
-            # the decision at `stop` stands, and the large model's text may go on with the same token
+            # the decision at `stop` stands, and the other dumped text may go on with the same token
             longer = text.up_to(stop).followed_by(int(self.token_N[text.first_row + stop]))
             pos = len(longer.ids)
             text = next((other for other in texts if other.ids[:pos] == longer.ids), None)
